@@ -1,0 +1,44 @@
+# The project's commands. `make run` and `make test` need nothing but Python >= 3.11.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup run test test-slow lint types contract data clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"expected Python 3.11 or newer, got {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all]"
+	@touch $(STAMP)
+
+setup: $(STAMP)  ## Make .venv with every extra, at pinned versions
+
+data:  ## Install Debian's or Ubuntu's Fashion-MNIST package where that is possible
+	@sh scripts/install-fashion-mnist.sh
+
+run: setup data  ## Train, reduce and report LeNet on Fashion-MNIST: about five minutes on two cores
+	@$(BIN)/python scripts/first_run.py
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+contract: setup
+	$(BIN)/lint-imports
+
+test: lint types contract  ## Lint, types, import contract, tests and doctests
+	$(BIN)/pytest -q -n 2 -m "not slow and not gpu"
+	$(BIN)/pytest -q --doctest-modules src/secateur
+
+test-slow: setup  ## The tests that take minutes
+	$(BIN)/pytest -q -m "slow"
+
+clean:  ## Remove .venv and caches (never runs)
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

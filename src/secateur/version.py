@@ -1,0 +1,5 @@
+"""The package's version, in the one place the build reads it from."""
+
+__all__ = ["__version__"]
+
+__version__ = "0.1.0"
