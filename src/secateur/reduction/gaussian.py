@@ -35,8 +35,10 @@ def delta_f(
     reduced_mean: Float[Tensor, "*#n"] | float = 0.0,
 ) -> Float[Tensor, "*n"]:
     """Return the log evidence of the reduced over the full model, per weight."""
-    precision, prior, reduced = (torch.as_tensor(v, dtype=mean.dtype, device=mean.device)
-                                 for v in (precision, prior_precision, reduced_precision))
+    precision, prior, reduced = (
+        torch.as_tensor(v, dtype=mean.dtype, device=mean.device)
+        for v in (precision, prior_precision, reduced_precision)
+    )
     learned = precision - prior
     widening = learned / reduced  # 0 for a point mass
     if not (widening > -1).all():
