@@ -4,6 +4,9 @@ Each message is one line: what was expected, what was got, and what to do. The c
 and exits with 1 (2 for `UsageError`); nothing is overwritten on the way.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 __all__ = [
     "ArtifactError",
     "DataError",
@@ -12,6 +15,7 @@ __all__ = [
     "NotNestedError",
     "SecateurError",
     "UsageError",
+    "unknown_name",
 ]
 
 
@@ -41,3 +45,20 @@ class DivergenceError(SecateurError):
 
 class UsageError(SecateurError):
     """A name or option of the command line does not exist."""
+
+
+def unknown_name(kind: str, got: str, valid: Iterable[str]) -> UsageError:
+    """Return the error for a name that does not exist, with the valid ones and the nearest match.
+
+    Args:
+        kind: What the name should have been, in words: `"network"`, `"data set"`, `"method"`.
+        got: The name as it was given.
+        valid: All names that exist.
+
+    >>> str(unknown_name("network", "lenet5", ["mlp", "lenet"]))
+    "expected one of the networks mlp, lenet, got 'lenet5'; did you mean lenet?"
+    """
+    names = list(valid)
+    near = get_close_matches(got.lower(), names, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return UsageError(f"expected one of the {kind}s {', '.join(names)}, got {got!r}{hint}")

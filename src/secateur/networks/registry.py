@@ -1,0 +1,88 @@
+"""The table of networks by name, and the one function that builds them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.errors import unknown_name
+from secateur.networks.lenet import LeNet
+from secateur.networks.mlp import MLP
+
+__all__ = ["build", "image_size", "names"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """One name: who builds it, with which options, for which images."""
+
+    network: Callable[..., nn.Module]
+    image_size: int | None = None
+    """Height and width that the images must have; None where any will do."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+_TABLE: dict[str, _Entry] = {
+    "mlp": _Entry(network=MLP),
+    "lenet": _Entry(network=LeNet, image_size=32),
+    "lenet-relu": _Entry(network=LeNet, image_size=32, options={"activation": "relu"}),
+}
+
+
+def _entry(name: str) -> _Entry:
+    if name not in _TABLE:
+        raise unknown_name("network", name, _TABLE)
+    return _TABLE[name]
+
+
+def names() -> tuple[str, ...]:
+    """Return the names that `build` knows."""
+    return tuple(_TABLE)
+
+
+def image_size(name: str) -> int | None:
+    """Return the height and width that the network's images must have; None where any will do.
+
+    Raises:
+        UsageError: If there is no such network.
+
+    >>> image_size("lenet"), image_size("mlp")
+    (32, None)
+    """
+    return _entry(name).image_size
+
+
+def build(
+    name: str,
+    *,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    dropout: float = 0.0,
+    seed: int | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Return a new, freshly initialised network.
+
+    Args:
+        name: One of `names()`.
+        image_shape: Channels, height and width of one image.
+        num_classes: Number of logits.
+        dropout: Probability of dropout in training; the paper's Flat-MAP uses 0.2.
+        seed: Seed of the initial weights. The global random state is left as it was; None draws from it.
+        options: Passed to the network's class, over what the table says.
+
+    Raises:
+        UsageError: If there is no such network.
+
+    >>> network = build("lenet", image_shape=(1, 32, 32), num_classes=10, seed=0)
+    >>> sum(parameter.numel() for parameter in network.parameters())
+    61706
+    """
+    entry = _entry(name)
+    settings = {**entry.options, **options}
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        return entry.network(image_shape, num_classes, dropout=dropout, **settings)
