@@ -1,1 +1,11 @@
-"""Placeholder."""
+"""Data sets as standardised tensors: from a local folder, the system's package, or a checked download.
+
+`registry` holds the one table of names: a new data set is one entry there.
+"""
+
+from secateur.data.dataset import Dataset, Split, validate
+from secateur.data.files import Source
+from secateur.data.images import fit_to
+from secateur.data.registry import load, locate, names
+
+__all__ = ["Dataset", "Source", "Split", "fit_to", "load", "locate", "names", "validate"]

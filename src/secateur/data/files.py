@@ -1,0 +1,189 @@
+"""Where a data set's files are, whether they are the original ones, and how to fetch them.
+
+Every file is checked wherever it came from. A published checksum belongs to the file as its authors serve
+it; distributions pack the same content again, so what is read is judged by the SHA-256 of its *content*.
+"""
+
+import gzip
+import hashlib
+import os
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pooch
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from secateur.errors import DataError
+
+__all__ = ["DATA_DIR_VARIABLE", "Remote", "RemoteFile", "Source", "fetch", "read_verified", "user_folder"]
+
+DATA_DIR_VARIABLE = "SECATEUR_DATA"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set was found, or would be fetched from.
+
+    Attributes:
+        data_set: Its name.
+        kind: How it comes: inside a Python package, from the user's folder, from the operating system's
+            package, from an earlier download, or to be downloaded.
+        folder: Where its files are, or will be after the download. None if it is embedded.
+        url: Where it is downloaded from; None unless it has to be.
+    """
+
+    data_set: str
+    kind: Literal["embedded", "folder", "system package", "cache", "download"]
+    folder: Path | None = None
+    url: str | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it can be read without a network."""
+        return self.kind != "download"
+
+    def __str__(self) -> str:
+        if self.kind == "embedded":
+            return "embedded in scikit-learn"
+        if self.kind == "download":
+            return f"download from {self.url} to {self.folder}"
+        return f"{self.kind} {self.folder}"
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file as its authors serve it.
+
+    Attributes:
+        name: Its name on the server.
+        known_hash: `md5:...` or `sha256:...` of the file as served.
+        content_sha256: SHA-256 of what is inside, once decompressed; empty for an archive of several.
+    """
+
+    name: str
+    known_hash: str
+    content_sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remote:
+    """A server and the files it should hold.
+
+    Attributes:
+        base_url: Address of the folder, with or without the closing slash.
+        files: What is fetched from it.
+        retries: How often a failed or damaged download is tried again.
+    """
+
+    base_url: str
+    files: tuple[RemoteFile, ...]
+    retries: int = 1
+
+
+def user_folder(data_dir: Path | None) -> Path | None:
+    """Return the folder the user named, as argument or in the environment; None if there is none.
+
+    Raises:
+        DataError: If it is no folder.
+    """
+    named = data_dir or os.environ.get(DATA_DIR_VARIABLE)
+    if not named:
+        return None
+    folder = Path(named).expanduser()
+    if not folder.is_dir():
+        origin = "data_dir" if data_dir else DATA_DIR_VARIABLE
+        raise DataError(f"expected an existing folder as {origin}, got {folder}")
+    return folder
+
+
+def read_verified(path: Path, content_sha256: str) -> bytes:
+    """Return a file's content, decompressed if it is a .gz, once its hash is the original's.
+
+    Raises:
+        DataError: If it cannot be read, is cut short, or is not the original.
+    """
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{path}: expected a complete file, got {type(error).__name__} ({error}); delete it and try again"
+        ) from error
+    got = hashlib.sha256(content).hexdigest()
+    if got != content_sha256:
+        raise DataError(
+            f"{path}: expected the original content (sha256 {content_sha256[:16]}...), got {len(content)} bytes"
+            f" of sha256 {got[:16]}...; the file is truncated or altered, delete it and try again"
+        )
+    return content
+
+
+def fetch(
+    remote: Remote, folder: Path, *, progress: bool = False, names: Iterable[str] | None = None
+) -> tuple[Path, ...]:
+    """Download what is not yet there, check the hashes, and return the files' paths in the remote's order.
+
+    Raises:
+        DataError: If the server cannot be reached, or what it sends has another hash.
+    """
+    wanted = {file.name: file.known_hash for file in remote.files}
+    client = pooch.create(
+        path=folder, base_url=remote.base_url.rstrip("/") + "/", registry=wanted, retry_if_failed=remote.retries
+    )
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")  # the bar, or the caller, says what is going on
+    try:
+        return tuple(_fetch_one(client, name, progress=progress) for name in wanted)
+    finally:
+        logger.setLevel(level)
+
+
+def _fetch_one(client: Any, name: str, *, progress: bool) -> Path:
+    bar = _DownloadBar(name) if progress else False
+    try:
+        return Path(client.fetch(name, downloader=pooch.HTTPDownloader(progressbar=bar, timeout=30)))
+    except (OSError, ValueError) as error:  # unreachable, refused or cut short; another hash
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"{name}: expected the original file from {client.base_url}, got: {reason}; put the files into a"
+            f" folder and name it with --data-dir or {DATA_DIR_VARIABLE}"
+        ) from error
+    finally:
+        if isinstance(bar, _DownloadBar):
+            bar.close()
+
+
+class _DownloadBar:
+    """Show one file's progress; it has the four attributes that pooch asks of a progress bar."""
+
+    def __init__(self, name: str) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns)
+        self._task = self._progress.add_task(name, total=None)
+
+    @property
+    def total(self) -> float | None:
+        """Size in bytes; pooch sets it from the server's answer."""
+        return self._progress.tasks[0].total
+
+    @total.setter
+    def total(self, num_bytes: float) -> None:
+        self._progress.update(self._task, total=num_bytes or None)
+        self._progress.start()
+
+    def update(self, num_bytes: int) -> None:
+        """Count bytes that arrived."""
+        self._progress.advance(self._task, num_bytes)
+
+    def reset(self) -> None:
+        """Go back to nothing; pooch does so before it closes, to show the full bar itself."""
+        self._progress.update(self._task, completed=0)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._progress.stop()
