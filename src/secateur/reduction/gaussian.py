@@ -6,12 +6,18 @@ Theory: Friston, Parr & Zeidman 2018, arXiv:1805.07092; pruning, Markovic, Frist
         arXiv:2309.12095.
 
 With posterior N(m, 1/P), prior N(m0, 1/P0) and reduced prior N(r0, 1/R0), the data contributed the
-likelihood factor of precision L = P - P0 and location l = P m - P0 m0, so the reduced posterior has
+likelihood factor of precision P - P0 and location P m - P0 m0, so the reduced posterior has
 
-    P' = L + R0,    m' = (l + R0 r0) / P'.
+    P' = P + R0 - P0,    m' = (P m - P0 m0 + R0 r0) / P'.
 
-Written with differences from the reduced mean r0, every term stays finite as R0 grows to infinity, so
-a point mass is an ordinary value of `reduced_precision` and not a limit taken by hand.
+Measured from the reduced mean, a = m - r0 and b = m0 - r0, completing the square leaves
+
+    delta_f = 1/2 [ln P - ln P0 + ln R0 - ln P']
+            - 1/2 [(R0 - P0) / P' * P a^2 - (R0 + P) / P' * P0 b^2 + 2 P0 / P' * P a b],
+
+in which every ratio stays finite as R0 grows: a point mass is 1/2 [ln P - ln P0 - P a^2 + P0 b^2], the
+log Savage-Dickey ratio. All four logarithms are taken apart, so ratios of precisions cannot overflow, and
+a result that is finite proves that its arguments were valid.
 """
 
 import math
@@ -20,51 +26,213 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from secateur.errors import InvalidArgumentError, NotNestedError
+from secateur.errors import NotNestedError
+from secateur.reduction._validation import (
+    Values,
+    broadcast_shape,
+    common_tensors,
+    require,
+    require_finite,
+    require_positive,
+    require_positive_or_infinite,
+)
 
 __all__ = ["delta_f", "reduced_posterior"]
 
+CHUNK_SIZE = 1 << 18
+"""Weights per chunk of the streamed pass: a few buffers of them fit a core's second-level cache."""
+
 
 def delta_f(
-    mean: Float[Tensor, "*n"],
-    precision: Float[Tensor, "*#n"],
+    mean: Values,
+    precision: Values,
     *,
-    prior_precision: Float[Tensor, "*#n"] | float,
-    reduced_precision: Float[Tensor, "*#n"] | float = math.inf,
-    prior_mean: Float[Tensor, "*#n"] | float = 0.0,
-    reduced_mean: Float[Tensor, "*#n"] | float = 0.0,
-) -> Float[Tensor, "*n"]:
-    """Return the log evidence of the reduced over the full model, per weight."""
-    precision, prior, reduced = (
-        torch.as_tensor(v, dtype=mean.dtype, device=mean.device)
-        for v in (precision, prior_precision, reduced_precision)
+    prior_precision: Values,
+    reduced_precision: Values = math.inf,
+    prior_mean: Values = 0.0,
+    reduced_mean: Values = 0.0,
+) -> Float[Tensor, "..."]:
+    """Return the log evidence of the reduced over the full model, per weight.
+
+    Args:
+        mean: Posterior means under the full prior; any shape.
+        precision: Posterior inverse variances under the full prior; positive.
+        prior_precision: Inverse variances of the full prior; positive.
+        reduced_precision: Inverse variances of the reduced prior; above `prior_precision - precision`.
+            `inf`, the default, pins a weight to `reduced_mean`.
+        prior_mean: Means of the full prior.
+        reduced_mean: Means of the reduced prior.
+
+    Returns:
+        Nats per weight, in the shape the arguments broadcast to; positive favours the reduction.
+        Without gradients, tensors on the CPU are streamed through in cache-sized chunks.
+
+    Raises:
+        InvalidArgumentError: If shapes do not broadcast, a precision is not positive, or a value is not
+            finite; or if valid numbers overflow the dtype.
+        NotNestedError: If `reduced_precision` is too small for the reduced posterior to exist.
+
+    References:
+        arXiv:1805.07092, the Gaussian case of Bayesian model reduction.
+
+    Example:
+        >>> import torch
+        >>> delta_f(torch.tensor([0.0, 0.5]), 100.0, prior_precision=1.0)
+        tensor([  2.3026, -10.1974])
+    """
+    values = common_tensors(
+        mean=mean,
+        precision=precision,
+        prior_precision=prior_precision,
+        reduced_precision=reduced_precision,
+        prior_mean=prior_mean,
+        reduced_mean=reduced_mean,
     )
-    learned = precision - prior
-    widening = learned / reduced  # 0 for a point mass
-    if not (widening > -1).all():
-        raise NotNestedError("reduced_precision must exceed prior_precision - precision everywhere")
-    if not ((precision > 0) & (prior > 0)).all():
-        raise InvalidArgumentError("precision and prior_precision must be positive everywhere")
-    from_mean, from_prior = mean - reduced_mean, torch.as_tensor(prior_mean - reduced_mean, dtype=mean.dtype)
-    share = 1 / (1 + widening)
-    misfit = share * (
-        precision * (1 - prior / reduced) * from_mean.square()
-        - prior * (1 + precision / reduced) * from_prior.square()
-        + 2 * precision * (prior / reduced) * from_mean * from_prior
-    )
-    return 0.5 * ((precision / prior).log() - widening.log1p() - misfit)
+    shape = broadcast_shape(**{name: value.shape for name, value in values.items()})
+    if _streams(values, shape):
+        result, finite = _streamed(values, shape)
+    else:
+        result = _evidence(**values).expand(shape)
+        finite = math.isfinite(result.detach().sum().item())
+    if not finite:
+        _explain(values, result)
+    return result
 
 
 def reduced_posterior(
-    mean: Float[Tensor, "*n"],
-    precision: Float[Tensor, "*#n"],
+    mean: Values,
+    precision: Values,
     *,
-    prior_precision: Float[Tensor, "*#n"] | float,
-    reduced_precision: Float[Tensor, "*#n"] | float = math.inf,
-    prior_mean: Float[Tensor, "*#n"] | float = 0.0,
-    reduced_mean: Float[Tensor, "*#n"] | float = 0.0,
-) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n"]]:
-    """Return mean and precision of the posterior under the reduced prior, per weight."""
-    after = precision - prior_precision + reduced_precision
-    location = precision * (mean - reduced_mean) - prior_precision * (prior_mean - reduced_mean)
-    return reduced_mean + location / after, after + torch.zeros_like(mean)
+    prior_precision: Values,
+    reduced_precision: Values = math.inf,
+    prior_mean: Values = 0.0,
+    reduced_mean: Values = 0.0,
+) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+    """Return mean and precision of the posterior under the reduced prior, per weight.
+
+    Args:
+        mean: As for `delta_f`.
+        precision: As for `delta_f`.
+        prior_precision: As for `delta_f`.
+        reduced_precision: As for `delta_f`.
+        prior_mean: As for `delta_f`.
+        reduced_mean: As for `delta_f`.
+
+    Returns:
+        Mean and precision in the shape the arguments broadcast to; `(reduced_mean, inf)` where the reduced
+        prior is a point mass.
+
+    Raises:
+        InvalidArgumentError: As for `delta_f`.
+        NotNestedError: As for `delta_f`.
+
+    Example:
+        >>> import torch
+        >>> reduced_posterior(torch.tensor(0.5), 100.0, prior_precision=1.0, reduced_precision=101.0)
+        (tensor(0.2500), tensor(200.))
+    """
+    values = common_tensors(
+        mean=mean,
+        precision=precision,
+        prior_precision=prior_precision,
+        reduced_precision=reduced_precision,
+        prior_mean=prior_mean,
+        reduced_mean=reduced_mean,
+    )
+    shape = broadcast_shape(**{name: value.shape for name, value in values.items()})
+    m, p, p0, r, m0, r0 = values.values()
+    after = _precision_after(p, p0, r)
+    location = r0 + (p * (m - r0) - p0 * (m0 - r0)) / after
+    _explain(values, location)  # here a valid result proves nothing: look at every argument
+    return location.expand(shape), after.expand(shape)
+
+
+def _precision_after(precision: Tensor, prior: Tensor, reduced: Tensor) -> Tensor:
+    """P + R0 - P0, subtracting P0 first from the one of the others that it may nearly cancel."""
+    return torch.where(reduced >= 0.5 * prior, precision + (reduced - prior), (precision - prior) + reduced)
+
+
+def _evidence(
+    mean: Tensor,
+    precision: Tensor,
+    prior_precision: Tensor,
+    reduced_precision: Tensor,
+    prior_mean: Tensor,
+    reduced_mean: Tensor,
+) -> Tensor:
+    """The formula of the module, differentiable; where pinned, finite stand-ins keep gradients finite."""
+    pinned = reduced_precision == math.inf
+    reduced = torch.where(pinned, 1.0, reduced_precision)
+    after = torch.where(pinned, 1.0, _precision_after(precision, prior_precision, reduced))
+    from_mean, from_prior = mean - reduced_mean, prior_mean - reduced_mean
+    both, own = precision * from_mean, prior_precision * from_prior
+    misfit = (
+        torch.where(pinned, 1.0, (reduced - prior_precision) / after) * both * from_mean
+        - torch.where(pinned, 1.0, (reduced + precision) / after) * own * from_prior
+        + torch.where(pinned, 0.0, 2 / after) * both * own
+    )
+    volume = (precision.log() - after.log()) + (reduced.log() - prior_precision.log())
+    return 0.5 * (volume - misfit)
+
+
+def _streams(values: dict[str, Tensor], shape: torch.Size) -> bool:
+    """Whether the arguments are one flat run of memory each, need no gradient and exceed a chunk."""
+    if shape.numel() <= CHUNK_SIZE or any(v.device.type != "cpu" for v in values.values()):
+        return False
+    if torch.is_grad_enabled() and any(v.requires_grad for v in values.values()):
+        return False
+    return all(v.numel() == 1 or (v.shape == shape and v.is_contiguous()) for v in values.values())
+
+
+@torch.no_grad()
+def _streamed(values: dict[str, Tensor], shape: torch.Size) -> tuple[Tensor, bool]:
+    """Evidence chunk by chunk, and whether all of it is finite: no temporary is larger than a chunk."""
+    flat = [v.reshape(()) if v.numel() == 1 else v.reshape(-1) for v in values.values()]
+    mean, _, prior, reduced, prior_mean, reduced_mean = flat
+    point_mass = reduced.dim() == 0 and reduced.item() == math.inf
+    result = torch.empty(shape, dtype=mean.dtype)
+    outputs, scratch = result.reshape(-1), torch.empty(CHUNK_SIZE, dtype=mean.dtype)
+    finite = True
+
+    for start in range(0, outputs.numel(), CHUNK_SIZE):
+        out = outputs[start : start + CHUNK_SIZE]
+        chunk = [v if v.dim() == 0 else v[start : start + CHUNK_SIZE] for v in flat]
+        if point_mass and prior.dim() == 0 and prior_mean.dim() == 0 and reduced_mean.dim() == 0:
+            misfit = torch.sub(chunk[0], reduced_mean, out=scratch[: out.numel()])
+            misfit.square_().mul_(chunk[1])
+            at_prior = prior.log() - prior * (prior_mean - reduced_mean).square()
+            torch.log(chunk[1], out=out).sub_(misfit).sub_(at_prior).mul_(0.5)
+        else:
+            out.copy_(_evidence(*chunk))
+        finite &= math.isfinite(out.sum().item())
+    return result, finite
+
+
+def _explain(values: dict[str, Tensor], result: Tensor) -> None:
+    """Find what made a result not finite: a bad argument, a prior not nested, or overflow.
+
+    Raises:
+        InvalidArgumentError: Naming the argument, or the overflow.
+        NotNestedError: If the reduced posterior has no positive precision.
+    """
+    with torch.no_grad():
+        for name in ("mean", "prior_mean", "reduced_mean"):
+            require_finite(name, values[name])
+        require_positive("precision", values["precision"])
+        require_positive("prior_precision", values["prior_precision"])
+        require_positive_or_infinite("reduced_precision", values["reduced_precision"])
+        reduced = values["reduced_precision"]
+        after = _precision_after(values["precision"], values["prior_precision"], reduced)
+        require(
+            "reduced_precision",
+            reduced,
+            after > 0,
+            "above prior_precision - precision (the reduced posterior must exist)",
+            NotNestedError,
+        )
+        require(
+            "mean",
+            values["mean"],
+            ~result.isnan(),
+            f"small enough for {result.dtype} (its misfit overflows; rescale the weights)",
+        )

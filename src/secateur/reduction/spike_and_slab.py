@@ -7,16 +7,25 @@ the indicators and of rho is the fixed point of
     q_k   = sigmoid(zeta - delta_f_k)                 probability that weight k stays
     zeta  = digamma(alpha + sum q) - digamma(beta + num_removed + sum (1 - q))
 
+It starts from what is known before any evidence: zeta = digamma(alpha) - digamma(beta + num_removed).
+
 Theory: arXiv:2309.12095, spike-and-slab reduction.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from secateur.errors import InvalidArgumentError
+from secateur.reduction._validation import require
+
 __all__ = ["SpikeAndSlab", "spike_and_slab"]
+
+CHUNK_SIZE = 1 << 18
+"""Weights per chunk of the streamed passes; the chunk stays in cache between its operations."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,7 @@ class SpikeAndSlab:
     """The decision for one layer.
 
     Attributes:
-        keep_probability: Probability that each weight stays.
+        keep_probability: Probability that each weight stays, `sigmoid(log_odds - delta_f)`.
         log_odds: Expected prior log odds zeta of staying, the threshold on delta_f; a scalar, in nats.
         keep: Whether each weight stays: `delta_f <= log_odds`.
     """
@@ -44,21 +53,87 @@ def spike_and_slab(
 ) -> SpikeAndSlab:
     """Decide which weights of one layer stay, learning how sparse the layer is.
 
+    Sums run in float64. Without gradients, tensors on the CPU are streamed in cache-sized chunks.
+
     Args:
-        delta_f: Evidence for removing each weight that is still in, in nats.
+        delta_f: Evidence for removing each weight that is still in, in nats; any shape.
         num_removed: Weights of the layer that are already out; they count as spikes, so the sparser the
             layer the more evidence a weight must show to stay.
         alpha: Beta pseudo-count of weights that stay; positive.
         beta: Beta pseudo-count of weights that go; positive.
         num_iterations: Fixed-point iterations; the paper uses four.
+
+    Returns:
+        Probabilities, threshold and decision.
+
+    Raises:
+        InvalidArgumentError: If delta_f has a nan, or a count is out of its range.
+
+    References:
+        arXiv:2309.12095, the reduction with a spike-and-slab prior.
+
+    Example:
+        >>> import torch
+        >>> spike_and_slab(torch.tensor([-9.0, 1.0, 2.0, 2.0])).keep
+        tensor([ True, False, False, False])
     """
+    for name, value in (("alpha", alpha), ("beta", beta)):
+        if not 0 < value < math.inf:
+            raise InvalidArgumentError(f"{name} must be positive and finite, got {value}")
+    for name, count in (("num_removed", num_removed), ("num_iterations", num_iterations)):
+        if count < 0:
+            raise InvalidArgumentError(f"{name} must not be negative, got {count}")
+
+    streams = delta_f.device.type == "cpu" and delta_f.is_contiguous() and delta_f.numel() > CHUNK_SIZE
+    if torch.is_grad_enabled() and delta_f.requires_grad:
+        streams = False
     total = delta_f.numel()
-    zeta = torch.digamma(torch.as_tensor(alpha, dtype=delta_f.dtype, device=delta_f.device)) - torch.digamma(
-        torch.as_tensor(beta + num_removed, dtype=delta_f.dtype, device=delta_f.device)
-    )
-    keep_probability = torch.sigmoid(zeta - delta_f)
+
+    kept = torch.zeros((), dtype=torch.float64, device=delta_f.device)
+    log_odds = _log_odds(kept, torch.zeros_like(kept), alpha, beta + num_removed)
     for _ in range(num_iterations):
-        keep_probability = torch.sigmoid(zeta - delta_f)
-        kept = keep_probability.sum()
-        zeta = torch.digamma(alpha + kept) - torch.digamma(beta + num_removed + total - kept)
-    return SpikeAndSlab(keep_probability, zeta, delta_f <= zeta)
+        kept = _streamed_sum(delta_f, log_odds) if streams else _sum(delta_f, log_odds)
+        log_odds = _log_odds(kept, total - kept, alpha, beta + num_removed)
+
+    log_odds = log_odds.to(delta_f.dtype)
+    if streams:
+        keep_probability, keep = _streamed_decision(delta_f, log_odds)
+    else:
+        keep_probability, keep = torch.sigmoid(log_odds - delta_f), delta_f <= log_odds
+    if log_odds.isnan() or (num_iterations == 0 and bool(keep_probability.isnan().any())):
+        require("delta_f", delta_f, ~delta_f.isnan(), "a number of nats")
+    return SpikeAndSlab(keep_probability, log_odds, keep)
+
+
+def _log_odds(kept: Tensor, gone: Tensor, alpha: float, beta: float) -> Tensor:
+    return torch.digamma(alpha + kept) - torch.digamma(beta + gone)
+
+
+def _sum(delta_f: Tensor, log_odds: Tensor) -> Tensor:
+    """Expected number of weights that stay."""
+    return torch.sigmoid(log_odds.to(delta_f.dtype) - delta_f).sum(dtype=torch.float64)
+
+
+@torch.no_grad()
+def _streamed_sum(delta_f: Tensor, log_odds: Tensor) -> Tensor:
+    """The same, chunk by chunk."""
+    flat, zeta, kept = delta_f.reshape(-1), log_odds.to(delta_f.dtype), 0.0
+    scratch = torch.empty(CHUNK_SIZE, dtype=delta_f.dtype)
+    for start in range(0, flat.numel(), CHUNK_SIZE):
+        chunk = flat[start : start + CHUNK_SIZE]
+        stays = torch.sub(zeta, chunk, out=scratch[: chunk.numel()]).sigmoid_()
+        kept += stays.sum().item()
+    return torch.tensor(kept, dtype=torch.float64)
+
+
+@torch.no_grad()
+def _streamed_decision(delta_f: Tensor, log_odds: Tensor) -> tuple[Tensor, Tensor]:
+    """Probability of staying and decision, chunk by chunk."""
+    keep_probability = torch.empty_like(delta_f)
+    keep = torch.empty_like(delta_f, dtype=torch.bool)
+    flat, probabilities, decisions = delta_f.reshape(-1), keep_probability.reshape(-1), keep.reshape(-1)
+    for start in range(0, flat.numel(), CHUNK_SIZE):
+        chunk, chosen = flat[start : start + CHUNK_SIZE], slice(start, start + CHUNK_SIZE)
+        torch.sub(log_odds, chunk, out=probabilities[chosen]).sigmoid_()
+        torch.le(chunk, log_odds, out=decisions[chosen])
+    return keep_probability, keep
