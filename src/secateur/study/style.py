@@ -1,0 +1,112 @@
+"""How every figure looks, and how it becomes part of a page.
+
+Figures are drawn with matplotlib's object interface, without its global state, in placeholder colours.
+In the SVG each placeholder becomes a CSS variable, so one figure serves light and dark pages and print.
+The hues are from the palette of Okabe and Ito, told apart by colour-blind readers as well.
+"""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+__all__ = ["BLUE", "CSS_VARIABLES", "GRID", "INK", "MUTED", "ORANGE", "REMOVED", "clean_axes", "drawing", "svg"]
+
+INK = "#1f2430"
+MUTED = "#667080"
+GRID = "#dfe3e8"
+REMOVED = "#d8dce2"
+BLUE = "#0072b2"
+ORANGE = "#d55e00"
+
+CSS_VARIABLES = {
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--grid",
+    REMOVED: "--removed",
+    BLUE: "--blue",
+    ORANGE: "--orange",
+}
+"""Placeholder colour to the CSS variable that stands for it on a page."""
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Draw with the same settings whatever the user's own matplotlib configuration says."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update({
+            "font.size": 9,
+            "axes.titlesize": 9.5,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.titlepad": 9,
+            "axes.titlecolor": INK,
+            "axes.labelcolor": MUTED,
+            "axes.edgecolor": MUTED,
+            "axes.linewidth": 0.8,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.spines.left": False,
+            "axes.axisbelow": True,
+            "axes.facecolor": "none",
+            "figure.facecolor": "none",
+            "text.color": INK,
+            "xtick.color": MUTED,
+            "ytick.color": MUTED,
+            "xtick.major.size": 3,
+            "ytick.major.size": 0,
+            "grid.color": GRID,
+            "grid.linewidth": 0.8,
+            "lines.linewidth": 1.8,
+            "lines.solid_capstyle": "round",
+            "svg.fonttype": "none",
+            "svg.image_inline": True,
+        })
+        yield
+
+
+def clean_axes(axes: Axes, *, title: str, xlabel: str) -> None:
+    """Give axes a title, a labelled foot and nothing but light horizontal lines."""
+    axes.set_title(title)
+    axes.set_xlabel(xlabel, labelpad=3)
+    axes.grid(axis="y")
+
+
+def svg(figure: Figure, *, name: str, description: str) -> str:
+    """Return a figure as markup to stand in an HTML page, the same for the same figure.
+
+    Args:
+        figure: What to draw.
+        name: Sets this figure's identifiers apart from those of others on the page.
+        description: What a reader who cannot see the figure is told.
+    """
+    stream = io.StringIO()
+    with drawing(), matplotlib.rc_context({"svg.hashsalt": name}):
+        FigureCanvasSVG(figure).print_svg(
+            stream, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
+    text = stream.getvalue()
+    text = text[text.index("<svg") :].strip()
+    view = re.search(r'viewBox="([^"]*)"', text)
+    assert view is not None
+    width = float(view[1].split()[2])
+    head = (
+        f'<svg class="figure" role="img" aria-label="{escape(description)}" viewBox="{view[1]}" '
+        f'style="max-width: {width * 1.5:.0f}px" xmlns="http://www.w3.org/2000/svg" '
+        'xmlns:xlink="http://www.w3.org/1999/xlink">'
+    )
+    body = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", text[text.index(">") + 1 :], flags=re.DOTALL)
+    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', body))
+    body = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", body)
+    body = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", body)
+    body = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 var(--sans, sans-serif)", body)
+    for colour, variable in CSS_VARIABLES.items():
+        body = body.replace(colour, f"var({variable}, {colour})")
+    return head + re.sub(r"\n\s*", "\n", body)

@@ -1,0 +1,103 @@
+"""The words a report and a terminal summary share: names, numbers and what each metric means."""
+
+import math
+import shlex
+
+from secateur.study.record import Record
+
+__all__ = ["METRICS", "command", "data_name", "duration", "headline", "key_scores", "network_name", "number", "percent"]
+
+METRICS = (
+    ("accuracy", "Accuracy", "share of test examples put in the right class; higher is better"),
+    (
+        "negative_log_likelihood",
+        "Negative log-likelihood",
+        "mean surprise at the right class, in nats; lower is better, 0 is perfect",
+    ),
+    (
+        "expected_calibration_error",
+        "Calibration error",
+        "mean distance between confidence and share right (20 groups of equal size); 0 is honest",
+    ),
+    (
+        "brier_score",
+        "Brier score",
+        "mean squared error of the probabilities, summed over classes; lower is better, 2 is the worst",
+    ),
+    (
+        "log_predictive_density",
+        "Log predictive density",
+        "nats per example for all labels under one and the same network; higher is better",
+    ),
+)
+"""Field of `Scores`, its name in words, and one line on what it says."""
+
+_NETWORKS = {"lenet": "LeNet", "mlp": "MLP", "vit": "ViT", "mlp-mixer": "MLP-Mixer", "resnet20": "ResNet-20"}
+_DATA = {"digits": "digits", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+
+
+def network_name(record: Record) -> str:
+    """Return the network's name as its literature writes it."""
+    return _NETWORKS.get(record.config["network"], record.config["network"])
+
+
+def data_name(record: Record) -> str:
+    """Return the data set's name as its literature writes it."""
+    return _DATA.get(record.config["data"], record.config["data"])
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Return a number for reading; a dash where there is none."""
+    return f"{value:.{digits}f}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def percent(share: float) -> str:
+    """Return a share of 1 as per cent, never rounded up to a whole that is not reached."""
+    if not math.isfinite(share):
+        return "–"
+    text = f"{100 * share:.1f}"
+    if text == "100.0" and share < 1:
+        text = "> 99.9"
+    elif text == "0.0" and share > 0:
+        text = "< 0.1"
+    return f"{text}\N{NO-BREAK SPACE}%"
+
+
+def duration(seconds: float) -> str:
+    """Return a time span for reading: 42 s, 6 min 24 s, 2 h 5 min."""
+    if not math.isfinite(seconds):
+        return "–"
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def key_scores(record: Record) -> str:
+    """Return the three scores people ask for first, in one line; empty where nothing was tested."""
+    scores = record.averaged
+    named = (
+        ("accuracy", scores.accuracy),
+        ("negative log-likelihood", scores.negative_log_likelihood),
+        ("calibration error", scores.expected_calibration_error),
+    )
+    return ", ".join(f"{name} {number(value)}" for name, value in named if math.isfinite(value))
+
+
+def headline(record: Record) -> str:
+    """Return in one sentence what came of the run."""
+    if record.num_kept < record.num_weights:
+        what = f"{percent(record.sparsity)} of {record.num_weights:,} weights removed"
+    else:
+        what = f"all {record.num_weights:,} weights kept"
+    said = ", ".join(filter(None, (what, key_scores(record))))
+    return f"{network_name(record)} on {data_name(record)}: {said}."
+
+
+def command(record: Record) -> str | None:
+    """Return the shell command that repeats the run, or None where the run came from Python."""
+    given = record.config.get("command")
+    if isinstance(given, list):
+        return shlex.join(map(str, given))
+    return str(given) if given else None
