@@ -1,6 +1,7 @@
 """Figures worked by hand, then against scikit-learn and torchmetrics where they have the metric."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -115,7 +116,7 @@ def naive_calibration_error(log_probabilities, labels, num_bins):
     order = np.argsort(confidence)
     edges = [len(order) * i // num_bins for i in range(num_bins + 1)]
     total = 0.0
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         members = order[start:stop]
         if len(members):
             hits = predicted[members] == labels.numpy()[members]
@@ -143,7 +144,9 @@ def test_bins_have_equal_mass(generator):
 @settings(max_examples=25, deadline=None)
 def test_order_of_data_has_no_say_even_with_ties(seed, num_levels):
     generator = torch.Generator().manual_seed(seed)
-    confidence = 0.5 + 0.5 * torch.randint(1, num_levels + 1, (60,), generator=generator).double() / num_levels
+    confidence = (
+        0.5 + 0.5 * torch.randint(1, num_levels + 1, (60,), generator=generator).double() / num_levels
+    )
     log_probabilities = torch.stack([confidence, 1 - confidence], -1).log()
     labels = torch.randint(2, (60,), generator=generator)
     shuffled = torch.randperm(60, generator=generator)
@@ -204,7 +207,9 @@ def test_evaluate_takes_half_precision_probabilities(generator):
 
 def test_entropy_by_hand():
     log_probabilities = torch.tensor([[0.0, -math.inf], [math.log(0.5), math.log(0.5)]])
-    torch.testing.assert_close(metrics.predictive_entropy(log_probabilities), torch.tensor([0.0, math.log(2)]))
+    torch.testing.assert_close(
+        metrics.predictive_entropy(log_probabilities), torch.tensor([0.0, math.log(2)])
+    )
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-6, 1e6])

@@ -18,6 +18,9 @@ class Split:
     Attributes:
         images: Standardised pixels, shape (n, c, h, w).
         labels: Class numbers from 0, shape (n,).
+
+    Raises:
+        DataError: If the shapes do not fit each other or the numbers are of another kind.
     """
 
     images: Float[Tensor, "n c h w"]
@@ -29,6 +32,11 @@ class Split:
         if self.labels.shape != self.images.shape[:1]:
             raise DataError(
                 f"expected one label for each of {len(self.images)} images, got {tuple(self.labels.shape)}"
+            )
+        if not self.images.is_floating_point() or self.labels.dtype != torch.int64:
+            raise DataError(
+                "expected images as floating-point numbers and labels as int64,"
+                f" got {self.images.dtype} and {self.labels.dtype}"
             )
 
     def __len__(self) -> int:

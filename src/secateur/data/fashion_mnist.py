@@ -102,7 +102,7 @@ def read(source: Source, *, progress: bool = False, remote: Remote = OFFICIAL) -
         DataError: If a file is missing, truncated or altered, or cannot be downloaded.
     """
     assert source.folder is not None
-    if source.kind in {"download", "cache"}:  # pooch fetches a cached file again where its hash is wrong
+    if source.kind == "download":
         fetch(replace(remote, base_url=source.url or remote.base_url), source.folder, progress=progress)
     arrays = []
     for file in remote.files:
@@ -131,5 +131,7 @@ def _holds_files(folder: Path) -> bool:
     found = [file.name for file in OFFICIAL.files if _find(folder, file.name)]
     missing = [file.name for file in OFFICIAL.files if file.name not in found]
     if found and missing:
-        raise DataError(f"{folder}: expected all four files of Fashion-MNIST, got none of {', '.join(missing)}")
+        raise DataError(
+            f"{folder}: expected all four files of Fashion-MNIST, got none of {', '.join(missing)}"
+        )
     return not missing

@@ -8,7 +8,6 @@ import gzip
 import hashlib
 import os
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -116,23 +115,31 @@ def read_verified(path: Path, content_sha256: str) -> bytes:
     got = hashlib.sha256(content).hexdigest()
     if got != content_sha256:
         raise DataError(
-            f"{path}: expected the original content (sha256 {content_sha256[:16]}...), got {len(content)} bytes"
-            f" of sha256 {got[:16]}...; the file is truncated or altered, delete it and try again"
+            f"{path}: expected the original content (sha256 {content_sha256[:16]}...), got {len(content)}"
+            f" bytes of sha256 {got[:16]}...; the file is truncated or altered, delete it and try again"
         )
     return content
 
 
-def fetch(
-    remote: Remote, folder: Path, *, progress: bool = False, names: Iterable[str] | None = None
-) -> tuple[Path, ...]:
+def fetch(remote: Remote, folder: Path, *, progress: bool = False) -> tuple[Path, ...]:
     """Download what is not yet there, check the hashes, and return the files' paths in the remote's order.
+
+    A file gets its name only once it is complete and its hash is right.
+
+    Args:
+        remote: The server and its files.
+        folder: Where they are kept; made if need be.
+        progress: Whether each download shows a bar.
 
     Raises:
         DataError: If the server cannot be reached, or what it sends has another hash.
     """
     wanted = {file.name: file.known_hash for file in remote.files}
     client = pooch.create(
-        path=folder, base_url=remote.base_url.rstrip("/") + "/", registry=wanted, retry_if_failed=remote.retries
+        path=folder,
+        base_url=remote.base_url.rstrip("/") + "/",
+        registry=wanted,
+        retry_if_failed=remote.retries,
     )
     logger = pooch.get_logger()
     level = logger.level
@@ -168,11 +175,11 @@ class _DownloadBar:
 
     @property
     def total(self) -> float | None:
-        """Size in bytes; pooch sets it from the server's answer."""
+        """Size in bytes; pooch sets it from the server's answer, 0 if that does not tell."""
         return self._progress.tasks[0].total
 
     @total.setter
-    def total(self, num_bytes: float) -> None:
+    def total(self, num_bytes: int) -> None:
         self._progress.update(self._task, total=num_bytes or None)
         self._progress.start()
 

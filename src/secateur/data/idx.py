@@ -29,7 +29,9 @@ def parse_idx(content: bytes, *, name: str) -> UInt8[Tensor, "..."]:
     tensor([7, 9], dtype=torch.uint8)
     """
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
-        raise DataError(f"{name}: expected an IDX file of unsigned bytes, got one starting {content[:4].hex()}")
+        raise DataError(
+            f"{name}: expected an IDX file of unsigned bytes, got one starting {content[:4].hex()}"
+        )
     header = 4 + 4 * content[3]
     if len(content) < header:
         raise DataError(f"{name}: expected a header of {header} bytes, got {len(content)} bytes in all")
