@@ -1,0 +1,209 @@
+"""Calibrated precision: any first-order step for the mean, an unbiased running Hessian for the precision.
+
+With w = m + std * noise, g the gradient of the batch-mean loss at w, delta the prior precision per datum,
+T the temperature and N the number of data:
+
+    std       = sqrt(T / (N (h + delta)))
+    m        <- m - lr * Adam(g + delta m)
+    h        <- (1 - r) h + r h' + r^2 (h - h')^2 / (2 (h + delta)),     h' = g * noise / std
+
+The stationary point, E_q[g] + delta m = 0 and h = E_q[diag Hessian], is that of the variational objective
+whatever moves the mean, so precision and step size are free of each other (in IVON the Hessian is both).
+The last term keeps h + delta positive for any h' (the geodesic correction of arXiv:2402.17641, eq. 6).
+
+Two temperatures. Training at T = 0.1 (sampling as if there were ten times the data) avoids the underfit
+of mean-field noise; the evidence is judged at T = 1, precision N (h + delta) against prior N delta.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from secateur.errors import InvalidArgumentError
+from secateur.inference.base import Block, Moments, PosteriorOptimizer, adam_direction, check_positive
+from secateur.inference.flat import FlatParameters
+from secateur.inference.noise import NOISES, draw_noise, signs_from_bits
+
+__all__ = ["Calibrated"]
+
+
+def _sample(
+    mean: Tensor, hessian: Tensor, noise: Tensor, keep: Tensor | None, delta: float, num_data: Tensor
+) -> Tensor:
+    weight = mean + noise * (num_data * (hessian + delta)).rsqrt()
+    return weight if keep is None else weight * keep
+
+
+def _track_hessian(
+    hessian: Tensor, gradient: Tensor, noise: Tensor, delta: float, num_data: Tensor, rate: float
+) -> None:
+    estimate = gradient * noise * (num_data * (hessian + delta)).sqrt()
+    correction = 0.5 * rate**2 * (hessian - estimate).square() / (hessian + delta)
+    hessian.lerp_(estimate, rate).add_(correction)
+
+
+def _adam_update(
+    mean: Tensor,
+    hessian: Tensor,
+    first: Tensor,
+    second: Tensor,
+    gradient: Tensor,
+    noise: Tensor,
+    keep: Tensor | None,
+    step: Tensor,
+    lr: Tensor,
+    num_data: Tensor,
+    delta: float,
+    rate: float,
+    betas: tuple[float, float],
+    eps: float,
+) -> Tensor:
+    if keep is not None:
+        gradient = gradient * keep
+    _track_hessian(hessian, gradient, noise, delta, num_data, rate)
+    direction = adam_direction(gradient + delta * mean, first, second, step, betas, eps)
+    moved = mean - lr * direction
+    return moved if keep is None else moved * keep
+
+
+class Calibrated(PosteriorOptimizer):
+    """Fit a Gaussian posterior whose precision is right, whatever optimiser moves its mean.
+
+    Args:
+        params: `model.named_parameters()`, or groups of them.
+        lr: Step size of the mean.
+        num_data: Number of training data N; the loss is a mean over a batch of them.
+        weight_decay: Prior precision per datum delta; the prior precision of a weight is N * delta.
+        temperature: Training temperature T; below 1 the sampling noise is smaller.
+        evidence_temperature: Temperature of `posterior()`, so of the evidence; 1 is the data as they are.
+        hessian_rate: Rate r of the running Hessian.
+        hessian_init: Its initial value, per datum.
+        betas: Decay rates of Adam's moments.
+        eps: Adam's denominator offset.
+        noise: "rademacher" (cheap) or "gaussian", for training only.
+        inner: Builds another optimiser for the mean from a list with one flat parameter; its gradient
+            includes the prior's. The group's `lr` is passed on at each step. Adam when None.
+        include: Name patterns of the parameters that get a posterior; all when None.
+        exclude: Name patterns of parameters that are trained as points.
+        generator: Source of the noise.
+        compile: Compile the update into one fused pass.
+
+    Raises:
+        InvalidArgumentError: If a hyper-parameter is out of range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 2e-3,
+        *,
+        num_data: int,
+        weight_decay: float = 3e-4,
+        temperature: float = 0.1,
+        evidence_temperature: float = 1.0,
+        hessian_rate: float = 1e-3,
+        hessian_init: float = 1e-2,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        noise: str = "rademacher",
+        inner: Callable[[list[Tensor]], Optimizer] | None = None,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        generator: torch.Generator | None = None,
+        compile: bool = False,
+    ) -> None:
+        check_positive(
+            lr=lr,
+            weight_decay=weight_decay,
+            temperature=temperature,
+            evidence_temperature=evidence_temperature,
+            hessian_rate=hessian_rate,
+            hessian_init=hessian_init,
+        )
+        if noise not in NOISES:
+            raise InvalidArgumentError(f"noise: expected one of {', '.join(NOISES)}, got {noise!r}")
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "temperature": temperature,
+            "evidence_temperature": evidence_temperature,
+            "hessian_rate": hessian_rate,
+            "hessian_init": hessian_init,
+            "betas": betas,
+            "eps": eps,
+        }
+        self.noise = noise
+        super().__init__(
+            params,
+            defaults,
+            num_data=num_data,
+            include=include,
+            exclude=exclude,
+            generator=generator,
+            compile=compile,
+        )
+        if inner is not None:
+            for block in self._blocks:
+                block.inner = inner([block.mean.clone().requires_grad_()])
+        self._sample_kernel = self._kernel(_sample)
+        self._update_kernel = self._kernel(_adam_update)
+        self._hessian_kernel = self._kernel(_track_hessian)
+        self._sign_kernel = self._kernel(signs_from_bits)
+
+    def _new_state(self, flat: FlatParameters, group: dict[str, Any]) -> dict[str, Tensor]:
+        return {"hessian": flat.full(group["hessian_init"]), **Moments(flat)}
+
+    def _draw(self, block: Block, group: dict[str, Any], *, training: bool) -> Tensor:
+        kind = self.noise if training else "gaussian"
+        noise = draw_noise(kind, block.mean, generator=self.generator, expand=self._sign_kernel)
+        num_data = self._scalar(block, self.num_data / group["temperature"])
+        if training:
+            block.drawn = {"noise": noise, "num_data": num_data}
+        return self._sample_kernel(
+            block.mean, block.state["hessian"], noise, block.keep, group["weight_decay"], num_data
+        )
+
+    def _update(self, block: Block, group: dict[str, Any], gradient: Tensor) -> Tensor:
+        state, delta, rate = block.state, group["weight_decay"], group["hessian_rate"]
+        if block.inner is None:
+            state["step"] += 1
+            return self._update_kernel(
+                block.mean,
+                state["hessian"],
+                state["first_moment"],
+                state["second_moment"],
+                gradient,
+                block.drawn["noise"],
+                block.keep,
+                state["step"],
+                self._scalar(block, group["lr"]),
+                block.drawn["num_data"],
+                delta,
+                rate,
+                group["betas"],
+                group["eps"],
+            )
+        if block.keep is not None:
+            gradient = gradient * block.keep
+        self._hessian_kernel(
+            state["hessian"], gradient, block.drawn["noise"], delta, block.drawn["num_data"], rate
+        )
+        (inner_group,) = block.inner.param_groups
+        inner_group["lr"] = group["lr"]
+        (mean,) = inner_group["params"]
+        mean.data.copy_(block.mean)
+        mean.grad = gradient + delta * block.mean
+        block.inner.step()
+        moved = mean.detach()
+        return moved if block.keep is None else moved * block.keep
+
+    def _moments(
+        self, block: Block, group: dict[str, Any], temperature: float | None = None
+    ) -> tuple[Tensor, Tensor | float, dict[str, Tensor]]:
+        num_data = self.num_data / (group["evidence_temperature"] if temperature is None else temperature)
+        precision = num_data * (block.state["hessian"] + group["weight_decay"])
+        prior = torch.tensor(num_data * group["weight_decay"], dtype=block.mean.dtype, device=block.mean.device)
+        return block.mean, precision, dict.fromkeys(block.flat.names, prior)

@@ -1,0 +1,297 @@
+"""Which weights go: evidence per weight or group, a threshold per layer, one ranking over the network.
+
+Sign:  delta_f > 0 favours removal, in nats.
+Layer: the parameters of one module together, bias included, as in arXiv:2309.12095 (the bias is one more
+       column of the weight matrix). A spike-and-slab prior per layer learns how sparse that layer is.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
+
+from secateur.errors import InvalidArgumentError
+from secateur.posterior import Posterior
+from secateur.reduction import delta_f, spike_and_slab
+
+__all__ = ["GRANULARITIES", "LayerRow", "Report", "candidates", "reduce"]
+
+GRANULARITIES = ("weight", "neuron", "channel")
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """What a reduction did to one layer.
+
+    Attributes:
+        name: Qualified name of the module.
+        shape: Shape of its weight.
+        num_weights: Entries, bias included.
+        num_kept: Entries that stay after this reduction.
+        num_removed: Entries this reduction removed.
+        predicted_delta_f: Sum of delta_f over them, in nats.
+        threshold: delta_f above which a weight (or group) of this layer is removed; nan if never.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    num_weights: int
+    num_kept: int
+    num_removed: int
+    predicted_delta_f: float
+    threshold: float
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the layer's entries that are out."""
+        return 1 - self.num_kept / self.num_weights
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a reduction decided.
+
+    Attributes:
+        masks: True where an entry stays, for every parameter of the posterior.
+        delta_f: Evidence for removing each entry, in nats; nan where it was not asked or is already out.
+        layers: One row per layer, in the network's order.
+    """
+
+    masks: dict[str, Tensor]
+    delta_f: dict[str, Tensor]
+    layers: tuple[LayerRow, ...]
+
+    @property
+    def num_weights(self) -> int:
+        """Entries of the posterior."""
+        return sum(row.num_weights for row in self.layers)
+
+    @property
+    def num_kept(self) -> int:
+        """Entries that stay."""
+        return sum(row.num_kept for row in self.layers)
+
+    @property
+    def num_removed(self) -> int:
+        """Entries this reduction removed, besides those already out."""
+        return sum(row.num_removed for row in self.layers)
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the posterior's entries that are out, output layer included."""
+        return 1 - self.num_kept / self.num_weights
+
+    @property
+    def predicted_delta_f(self) -> float:
+        """Sum of delta_f over what this reduction removed: optimistic, since weights are not independent."""
+        return math.fsum(row.predicted_delta_f for row in self.layers)
+
+
+def candidates(
+    posterior: Posterior, *, include: Sequence[str] | None = None, exclude: Sequence[str] | None = None
+) -> dict[str, tuple[str, ...]]:
+    """Return the layers that may be reduced: module name to its parameters' names.
+
+    Without `include`, those are the modules with a weight of two or more dimensions; scales and shifts of
+    normalisation layers stay, since a zero scale removes a whole channel by the back door.
+
+    Args:
+        posterior: Posterior to be reduced.
+        include: Name patterns (`fnmatch`) of parameters that may go.
+        exclude: Name patterns of parameters that stay.
+
+    Raises:
+        InvalidArgumentError: If nothing is left to reduce.
+    """
+    layers: dict[str, list[str]] = {}
+    for name in posterior.mean:
+        layers.setdefault(name.rpartition(".")[0], []).append(name)
+    chosen = {}
+    for layer, names in layers.items():
+        if include is None and max(posterior.mean[name].dim() for name in names) < 2:
+            continue
+        left = tuple(
+            name
+            for name in names
+            if (include is None or any(fnmatchcase(name, pattern) for pattern in include))
+            and not any(fnmatchcase(name, pattern) for pattern in exclude or ())
+        )
+        if left:
+            chosen[layer] = left
+    if not chosen:
+        raise InvalidArgumentError(
+            f"include, exclude: expected at least one parameter to reduce, got include={include}, "
+            f"exclude={exclude} for parameters {', '.join(posterior.mean)}"
+        )
+    return chosen
+
+
+def reduce(
+    posterior: Posterior,
+    *,
+    sparsity: float | None = None,
+    max_fraction: float = 1.0,
+    max_sparsity: float = 1.0,
+    granularity: str = "weight",
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+) -> Report:
+    """Decide what a network can do without; nothing is changed.
+
+    Without `sparsity` the evidence stops the reduction: per layer, an entry (or group) goes where its
+    delta_f exceeds the spike-and-slab threshold. With `sparsity` the same ranking is cut there instead.
+
+    Args:
+        posterior: Posterior of the weights; its `keep` says what is already out.
+        sparsity: Exact fraction of all the posterior's entries to be out afterwards; in [0, 1).
+        max_fraction: Largest fraction of the entries still in to remove now, best evidence first.
+        max_sparsity: Sparsity at which evidence-led removal ends.
+        granularity: "weight", or "neuron" / "channel" for whole output units with their bias, whose
+            delta_f is the sum over the unit.
+        include: Name patterns of parameters that may go; weights and biases of all layers when None.
+        exclude: Name patterns of parameters that stay.
+
+    Raises:
+        InvalidArgumentError: If an argument is out of range, the target cannot be met, or the posterior is
+            a point estimate.
+    """
+    if granularity not in GRANULARITIES:
+        raise InvalidArgumentError(f"granularity: expected one of {', '.join(GRANULARITIES)}, got {granularity!r}")
+    for name, value in {"sparsity": sparsity, "max_fraction": max_fraction, "max_sparsity": max_sparsity}.items():
+        if value is not None and not 0 <= value <= 1:
+            raise InvalidArgumentError(f"{name}: expected a fraction between 0 and 1, got {value}")
+    evidence = _evidence(posterior, candidates(posterior, include=include, exclude=exclude))
+    units = {name: _Units.of(layer, posterior, granularity) for name, layer in evidence.items()}
+    total = sum(mean.numel() for mean in posterior.mean.values())
+    out = sum(int((~keep).sum()) for keep in posterior.keep.values())
+    if sparsity is None:
+        thresholds = {name: each.threshold() for name, each in units.items()}
+        wanted = {name: each.present & (each.evidence > thresholds[name]) for name, each in units.items()}
+        limit = min(math.floor(max_fraction * (total - out)), max(0, round(max_sparsity * total) - out))
+    else:
+        thresholds = dict.fromkeys(units, math.nan)
+        wanted = {name: each.present for name, each in units.items()}
+        limit = round(sparsity * total) - out
+        available = sum(int(each.size[each.present].sum()) for each in units.values())
+        if not 0 <= limit <= available:
+            raise InvalidArgumentError(
+                f"sparsity: expected between {out / total:.4f} (already out) and {(out + available) / total:.4f} "
+                f"(everything that may go), got {sparsity}"
+            )
+    leaving = _best(units, wanted, limit)
+    return _report(posterior, evidence, units, leaving, thresholds)
+
+
+def _evidence(posterior: Posterior, layers: dict[str, tuple[str, ...]]) -> dict[str, dict[str, Tensor]]:
+    """Return delta_f of each candidate parameter, by layer."""
+    evidence: dict[str, dict[str, Tensor]] = {}
+    for layer, names in layers.items():
+        for name in names:
+            precision = posterior.precision[name]
+            if torch.isinf(precision).any():
+                raise InvalidArgumentError(
+                    f"posterior.precision[{name!r}]: expected finite values, got inf: a point estimate has no "
+                    "evidence; use secateur.inference.laplace(model, loader) or a method with a posterior"
+                )
+            evidence.setdefault(layer, {})[name] = delta_f(
+                posterior.mean[name], precision, prior_precision=posterior.prior_precision[name]
+            )
+    return evidence
+
+
+@dataclass(frozen=True)
+class _Units:
+    """What may go as one: single entries, or the rows of all of a layer's parameters together."""
+
+    evidence: Tensor  # (u), summed over the entries that are still in
+    size: Tensor  # (u), entries still in
+
+    @property
+    def present(self) -> Tensor:
+        return self.size > 0
+
+    @classmethod
+    def of(cls, layer: dict[str, Tensor], posterior: Posterior, granularity: str) -> "_Units":
+        evidence, size = [], []
+        for name, each in layer.items():
+            keep = posterior.keep.get(name)
+            present = torch.ones_like(each, dtype=torch.bool) if keep is None else keep
+            shape = (each.shape[0], -1) if granularity != "weight" else (-1, 1)
+            evidence.append((each * present).reshape(shape).sum(1) if granularity != "weight" else each.flatten())
+            size.append(present.reshape(shape).sum(1))
+        if granularity == "weight":
+            return cls(torch.cat(evidence), torch.cat(size))
+        return cls(torch.stack(evidence).sum(0), torch.stack(size).sum(0))
+
+    def threshold(self) -> float:
+        removed = int((~self.present).sum())
+        if removed == len(self.size):
+            return math.nan
+        return float(spike_and_slab(self.evidence[self.present], num_removed=removed).log_odds)
+
+
+def _best(units: dict[str, _Units], wanted: dict[str, Tensor], limit: int) -> dict[str, Tensor]:
+    """Return the wanted units with the most evidence, of at most `limit` entries together."""
+    sizes = torch.cat([units[name].size[flag] for name, flag in wanted.items()])
+    if int(sizes.sum()) <= limit:
+        return wanted
+    evidence = torch.cat([units[name].evidence[flag] for name, flag in wanted.items()])
+    order = torch.argsort(evidence, descending=True, stable=True)
+    chosen = torch.zeros_like(sizes, dtype=torch.bool)
+    chosen[order[sizes[order].cumsum(0) <= limit]] = True
+    leaving = {}
+    for name, part in zip(wanted, chosen.split([int(flag.sum()) for flag in wanted.values()]), strict=True):
+        leaving[name] = wanted[name].clone()
+        leaving[name][wanted[name]] = part
+    return leaving
+
+
+def _report(
+    posterior: Posterior,
+    evidence: dict[str, dict[str, Tensor]],
+    units: dict[str, _Units],
+    leaving: dict[str, Tensor],
+    thresholds: dict[str, float],
+) -> Report:
+    """Spread the decision on units over the entries of every parameter, and count."""
+    masks, delta_fs = {}, {}
+    for name, mean in posterior.mean.items():
+        keep = posterior.keep.get(name)
+        masks[name] = torch.ones_like(mean, dtype=torch.bool) if keep is None else keep.clone()
+        delta_fs[name] = torch.full_like(mean, math.nan)
+    for layer, parameters in evidence.items():
+        per_entry = len(leaving[layer]) == sum(each.numel() for each in parameters.values())
+        start = 0
+        for name, each in parameters.items():
+            if per_entry:
+                gone = leaving[layer][start : start + each.numel()].view(each.shape)
+                start += each.numel()
+            else:
+                gone = leaving[layer].view(-1, *[1] * (each.dim() - 1)).expand(each.shape)
+            delta_fs[name] = torch.where(masks[name], each, math.nan)
+            masks[name] &= ~gone
+    rows: dict[str, list[str]] = {}
+    for name in posterior.mean:
+        rows.setdefault(name.rpartition(".")[0], []).append(name)
+    layers = []
+    for layer, names in rows.items():
+        before = sum(
+            int(posterior.keep[name].sum()) if name in posterior.keep else masks[name].numel() for name in names
+        )
+        kept = sum(int(masks[name].sum()) for name in names)
+        flag = leaving.get(layer)
+        layers.append(
+            LayerRow(
+                name=layer,
+                shape=tuple(posterior.mean[names[0]].shape),
+                num_weights=sum(masks[name].numel() for name in names),
+                num_kept=kept,
+                num_removed=before - kept,
+                predicted_delta_f=0.0 if flag is None else float(units[layer].evidence[flag].sum(dtype=torch.float64)),
+                threshold=thresholds.get(layer, math.nan),
+            )
+        )
+    return Report(masks, delta_fs, tuple(layers))

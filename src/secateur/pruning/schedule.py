@@ -1,0 +1,46 @@
+"""When to reduce, and how much at once.
+
+Removing all that the evidence allows in one go costs accuracy, because the summed evidence of many weights
+is optimistic: they are not independent. A cap per reduction, best evidence first, lets the rest adapt.
+"""
+
+from dataclasses import dataclass
+
+from secateur.errors import InvalidArgumentError
+
+__all__ = ["Schedule"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Gradual reduction between two epochs.
+
+    Attributes:
+        first_epoch: Epochs completed before the first reduction, the warm-up.
+        last_epoch: Epoch after which masks are fixed.
+        every: Epochs between reductions.
+        max_fraction: Largest fraction of what is left to remove in one reduction.
+        max_sparsity: Sparsity at which removal ends even if the evidence would go on.
+    """
+
+    first_epoch: int
+    last_epoch: int
+    every: int = 1
+    max_fraction: float = 1.0
+    max_sparsity: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.first_epoch <= self.last_epoch:
+            raise InvalidArgumentError(
+                f"first_epoch, last_epoch: expected 1 <= first <= last, got {self.first_epoch}, {self.last_epoch}"
+            )
+        if self.every < 1:
+            raise InvalidArgumentError(f"every: expected at least 1 epoch, got {self.every}")
+        for name in ("max_fraction", "max_sparsity"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InvalidArgumentError(f"{name}: expected a fraction in (0, 1], got {getattr(self, name)}")
+
+    def due(self, epoch: int) -> bool:
+        """Return whether to reduce once `epoch` epochs are complete."""
+        inside = self.first_epoch <= epoch <= self.last_epoch
+        return inside and (epoch - self.first_epoch) % self.every == 0
