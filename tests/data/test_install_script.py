@@ -1,6 +1,5 @@
 """The script that asks the operating system for Fashion-MNIST, on make-believe machines; it never fails."""
 
-import os
 import shutil
 import subprocess
 from pathlib import Path

@@ -5,6 +5,18 @@ One family per file. `registry` holds the one table of names: a new network is o
 
 from secateur.networks.lenet import LeNet
 from secateur.networks.mlp import MLP
+from secateur.networks.mlp_mixer import MLPMixer
 from secateur.networks.registry import build, image_size, names
+from secateur.networks.resnet import ResNet
+from secateur.networks.vit import VisionTransformer
 
-__all__ = ["MLP", "LeNet", "build", "image_size", "names"]
+__all__ = [
+    "MLP",
+    "LeNet",
+    "MLPMixer",
+    "ResNet",
+    "VisionTransformer",
+    "build",
+    "image_size",
+    "names",
+]

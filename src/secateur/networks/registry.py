@@ -7,9 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.errors import unknown_name
+from secateur.errors import InvalidArgumentError, unknown_name
 from secateur.networks.lenet import LeNet
 from secateur.networks.mlp import MLP
+from secateur.networks.mlp_mixer import MLPMixer
+from secateur.networks.resnet import ResNet
+from secateur.networks.vit import VisionTransformer
 
 __all__ = ["build", "image_size", "names"]
 
@@ -28,6 +31,19 @@ _TABLE: dict[str, _Entry] = {
     "mlp": _Entry(network=MLP),
     "lenet": _Entry(network=LeNet, image_size=32),
     "lenet-relu": _Entry(network=LeNet, image_size=32, options={"activation": "relu"}),
+    "vit": _Entry(network=VisionTransformer, image_size=32),
+    "vit-small": _Entry(
+        network=VisionTransformer,
+        image_size=32,
+        options={"patch_size": 8, "width": 64, "depth": 4, "num_heads": 4},
+    ),
+    "mlp-mixer": _Entry(network=MLPMixer, image_size=32),
+    "mlp-mixer-small": _Entry(
+        network=MLPMixer,
+        image_size=32,
+        options={"patch_size": 8, "width": 64, "token_width": 64, "channel_width": 128, "depth": 4},
+    ),
+    "resnet20": _Entry(network=ResNet, image_size=32),
 }
 
 
@@ -70,10 +86,11 @@ def build(
         image_shape: Channels, height and width of one image.
         num_classes: Number of logits.
         dropout: Probability of dropout in training; the paper's Flat-MAP uses 0.2.
-        seed: Seed of the initial weights. The global random state is left as it was; None draws from it.
+        seed: Seed of the initial weights; the global random state stays as it was. None draws from it.
         options: Passed to the network's class, over what the table says.
 
     Raises:
+        InvalidArgumentError: If `dropout` is no probability below 1, or the images do not suit the network.
         UsageError: If there is no such network.
 
     >>> network = build("lenet", image_shape=(1, 32, 32), num_classes=10, seed=0)
@@ -81,8 +98,10 @@ def build(
     61706
     """
     entry = _entry(name)
+    if not 0 <= dropout < 1:
+        raise InvalidArgumentError(f"expected dropout in [0, 1), got {dropout}")
     settings = {**entry.options, **options}
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach CUDA's too
         return entry.network(image_shape, num_classes, dropout=dropout, **settings)
