@@ -1,0 +1,405 @@
+"""One rule per kind of operator: what happens to constants and slots.
+
+A rule gets the tensors that enter (in the order of the node's arguments) and the value that comes out. It
+returns what is known of the result, or None where it does not cover the case: the node is then opaque.
+
+Shapes: n batch, i inputs, o outputs, c channels, *s space, q queries, k keys, d features.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from secateur.pruning.compaction.flow import Analysis, Flow, LayerSlots, Rule, Sink
+from secateur.pruning.compaction.slots import Axes, indexed_axes, reshaped_axes
+
+__all__ = ["RULES", "uniform_constant"]
+
+
+def uniform_constant(flow: Flow, axis: int) -> Tensor:
+    """Return per position of `axis` the one constant that all its entries are, nan where they are not."""
+    values = flow.value.movedim(axis, 0).reshape(flow.value.shape[axis], -1).to(torch.float64)
+    varying = flow.varying.movedim(axis, 0).reshape(flow.value.shape[axis], -1).any(1)
+    middle = values.mean(1)
+    spread = values.amax(1) - values.amin(1)
+    slack = 64 * torch.finfo(flow.value.dtype if flow.value.is_floating_point() else torch.float64).eps
+    uniform = ~varying & (spread <= slack * middle.abs())
+    return torch.where(uniform, middle, torch.nan)
+
+
+def _unary(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
+    if len(flows) != 1 or value.shape != flows[0].value.shape:
+        return None
+    return Flow(value, flows[0].varying, flows[0].axes, flows[0].sums_to_one and _is_dropout(analysis, node))
+
+
+def _is_dropout(analysis: Analysis, node: fx.Node) -> bool:
+    return "dropout" in str(node.target) or (
+        node.op == "call_module" and isinstance(analysis.root.get_submodule(str(node.target)), (nn.Dropout, nn.Identity))
+    )
+
+
+def _elementwise(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow:
+    axes = analysis.slots.join([(flow.axes, flow.value.shape) for flow in flows], value.shape)
+    varying = torch.zeros_like(value, dtype=torch.bool)
+    for flow in flows:
+        varying = varying | flow.varying
+    return Flow(value, varying, axes)
+
+
+def _product(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow:
+    result = _elementwise(analysis, node, flows, value)
+    for flow in flows:
+        result.varying = result.varying & (flow.varying | (flow.value != 0))
+    return result
+
+
+def _quotient(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow:
+    result = _elementwise(analysis, node, flows, value)
+    if isinstance(node.args[0], fx.Node):
+        result.varying = result.varying & (flows[0].varying | (flows[0].value != 0))
+    return result
+
+
+def _linear(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
+    layer = analysis.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if type(layer) is not nn.Linear:
+        return None
+    (x,) = flows
+    reads = layer.weight != 0
+    varying = F.linear(x.varying.double(), reads.double()) > 0.5
+    outputs = analysis.slots.new(layer.out_features)
+    inputs = x.axes[-1]
+    if inputs is not None:
+        constant = uniform_constant(x, -1)
+        sink = Sink(str(node.target), inputs, outputs, reads, constant, ~constant.isnan())
+        analysis.sinks.append(sink)
+    analysis.layers[str(node.target)] = LayerSlots(inputs, outputs)
+    return Flow(value, varying, [*x.axes[:-1], outputs])
+
+
+def _convolution(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
+    layer = analysis.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if type(layer) not in {nn.Conv1d, nn.Conv2d, nn.Conv3d}:
+        return None
+    assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    (x,) = flows
+    if x.value.dim() != layer.weight.dim():  # without a batch
+        return None
+    reads = layer.weight != 0
+    varying = layer._conv_forward(x.varying.double(), reads.double(), None) > 0.5
+    analysis.slots.freeze_all([x.axes[0], *x.axes[2:]])
+    space: Axes = [None] * (value.dim() - 2)
+    inputs = x.axes[1]
+    name = str(node.target)
+    if layer.groups == 1:
+        outputs = analysis.slots.new(layer.out_channels)
+        if inputs is not None:
+            constant = uniform_constant(x, 1)
+            foldable = ~constant.isnan() & ((constant == 0) | (not _pads_with_zeros(layer)))
+            summed = reads.flatten(2).any(2)
+            analysis.sinks.append(Sink(name, inputs, outputs, summed, constant, foldable))
+        analysis.layers[name] = LayerSlots(inputs, outputs)
+        return Flow(value, varying, [None, outputs, *space])
+    if layer.groups == layer.in_channels == layer.out_channels and inputs is not None:
+        analysis.layers[name] = LayerSlots(inputs, inputs)
+        return Flow(value, varying, [None, inputs, *space])
+    analysis.slots.freeze(inputs)
+    return Flow(value, varying, [None] * value.dim())
+
+
+def _pads_with_zeros(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> bool:
+    return layer.padding_mode == "zeros" and any(layer._reversed_padding_repeated_twice)
+
+
+def _batch_norm(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
+    layer = analysis.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if type(layer) not in {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d} or len(flows) != 1:
+        return None
+    assert isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
+    (x,) = flows
+    varying = x.varying
+    if layer.running_mean is None:  # statistics of the batch: one varying entry makes its channel vary
+        others = [axis for axis in range(value.dim()) if axis != 1]
+        varying = varying.any(dim=others, keepdim=True).expand_as(value)
+    if layer.weight is not None:
+        varying = varying & (layer.weight != 0).reshape(1, -1, *[1] * (value.dim() - 2))
+    analysis.layers[str(node.target)] = LayerSlots(x.axes[1], x.axes[1])
+    return Flow(value, varying, x.axes)
+
+
+def _layer_norm(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
+    layer = analysis.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if not isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
+        return None
+    (x,) = flows
+    count = len(layer.normalized_shape)
+    # Its mean and variance run over these slots: without the constants among them they would be others.
+    analysis.slots.freeze_all(x.axes[-count:])
+    varying = x.varying.flatten(-count).any(-1)
+    varying = varying.reshape(*varying.shape, *[1] * count).expand_as(value)
+    if layer.weight is not None:
+        varying = varying & (layer.weight != 0)
+    return Flow(value, varying, [*x.axes[:-count], *[None] * count])
+
+
+def _embedding(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
+    layer = analysis.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if type(layer) is not nn.Embedding or layer.max_norm is not None:
+        return None
+    (x,) = flows
+    differs = (layer.weight != layer.weight[:1]).any(0)
+    varying = x.varying.unsqueeze(-1) & differs
+    outputs = analysis.slots.new(layer.embedding_dim)
+    analysis.layers[str(node.target)] = LayerSlots(None, outputs)
+    return Flow(value, varying, [*x.axes, outputs])
+
+
+def _pool(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
+    dims = int(str(getattr(node.target, "__name__", "") or type(analysis.root.get_submodule(str(node.target))).__name__)[-2])
+    if not isinstance(value, Tensor) or len(flows) != 1 or value.dim() <= dims:
+        return None
+    (x,) = flows
+    analysis.slots.freeze_all(x.axes[-dims:])
+    varying = analysis.rerun(node, x.varying.to(x.value.dtype)) > 0
+    return Flow(value, varying, [*x.axes[:-dims], *[None] * dims])
+
+
+def _reshape(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
+    if len(flows) != 1:
+        return None
+    (x,) = flows
+    axes, ambiguous = reshaped_axes(analysis.slots, x.axes, x.value.shape, value.shape, choice=analysis.choice)
+    analysis.ambiguous |= ambiguous
+    return Flow(value, x.varying.reshape(value.shape), axes)
+
+
+def _permute(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
+    if len(flows) != 1:
+        return None
+    (x,) = flows
+    # A tensor whose strides name its axes shows where each went, whatever the spelling.
+    probe = torch.empty([axis + 2 for axis in range(x.value.dim())], device="meta")
+    moved = analysis.rerun(node, probe)
+    return Flow(value, analysis.rerun(node, x.varying), [x.axes[size - 2] for size in moved.shape])
+
+
+def _expand(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow:
+    x = flows[0]
+    lead = value.dim() - x.value.dim()
+    axes: Axes = [None] * lead
+    for axis, ids in enumerate(x.axes):
+        same = x.value.shape[axis] == value.shape[lead + axis]
+        axes.append(ids if same else None)
+        if not same:
+            analysis.slots.freeze(ids)
+    return Flow(value, x.varying.expand_as(value), axes)
+
+
+def _index(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
+    if len(flows) != 1:
+        return None
+    (x,) = flows
+    index = fx.node.map_arg(node.args[1], analysis._value)
+    axes = indexed_axes(analysis.slots, x.axes, x.value.shape, index if isinstance(index, tuple) else (index,))
+    return None if axes is None else Flow(value, analysis.rerun(node, x.varying), axes)
+
+
+def _concatenate(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
+    items = node.args[0]
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, fx.Node) for item in items):
+        return None
+    parts: list[Flow] = [analysis.flows[item] for item in items]  # type: ignore[index]
+    dim = int(node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)) % value.dim()  # type: ignore[arg-type]
+    rest = [([*p.axes[:dim], None, *p.axes[dim + 1 :]], p.value.select(dim, 0).unsqueeze(dim).shape) for p in parts]
+    axes = analysis.slots.join(rest, value.select(dim, 0).unsqueeze(dim).shape)
+    if any(part.axes[dim] is not None for part in parts):
+        pieces = []
+        for part in parts:
+            ids = part.axes[dim]
+            if ids is None:
+                ids = analysis.slots.new(part.value.shape[dim])
+                analysis.slots.freeze(ids)
+            pieces.append(ids)
+        axes[dim] = torch.cat(pieces)
+    return Flow(value, torch.cat([part.varying for part in parts], dim), axes)
+
+
+def _split(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> tuple[Flow, ...] | None:
+    if len(flows) != 1:
+        return None
+    (x,) = flows
+    dim = _split_axis(node)
+    masks = analysis.rerun(node, x.varying)
+    results = []
+    start = 0
+    for part, mask in zip(value, masks, strict=True):
+        ids = x.axes[dim]
+        length = part.shape[dim]
+        own = None if ids is None else ids[start : start + length]
+        axes = [*x.axes]
+        axes[dim] = own
+        results.append(Flow(part, mask, axes))
+        start += length
+    return tuple(results)
+
+
+def _split_axis(node: fx.Node) -> int:
+    """Return the axis that chunk or split cuts."""
+    return int(node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0))  # type: ignore[arg-type]
+
+
+def _unbind(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> tuple[Flow, ...]:
+    x = flows[0]
+    dim = int(node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)) % x.value.dim()  # type: ignore[arg-type]
+    analysis.slots.freeze(x.axes[dim])
+    axes = [*x.axes[:dim], *x.axes[dim + 1 :]]
+    return tuple(Flow(part, mask, [*axes]) for part, mask in zip(value, x.varying.unbind(dim), strict=True))
+
+
+def _pad(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
+    (x,) = flows
+    arguments = dict(zip(("input", "pad", "mode", "value"), node.args, strict=False)) | node.kwargs
+    widths, mode = arguments["pad"], arguments.get("mode", "constant")
+    if not all(isinstance(width, int) for width in widths):
+        return None
+    varying = F.pad(x.varying.double(), widths, mode=mode) > 0
+    axes = [*x.axes]
+    for number in range(len(widths) // 2):
+        axis = -1 - number
+        ids, before, after = axes[axis], widths[2 * number], widths[2 * number + 1]
+        if ids is None or (before == 0 and after == 0):
+            continue
+        if mode != "constant" or before < 0 or after < 0:
+            analysis.slots.freeze(ids)
+            axes[axis] = None
+        else:
+            axes[axis] = torch.cat([analysis.slots.new(before), ids, analysis.slots.new(after)])
+    return Flow(value, varying, axes)
+
+
+def _reduce(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
+    if not isinstance(value, Tensor) or len(flows) != 1:
+        return None
+    (x,) = flows
+    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    keep = bool(node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False))
+    if dims is None:
+        return None
+    reduced = {int(dim) % x.value.dim() for dim in ([dims] if isinstance(dims, int) else dims)}  # type: ignore[union-attr,arg-type,misc]
+    axes: Axes = []
+    for axis, ids in enumerate(x.axes):
+        if axis not in reduced:
+            axes.append(ids)
+            continue
+        analysis.slots.freeze(ids)
+        if keep:
+            axes.append(None)
+    return Flow(value, x.varying.any(dim=sorted(reduced), keepdim=keep), axes)
+
+
+def _softmax(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
+    (x,) = flows
+    if node.op == "call_module":
+        dim = analysis.root.get_submodule(str(node.target)).dim
+    else:
+        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    if not isinstance(dim, int):
+        return None
+    dim %= value.dim()
+    analysis.slots.freeze(x.axes[dim])
+    axes = [*x.axes]
+    axes[dim] = None
+    log = operator_is_log(node, analysis)
+    return Flow(value, x.varying.any(dim, keepdim=True).expand_as(value), axes, dim == value.dim() - 1 and not log)
+
+
+def operator_is_log(node: fx.Node, analysis: Analysis) -> bool:
+    """Return whether a softmax node is the logarithm of one."""
+    if node.op == "call_module":
+        return isinstance(analysis.root.get_submodule(str(node.target)), nn.LogSoftmax)
+    return "log" in str(getattr(node.target, "__name__", node.target))
+
+
+def _matmul(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
+    if len(flows) != 2 or min(flow.value.dim() for flow in flows) < 2:
+        return None
+    a, b = flows
+    analysis.slots.freeze(a.axes[-1])
+    analysis.slots.freeze(b.axes[-2])
+    lead = analysis.slots.join(
+        [(a.axes[:-2], a.value.shape[:-2]), (b.axes[:-2], b.value.shape[:-2])], value.shape[:-2]
+    )
+    a_any, b_any = (flow.varying | (flow.value != 0) for flow in (a, b))
+    varying = (a.varying.double() @ b_any.double() + a_any.double() @ b.varying.double()) > 0.5
+    if a.sums_to_one:  # an average of equal constants is that constant
+        varying = varying & ~_same_for_all_keys(b)
+    return Flow(value, varying, [*lead, a.axes[-2], b.axes[-1]])
+
+
+def _same_for_all_keys(values: Flow) -> Tensor:
+    """Return for (..., k, d) whether a feature is one constant over all keys, shape (..., 1, d)."""
+    spread = values.value.amax(-2, keepdim=True) - values.value.amin(-2, keepdim=True)
+    return ~values.varying.any(-2, keepdim=True) & (spread == 0)
+
+
+def _attention(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
+    if len(flows) < 3 or "enable_gqa" in node.kwargs or any(flow.value.dim() != value.dim() for flow in flows[:3]):
+        return None
+    q, k, v = flows[:3]
+    analysis.slots.freeze_all([q.axes[-1], k.axes[-1], k.axes[-2], v.axes[-2]])
+    batch = [(flow.axes[:-2], flow.value.shape[:-2]) for flow in flows]
+    lead = analysis.slots.join(batch, value.shape[:-2])
+    mixed = v.varying.any(-2, keepdim=True) | ~_same_for_all_keys(v)
+    reads = (v.varying | (v.value != 0)).any(-2, keepdim=True)
+    return Flow(value, (mixed & reads).expand_as(value), [*lead, q.axes[-2], v.axes[-1]])
+
+
+def _rules() -> dict[str, Rule]:
+    table: dict[str, Rule] = {}
+
+    def add(rule: Rule, names: str) -> None:
+        table.update(dict.fromkeys(names.split(), rule))
+
+    add(
+        _unary,
+        "relu relu6 leakyrelu leaky_relu elu selu celu gelu silu mish tanh sigmoid hardtanh hardswish hardsigmoid "
+        "softplus softsign logsigmoid tanhshrink softshrink hardshrink threshold identity dropout dropout1d dropout2d "
+        "dropout3d alphadropout featurealphadropout alpha_dropout feature_dropout contiguous clone detach float double "
+        "half to type type_as neg exp log sqrt rsqrt abs square clamp clip sin cos erf expm1 log1p reciprocal sign",
+    )
+    add(_elementwise, "add sub rsub maximum minimum pow")
+    add(_product, "mul multiply")
+    add(_quotient, "div divide")
+    add(_linear, "linear")
+    add(_convolution, "conv1d conv2d conv3d")
+    add(_batch_norm, "batchnorm1d batchnorm2d batchnorm3d")
+    add(_layer_norm, "layernorm rmsnorm")
+    add(_embedding, "embedding")
+    add(
+        _pool,
+        " ".join(
+            f"{kind}{dims}d"
+            for kind in ("avgpool", "avg_pool", "maxpool", "max_pool", "adaptiveavgpool", "adaptive_avg_pool")
+            + ("adaptivemaxpool", "adaptive_max_pool")
+            for dims in (1, 2, 3)
+        ),
+    )
+    add(_reshape, "flatten reshape view unflatten squeeze unsqueeze")
+    add(_permute, "permute transpose movedim swapaxes t")
+    add(_expand, "expand broadcast_to")
+    add(_index, "getitem")
+    add(_concatenate, "cat concat concatenate")
+    add(_split, "chunk split tensor_split")
+    add(_unbind, "unbind")
+    add(_pad, "pad")
+    add(_reduce, "mean sum amax amin")
+    add(_softmax, "softmax log_softmax logsoftmax")
+    add(_matmul, "matmul bmm")
+    add(_attention, "scaled_dot_product_attention")
+    return table
+
+
+RULES = _rules()
