@@ -3,9 +3,20 @@
 `registry` holds the one table of names: a new data set is one entry there.
 """
 
+from secateur.data.augment import crop_and_flip
 from secateur.data.dataset import Dataset, Split, validate
 from secateur.data.files import Source
 from secateur.data.images import fit_to
 from secateur.data.registry import load, locate, names
 
-__all__ = ["Dataset", "Source", "Split", "fit_to", "load", "locate", "names", "validate"]
+__all__ = [
+    "Dataset",
+    "Source",
+    "Split",
+    "crop_and_flip",
+    "fit_to",
+    "load",
+    "locate",
+    "names",
+    "validate",
+]

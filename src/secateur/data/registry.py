@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from secateur.data import digits, fashion_mnist
+from secateur.data import cifar, digits, fashion_mnist
 from secateur.data.dataset import Dataset, validate
 from secateur.data.files import Source
 from secateur.data.images import RawImages, prepare
@@ -24,6 +25,10 @@ class _Entry:
 _TABLE: dict[str, _Entry] = {
     "digits": _Entry(locate=digits.locate, read=digits.read),
     "fashion-mnist": _Entry(locate=fashion_mnist.locate, read=fashion_mnist.read),
+    "cifar10": _Entry(locate=partial(cifar.locate, cifar.CIFAR10), read=partial(cifar.read, cifar.CIFAR10)),
+    "cifar100": _Entry(
+        locate=partial(cifar.locate, cifar.CIFAR100), read=partial(cifar.read, cifar.CIFAR100)
+    ),
 }
 
 
