@@ -231,7 +231,7 @@ def test_single_precision_keeps_five_digits(name: str) -> None:
     assert_equal(model, small, example(name, 4, 12, torch.float32), 1e-5)
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(
     name=st.sampled_from(sorted(NETWORKS)),
     granularity=st.sampled_from(GRANULARITIES),
@@ -278,7 +278,7 @@ def test_a_constant_neuron_goes_into_the_next_bias() -> None:
         model[0].weight[1] = 0
     small = compact(model, torch.zeros(1, 4, dtype=torch.float64))
     expected = model[2].weight[:, 1] * torch.sigmoid(model[0].bias[1])
-    torch.testing.assert_close(small.get_parameter("2.bias"), expected.detach(), check_requires_grad=False)
+    torch.testing.assert_close(small.get_parameter("2.bias"), nn.Parameter(expected.detach()))
     assert small.get_submodule("0").out_features == 2
 
 

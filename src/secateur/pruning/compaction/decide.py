@@ -25,11 +25,14 @@ class Decision:
 
     Attributes:
         kept: Whether each slot stays, shape (slots); equal for unified slots.
+        needed: Whether anything depends on it. A slot that is kept without being needed only fills up its
+            axis; what feeds it may be gone, so nothing may read it.
         roots: Representative of each slot, shape (slots).
-        stand_ins: Removed slot to the kept slot that takes over its contribution, both representatives.
+        stand_ins: Slot that is not needed to the needed slot that takes over its contribution, both representatives.
     """
 
     kept: Tensor
+    needed: Tensor
     roots: Tensor
     stand_ins: dict[int, int] = field(default_factory=dict)
 
@@ -56,9 +59,9 @@ def decide(analysis: Analysis, *, multiple_of: int = 1) -> Decision:
         seeds = frozen.clone()
         seeds[list(set(stand_ins.values()))] = True
         needed = _needed(analysis.sinks, roots, _spread(seeds, roots), stand_ins)
-    _keep_enough(analysis, roots, needed, multiple_of)
-    stand_ins = {gone: stays for gone, stays in stand_ins.items() if not needed[gone]}
-    return Decision(needed, roots, stand_ins)
+    kept = needed.clone()
+    _keep_enough(analysis, roots, kept, multiple_of)
+    return Decision(kept, needed, roots, stand_ins)
 
 
 def _spread(marks: Tensor, roots: Tensor) -> Tensor:

@@ -70,8 +70,8 @@ def _shrunk(layer: nn.Module, slots: LayerSlots, sink: Sink | None, decision: De
     assert isinstance(small, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
     weight, bias = small.weight.detach().double(), None if small.bias is None else small.bias.detach().double()
     depthwise = not isinstance(small, nn.Linear) and small.groups > 1
-    if sink is not None and kept_in is not None:
-        weight, extra = _absorbed(weight, sink, kept_in, decision)
+    if sink is not None:
+        weight, extra = _absorbed(weight, sink, decision)
         if extra.any():
             bias = extra if bias is None else bias + extra
     small_weight = _take(weight, kept_out, 0)
@@ -86,20 +86,21 @@ def _shrunk(layer: nn.Module, slots: LayerSlots, sink: Sink | None, decision: De
     return small
 
 
-def _absorbed(weight: Tensor, sink: Sink, kept_in: Tensor, decision: Decision) -> tuple[Tensor, Tensor]:
-    """Return the weight with stand-ins strengthened, and what removed constants add to the bias."""
+def _absorbed(weight: Tensor, sink: Sink, decision: Decision) -> tuple[Tensor, Tensor]:
+    """Return the weight with stand-ins strengthened, and what constants add to the bias."""
     weight = weight.clone()
     extra = weight.new_zeros(weight.shape[0])
-    per_input = weight.flatten(2).sum(2) if weight.dim() > 2 else weight
+    per_input = weight.flatten(2).sum(2) if weight.dim() > 2 else weight.clone()
     slots = decision.roots[sink.inputs].tolist()
     position = {slot: index for index, slot in enumerate(slots)}
-    for index in (~kept_in).nonzero().flatten().tolist():
+    for index in (~decision.needed[sink.inputs]).nonzero().flatten().tolist():
         stand_in = decision.stand_ins.get(slots[index])
         if stand_in is not None:
             ratio = sink.constant[index] / sink.constant[position[stand_in]]
             weight[:, position[stand_in]] += ratio.to(weight) * weight[:, index]
         elif sink.foldable[index]:
             extra += per_input[:, index] * sink.constant[index].to(weight)
+        weight[:, index] = 0
     return weight, extra
 
 
