@@ -13,12 +13,23 @@ LENET = {
     "dense": (84, 120),
     "output": (10, 84),
 }
-MLP = {"dense1": (500, 784), "dense2": (500, 500), "dense3": (500, 500), "dense4": (500, 500), "output": (10, 500)}
+MLP = {
+    "dense1": (500, 784),
+    "dense2": (500, 500),
+    "dense3": (500, 500),
+    "dense4": (500, 500),
+    "output": (10, 500),
+}
 SHARE_KEPT = {"conv1": 0.86, "conv2": 0.31, "conv3": 0.028, "dense": 0.055, "dense1": 0.02}
 
 
 def write_run(
-    directory: Path, *, network: str = "lenet", shapes: dict | None = None, num_epochs: int = 40, seed: int = 0
+    directory: Path,
+    *,
+    network: str = "lenet",
+    shapes: dict | None = None,
+    num_epochs: int = 40,
+    seed: int = 0,
 ) -> Path:
     """Write all files of a finished run but the report, and return the directory."""
     directory.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,9 @@ def draw(weight: np.ndarray) -> FilterPicture:
     images = _as_images(weight)
     if images is None:
         return FilterPicture(
-            _matrix(units), f"The whole matrix, one row per unit and one column per input.{lost}", _scale(units)
+            _matrix(units),
+            f"The whole matrix, one row per unit and one column per input.{lost}",
+            _scale(units),
         )
     colour = " Red, green and blue stand for the three channels." if images.ndim == 4 else ""
     if weight.ndim == 4:
@@ -57,7 +59,9 @@ def draw(weight: np.ndarray) -> FilterPicture:
     else:
         spread = np.linspace(0, max(len(alive) - 1, 0), min(_MOST_TILES, len(alive))).round().astype(int)
         chosen = alive[spread]
-        what = f"The weights of {len(chosen)} of {len(weight):,} units, each laid out like the image it reads."
+        what = (
+            f"The weights of {len(chosen)} of {len(weight):,} units, each laid out like the image it reads."
+        )
     if not len(chosen):
         return FilterPicture(_matrix(units), "Every weight of this layer is removed.", None)
     scale = None if colour else _scale(images[chosen])
@@ -81,7 +85,9 @@ def _as_images(weight: np.ndarray) -> np.ndarray | None:
 def _paint(values: np.ndarray, scale: float) -> np.ndarray:
     """Return colours (..., 4): blue below zero, orange above, transparent where exactly zero."""
     if values.shape[-1] == 3 and values.ndim == 3:
-        paint = np.concatenate([np.clip(0.5 + values / (2 * scale), 0, 1), np.ones((*values.shape[:2], 1))], -1)
+        paint = np.concatenate(
+            [np.clip(0.5 + values / (2 * scale), 0, 1), np.ones((*values.shape[:2], 1))], -1
+        )
         paint[..., 3] = (values != 0).any(-1)
         return paint
     colours = LinearSegmentedColormap.from_list("signed", SIGNED)

@@ -68,7 +68,7 @@ class Reliability:
 
     confidence: tuple[float, ...]
     accuracy: tuple[float, ...]
-    count: tuple[float, ...]
+    count: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class _Fields:
         return float(value)
 
     def count(self, key: str, default: int | None = None) -> int:
-        value = self.number(key, default)
+        value = self.number(key, None if default is None else float(default))
         if not (value >= 0 and value == int(value)):
             raise self.damaged(f"expected a count in {key!r}{self.where}, got {value}")
         return int(value)
@@ -298,7 +298,7 @@ def _reliability(metrics: _Fields) -> Reliability:
     fields = metrics.optional("reliability")
     if fields is None:
         return Reliability((), (), ())
-    bins = Reliability(fields.numbers("confidence"), fields.numbers("accuracy"), fields.numbers("count"))
+    bins = Reliability(fields.numbers("confidence"), fields.numbers("accuracy"), fields.counts("count"))
     if not len(bins.confidence) == len(bins.accuracy) == len(bins.count):
         raise fields.damaged("expected lists of one length in 'reliability', got different ones")
     return bins

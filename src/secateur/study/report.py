@@ -71,11 +71,8 @@ def render(record: Record) -> str:
 
 def _header(record: Record) -> str:
     config = record.config
-    what = (
-        f"<b>{escape(wording.percent(record.sparsity))}</b> of {record.num_weights:,} weights removed"
-        if record.num_kept < record.num_weights
-        else f"all {record.num_weights:,} weights kept"
-    )
+    share = escape(wording.percent(record.sparsity))
+    title = escape(wording.outcome(record)).replace(share, f"<b>{share}</b>")
     scores = wording.key_scores(record)
     story = (
         f"Method {config['method']}, {len(record.epochs)} epochs in {wording.duration(record.seconds)} "
@@ -94,7 +91,7 @@ def _header(record: Record) -> str:
         )
     return (
         '<header>\n<p class="kicker">Secateur: report of a run</p>\n'
-        f"<h1>{escape(wording.network_name(record))} on {escape(wording.data_name(record))}: {what}</h1>\n"
+        f"<h1>{title}</h1>\n"
         + (f'<p class="scoreline">{escape(scores)}</p>\n' if scores else "")
         + f'<p class="lead">{escape(story)}</p>\n</header>\n'
     )

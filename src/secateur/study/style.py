@@ -16,7 +16,18 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-__all__ = ["BLUE", "CSS_VARIABLES", "GRID", "INK", "MUTED", "ORANGE", "REMOVED", "clean_axes", "drawing", "svg"]
+__all__ = [
+    "BLUE",
+    "CSS_VARIABLES",
+    "GRID",
+    "INK",
+    "MUTED",
+    "ORANGE",
+    "REMOVED",
+    "clean_axes",
+    "drawing",
+    "svg",
+]
 
 INK = "#1f2430"
 MUTED = "#667080"

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.padding import Padding
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -14,10 +13,10 @@ from secateur.study.record import Record, read
 __all__ = ["show"]
 
 _SHORT = {
-    "accuracy": "share in the right class, higher is better",
-    "negative_log_likelihood": "surprise in nats, lower is better",
-    "expected_calibration_error": "confidence against share right, 0 is honest",
-    "brier_score": "error of the probabilities, lower is better",
+    "accuracy": "higher is better",
+    "negative_log_likelihood": "lower is better",
+    "expected_calibration_error": "0 is honest",
+    "brier_score": "lower is better",
 }
 
 
@@ -33,7 +32,7 @@ def show(run_dir: Path, console: Console) -> None:
     """
     record = read(run_dir)
     console.print()
-    console.print(Text(wording.headline(record), style="bold"), soft_wrap=True)
+    console.print(Text(wording.outcome(record), style="bold"), soft_wrap=True)
     console.print()
     console.print(Padding(_scores(record), (0, 0, 1, 2)))
     console.print(Padding(_layers(record, console), (0, 0, 1, 2)))
@@ -46,12 +45,12 @@ def show(run_dir: Path, console: Console) -> None:
 
 def _scores(record: Record) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-    table.add_column("on the test set")
+    table.add_column("on the test set", no_wrap=True)
     both = record.mean_network is not None
     table.add_column(f"mean of {record.num_samples} samples" if both else "", justify="right")
     if both:
         table.add_column("one pass", justify="right")
-    table.add_column("", style="dim", overflow="fold")
+    table.add_column("", style="dim", no_wrap=True)
     for key, name, _ in wording.METRICS:
         if key in _SHORT:
             values = [wording.number(getattr(s, key), 4) for s in (record.averaged, record.mean_network) if s]
@@ -66,22 +65,23 @@ def _layers(record: Record, console: Console) -> Table:
     table.add_column("kept", justify="right")
     table.add_column("share", justify="right")
     table.add_column("")
-    width = max(8, min(28, console.width - 58))
+    width = max(10, min(30, console.width - 50))
     for layer in record.layers:
         if len(layer.shape) < 2:  # biases would double the table and say little; the report has them
             continue
-        bar = ProgressBar(
-            total=max(layer.num_weights, 1),
-            completed=layer.num_kept,
-            width=width,
-            complete_style="blue" if layer.prunable else "dim",
-            finished_style="blue" if layer.prunable else "dim",
-        )
         table.add_row(
             layer.name.removesuffix(".weight"),
             f"{layer.num_weights:,}",
             f"{layer.num_kept:,}",
             wording.percent(layer.kept),
-            bar if layer.prunable else Text("never pruned", style="dim"),
+            _bar(layer.kept, width) if layer.prunable else Text("never pruned", style="dim"),
         )
     return table
+
+
+def _bar(share: float, width: int) -> Text:
+    """Return a bar that also reads without colours; what is not nothing shows at least a sliver."""
+    eighths = max(round(8 * width * share), int(share > 0))
+    full, rest = divmod(eighths, 8)
+    filled = "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
+    return Text.assemble((filled, "blue"), ("·" * (width - len(filled)), "dim"))

@@ -5,7 +5,17 @@ import shlex
 
 from secateur.study.record import Record
 
-__all__ = ["METRICS", "command", "data_name", "duration", "headline", "key_scores", "network_name", "number", "percent"]
+__all__ = [
+    "METRICS",
+    "command",
+    "data_name",
+    "duration",
+    "key_scores",
+    "network_name",
+    "number",
+    "outcome",
+    "percent",
+]
 
 METRICS = (
     ("accuracy", "Accuracy", "share of test examples put in the right class; higher is better"),
@@ -85,14 +95,13 @@ def key_scores(record: Record) -> str:
     return ", ".join(f"{name} {number(value)}" for name, value in named if math.isfinite(value))
 
 
-def headline(record: Record) -> str:
-    """Return in one sentence what came of the run."""
+def outcome(record: Record) -> str:
+    """Return what became of the network, in one line."""
     if record.num_kept < record.num_weights:
         what = f"{percent(record.sparsity)} of {record.num_weights:,} weights removed"
     else:
         what = f"all {record.num_weights:,} weights kept"
-    said = ", ".join(filter(None, (what, key_scores(record))))
-    return f"{network_name(record)} on {data_name(record)}: {said}."
+    return f"{network_name(record)} on {data_name(record)}: {what}"
 
 
 def command(record: Record) -> str | None:

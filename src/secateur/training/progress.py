@@ -99,7 +99,8 @@ class LiveProgress(Progress):
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[scores]}"),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
             console=console,
             refresh_per_second=4,  # drawing takes the interpreter from the training thread
             expand=True,
@@ -147,9 +148,7 @@ class LiveProgress(Progress):
     def _update(self, step: int) -> None:
         if self._bar.task_ids:
             scores = "  ".join(f"[dim]{name}[/dim] {value}" for name, value in self._scores.items())
-            self._bar.update(
-                self._bar.task_ids[0], completed=step, epoch=self._position(step), scores=scores
-            )
+            self._bar.update(self._bar.task_ids[0], completed=step, epoch=self._position(step), scores=scores)
 
     def _position(self, step: int) -> str:
         return f"{min(step // self._steps_per_epoch + 1, self._total_epochs)}/{self._total_epochs}"

@@ -1,0 +1,65 @@
+"""The `secateur` command: what all its subcommands share, and the table of them."""
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from secateur.cli import data, evaluate, fit, report
+from secateur.cli.failures import DEBUG_VARIABLE, FAILED, ExitCodes, complain
+from secateur.version import __version__
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    cls=ExitCodes,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: secateur fit lenet fashion-mnist",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"secateur {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _shared(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar=DEBUG_VARIABLE, help="Show where an error comes from.")
+    ] = False,
+) -> None:
+    """Evidence-based pruning for neural networks.
+
+    Fits a posterior to a network's weights, removes what the model evidence does not pay for, and keeps the
+    network calibrated. Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage.
+    """
+
+
+app.command(epilog=fit.EXAMPLE)(fit.fit)
+app.command(epilog=evaluate.EXAMPLE)(evaluate.evaluate)
+app.command(epilog=report.EXAMPLE)(report.report)
+app.command(epilog=data.EXAMPLE)(data.data)
+
+
+def main() -> NoReturn:
+    """Run the command line and end the process with its exit code."""
+    try:
+        app()
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE) or "--debug" in sys.argv:
+            raise
+        complain(
+            f"{type(error).__name__}: {error} (not one of Secateur's own errors; "
+            f"set {DEBUG_VARIABLE}=1 to see where it comes from)"
+        )
+        sys.exit(FAILED)
+    sys.exit(0)

@@ -1,0 +1,79 @@
+"""`secateur fit`: train, reduce by evidence, report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from secateur.cli.failures import FAILED, complain
+from secateur.cli.invocation import command_line, run_directory
+
+__all__ = ["EXAMPLE", "fit"]
+
+EXAMPLE = "Example: secateur fit lenet fashion-mnist --epochs 50 --seed 1 --out runs/first"
+
+
+def fit(
+    context: typer.Context,
+    network: Annotated[str, typer.Argument(metavar="NETWORK", help="mlp, lenet, lenet-relu.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A name from `secateur data`.")],
+    method: Annotated[str, typer.Option(help="How the posterior is fitted.")] = "calibrated",
+    epochs: Annotated[int | None, typer.Option(min=1, help="By default the method's recipe.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same run.")] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Holds all results; runs/NETWORK-DATA-METHOD-seedN by default."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder with data sets; else $SECATEUR_DATA.")
+    ] = None,
+    sparsity: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of weights to remove; by default the evidence decides."),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Networks averaged in the final test.")] = 100,
+    learning_rate: Annotated[float | None, typer.Option(help="Instead of the recipe's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    compile_: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Compile the training step; by default where it pays."),
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Log scalars to DIR/tensorboard as well.")
+    ] = False,
+) -> None:
+    """Train a network, remove what the evidence does not pay for, and report what came of it."""
+    from secateur import training
+    from secateur.study import report, summary
+
+    console = Console()
+    where = out or run_directory(network, data, method, seed)
+    try:
+        training.fit(
+            network,
+            data,
+            method=method,
+            epochs=epochs,
+            seed=seed,
+            out=where,
+            resume=resume,
+            device=device,
+            data_dir=data_dir,
+            sparsity=sparsity,
+            num_samples=samples,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            compile=compile_,
+            tensorboard=tensorboard,
+            command=command_line(context, without=("resume",)),
+            progress=training.for_console(console),
+        )
+    except KeyboardInterrupt:
+        again = command_line(context, without=("resume", "out"), extra=("--out", str(where), "--resume"))
+        complain(f"interrupted; finished epochs are kept in {where}, go on with: {again}")
+        raise typer.Exit(FAILED) from None
+    report.write(where)
+    summary.show(where, console)
