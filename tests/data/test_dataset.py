@@ -29,6 +29,10 @@ def test_good_data_pass():
     validate(split(), num_classes=3, image_shape=(1, 8, 8), name="good")
 
 
+def test_huge_but_finite_pixels_pass_though_their_sum_overflows():
+    validate(Split(torch.full((2, 1, 8, 8), 3e38), torch.zeros(2).long()), num_classes=1)
+
+
 def bad_pixel(value: float) -> Split:
     images = torch.zeros(4, 1, 8, 8)
     images[2, 0, 3, 3] = value

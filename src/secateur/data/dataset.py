@@ -92,6 +92,19 @@ def validate(
     got_shape = tuple(split.images.shape[1:])
     if image_shape is not None and got_shape != tuple(image_shape):
         raise DataError(f"{name}: expected images of shape {tuple(image_shape)}, got {got_shape}")
+    if not split.images.sum().isfinite():  # one pass without a copy; only bad data are looked at closer
+        _refuse_bad_pixels(split, name)
+    outside = (split.labels < 0) | (split.labels >= num_classes)
+    if outside.any():
+        first = int(outside.nonzero()[0])
+        raise DataError(
+            f"{name}: expected labels in 0 ... {num_classes - 1}, got {int(split.labels[first])}"
+            f" for image {first}"
+        )
+
+
+def _refuse_bad_pixels(split: Split, name: str) -> None:
+    """Say which images hold nan or infinity; return if there are none and only their sum overflowed."""
     finite = split.images.isfinite().flatten(1).all(1)
     if not finite.all():
         first = int((~finite).nonzero()[0])
@@ -99,11 +112,4 @@ def validate(
         raise DataError(
             f"{name}: expected finite pixels, got nan or infinity in {num_bad} of {len(split)} images,"
             f" first in image {first}"
-        )
-    outside = (split.labels < 0) | (split.labels >= num_classes)
-    if outside.any():
-        first = int(outside.nonzero()[0])
-        raise DataError(
-            f"{name}: expected labels in 0 ... {num_classes - 1}, got {int(split.labels[first])}"
-            f" for image {first}"
         )
