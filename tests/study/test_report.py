@@ -66,11 +66,12 @@ def test_everything_a_reader_wants_is_there(tmp_path, write_run, network):
     got = page(write_run(tmp_path, network=network))
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     for said in (
-        "on Fashion-MNIST", f"{metrics['num_weights']:,}", f"{100 * metrics['sparsity']:.1f}", "0.9051", "0.9043",
-        "average of 100 samples", "Accuracy", "Negative log-likelihood", "Calibration error", "Brier score",
-        "Log predictive density", "Weights removed, %", "confidence", "predicted", "observed", "optimistic",
-        "posterior mean", "learning rate", "0.002", f"secateur fit {network} fashion-mnist --epochs 40 --seed 0",
-        "torch", "2.13.0", "6 min 24 s", "never pruned",
+        "on Fashion-MNIST", f"{metrics['num_weights']:,}", f"{100 * metrics['sparsity']:.1f}", "0.9051",
+        "0.9043", "average of 100 samples", "Accuracy", "Negative log-likelihood", "Calibration error",
+        "Brier score", "Log predictive density", "Weights removed, %", "confidence", "predicted",
+        "observed", "optimistic", "posterior mean", "learning rate", "0.002",
+        f"secateur fit {network} fashion-mnist --epochs 40 --seed 0", "torch", "2.13.0", "6 min 24 s",
+        "never pruned",
     ):  # fmt: skip
         assert said in got.text, said
     assert all(layer["name"] in got.text for layer in metrics["layers"])

@@ -86,9 +86,15 @@ def test_rows_without_a_test_set_are_shown_too():
 
 def test_an_error_stops_the_bar():
     progress = LiveProgress(terminal())
-    with pytest.raises(RuntimeError, match="boom"), progress:
-        progress.start(total_epochs=1, steps_per_epoch=1)
-        raise RuntimeError("boom")
+
+    def fail():
+        with progress:
+            progress.start(total_epochs=1, steps_per_epoch=1)
+            assert progress._bar.live.is_started
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        fail()
     assert not progress._bar.live.is_started
     progress.close()
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from secateur.study.record import Epoch, Reduction, Reliability
-from secateur.study.style import BLUE, GRID, INK, MUTED, ORANGE, clean_axes, drawing
+from secateur.study.style import BLUE, GRID, MUTED, ORANGE, clean_axes, drawing
 
 __all__ = ["curve", "reductions", "reliability"]
 
@@ -121,7 +121,7 @@ def reliability(bins: Reliability) -> Figure:
 
 
 def reductions(rows: Sequence[Reduction]) -> Figure:
-    """Draw, for each reduction, the change its summed evidence promised and the one that was seen, in nats."""
+    """Draw, for each reduction, the change its summed evidence promised and the one seen, in nats."""
     epoch = np.array([row.epoch for row in rows], dtype=float)
     predicted = np.array([row.predicted_delta_f for row in rows])
     observed = np.array([row.observed_delta_f for row in rows])

@@ -4,7 +4,6 @@ A run directory holds `config.json`, `metrics.json`, `history.jsonl` and `model.
 runs code from them. A number that could not be computed is null in the files and nan here.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from secateur.errors import ArtifactError
+from secateur.study.fields import Fields, parse, read_text
 
 __all__ = ["Epoch", "FirstLayer", "Layer", "Record", "Reduction", "Reliability", "Scores", "read"]
 
@@ -131,10 +131,10 @@ def read(directory: Path) -> Record:
     directory = Path(directory)
     if not directory.is_dir():
         raise ArtifactError(f"expected the directory of a run, got {directory}, which is not a directory")
-    config = _Fields(directory / "config.json", _json(directory / "config.json"))
+    config = _object(directory / "config.json")
     for key in ("network", "data", "method"):
         config.text(key)
-    metrics = _Fields(directory / "metrics.json", _json(directory / "metrics.json"))
+    metrics = _object(directory / "metrics.json")
     layers = tuple(map(_layer, metrics.rows("layers")))
     mean_network = metrics.optional("mean_network")
     return Record(
@@ -157,99 +157,14 @@ def read(directory: Path) -> Record:
     )
 
 
-class _Fields:
-    """The fields of one JSON object, checked as they are taken; errors name the file and the field."""
-
-    def __init__(self, path: Path, values: object, where: str = "") -> None:
-        self.path, self.where = path, where
-        if not isinstance(values, dict):
-            raise self.damaged(f"expected a JSON object{where}, got {type(values).__name__}")
-        self.values: dict[str, Any] = values
-
-    def damaged(self, what: str) -> ArtifactError:
-        return ArtifactError(
-            f"{self.path} is damaged: {what}; fit again, or take the file from an intact copy of the run"
-        )
-
-    def take(self, key: str) -> Any:
-        if key not in self.values:
-            raise self.damaged(f"expected the field {key!r}{self.where}, got none")
-        return self.values[key]
-
-    def text(self, key: str) -> str:
-        value = self.take(key)
-        if not isinstance(value, str):
-            raise self.damaged(f"expected text in {key!r}{self.where}, got {value!r:.60}")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self.take(key) if default is None else self.values.get(key, default)
-        if value is None:
-            return math.nan
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.damaged(f"expected a number in {key!r}{self.where}, got {value!r:.60}")
-        return float(value)
-
-    def count(self, key: str, default: int | None = None) -> int:
-        value = self.number(key, None if default is None else float(default))
-        if not (value >= 0 and value == int(value)):
-            raise self.damaged(f"expected a count in {key!r}{self.where}, got {value}")
-        return int(value)
-
-    def items(self, key: str) -> list[Any]:
-        values = self.take(key)
-        if not isinstance(values, list):
-            raise self.damaged(f"expected a list in {key!r}{self.where}, got {values!r:.60}")
-        return values
-
-    def numbers(self, key: str) -> tuple[float, ...]:
-        row = _Fields(self.path, {f"{key}[{i}]": v for i, v in enumerate(self.items(key))}, self.where)
-        return tuple(row.number(k) for k in row.values)
-
-    def counts(self, key: str) -> tuple[int, ...]:
-        row = _Fields(self.path, {f"{key}[{i}]": v for i, v in enumerate(self.items(key))}, self.where)
-        return tuple(row.count(k) for k in row.values)
-
-    def rows(self, key: str) -> list["_Fields"]:
-        return [_Fields(self.path, v, f" in {key}[{i}]") for i, v in enumerate(self.items(key))]
-
-    def optional(self, key: str) -> "_Fields | None":
-        value = self.values.get(key)
-        return None if value is None else _Fields(self.path, value, f" in {key}")
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ArtifactError(
-            f"expected {path.name} in {path.parent}, got no such file; "
-            "the run is not finished (resume it with `secateur fit ... --resume`) or is no run at all"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}") from None
-
-
-def _json(path: Path) -> object:
-    try:
-        return json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise ArtifactError(
-            f"{path} is damaged: expected JSON, got an error at line {error.lineno} ({error.msg}); "
-            "fit again, or take the file from an intact copy of the run"
-        ) from None
+def _object(path: Path) -> Fields:
+    return parse(path, read_text(path))
 
 
 def _history(path: Path) -> tuple[Epoch, ...]:
     epochs = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        try:
-            row = _Fields(path, json.loads(line), f" in line {number}")
-        except json.JSONDecodeError as error:
-            raise ArtifactError(
-                f"{path} is damaged: expected JSON in line {number}, got an error ({error.msg}); "
-                "fit again, or take the file from an intact copy of the run"
-            ) from None
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        row = parse(path, line, f" in line {number}")
         epochs.append(
             Epoch(
                 epoch=row.count("epoch"),
@@ -264,7 +179,7 @@ def _history(path: Path) -> tuple[Epoch, ...]:
     return tuple(epochs)
 
 
-def _scores(fields: _Fields) -> Scores:
+def _scores(fields: Fields) -> Scores:
     return Scores(
         fields.number("accuracy"),
         fields.number("negative_log_likelihood"),
@@ -274,7 +189,7 @@ def _scores(fields: _Fields) -> Scores:
     )
 
 
-def _layer(fields: _Fields) -> Layer:
+def _layer(fields: Fields) -> Layer:
     return Layer(
         name=fields.text("name"),
         shape=fields.counts("shape"),
@@ -285,7 +200,7 @@ def _layer(fields: _Fields) -> Layer:
     )
 
 
-def _reduction(fields: _Fields) -> Reduction:
+def _reduction(fields: Fields) -> Reduction:
     return Reduction(
         epoch=fields.count("epoch"),
         num_removed=fields.count("num_removed"),
@@ -294,7 +209,7 @@ def _reduction(fields: _Fields) -> Reduction:
     )
 
 
-def _reliability(metrics: _Fields) -> Reliability:
+def _reliability(metrics: Fields) -> Reliability:
     fields = metrics.optional("reliability")
     if fields is None:
         return Reliability((), (), ())

@@ -5,15 +5,13 @@ It is made from the files of the run directory alone, so it can be made again at
 
 import os
 import tempfile
-from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 
 from secateur.errors import ArtifactError
-from secateur.study import figures, filters, wording
-from secateur.study.record import Layer, Record, Scores, read
-from secateur.study.style import svg
+from secateur.study import sections, wording
+from secateur.study.record import Record, read
 
 __all__ = ["render", "write"]
 
@@ -51,245 +49,19 @@ def render(record: Record) -> str:
     """Return the whole page for a run."""
     title = f"{wording.network_name(record)} on {wording.data_name(record)}"
     css = files("secateur.study").joinpath("report.css").read_text(encoding="utf-8")
-    sections = (
-        _header(record),
-        _results(record),
-        _epochs(record),
-        _layers(record),
-        _first_layer(record),
-        _reliability(record),
-        _reductions(record),
-        _configuration(record),
+    parts = (
+        sections.header(record),
+        sections.results(record),
+        sections.epochs(record),
+        sections.layers(record),
+        sections.first_layer(record),
+        sections.reliability(record),
+        sections.reductions(record),
+        sections.configuration(record),
     )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}: Secateur</title>\n<style>\n{css}</style>\n</head>\n"
-        f"<body>\n<main>\n{''.join(sections)}</main>\n</body>\n</html>\n"
+        f"<body>\n<main>\n{''.join(parts)}</main>\n</body>\n</html>\n"
     )
-
-
-def _header(record: Record) -> str:
-    config = record.config
-    share = escape(wording.percent(record.sparsity))
-    title = escape(wording.outcome(record)).replace(share, f"<b>{share}</b>")
-    scores = wording.key_scores(record)
-    story = (
-        f"Method {config['method']}, {len(record.epochs)} epochs in {wording.duration(record.seconds)} "
-        f"({1000 * record.seconds_per_iteration:.1f} ms per iteration) on {config.get('device', 'cpu')}, "
-        f"seed {config.get('seed', '–')}."
-    )
-    if record.reductions and _target(record):
-        story += (
-            f" Weights were removed after {len(record.reductions)} of the epochs, those with least evidence "
-            f"first, down to the {wording.percent(_target(record))} that was asked for."
-        )
-    elif record.reductions:
-        story += (
-            f" After {len(record.reductions)} of the epochs the evidence was asked which weights the data do "
-            "not pay for, and some of those were removed. Nobody chose the final sparsity."
-        )
-    return (
-        '<header>\n<p class="kicker">Secateur: report of a run</p>\n'
-        f"<h1>{title}</h1>\n"
-        + (f'<p class="scoreline">{escape(scores)}</p>\n' if scores else "")
-        + f'<p class="lead">{escape(story)}</p>\n</header>\n'
-    )
-
-
-def _target(record: Record) -> float:
-    for place in (record.config, record.config.get("recipe")):
-        value = place.get("sparsity") if isinstance(place, Mapping) else None
-        if isinstance(value, int | float):
-            return float(value)
-    return 0.0
-
-
-def _results(record: Record) -> str:
-    columns: list[tuple[str, Scores]] = []
-    if record.mean_network is None:
-        columns.append(("the network", record.averaged))
-    else:
-        columns.append((f"average of {record.num_samples} samples", record.averaged))
-        columns.append(("posterior mean, one pass", record.mean_network))
-    head = "".join(f'<th class="num" scope="col">{escape(name)}</th>' for name, _ in columns)
-    rows = "".join(
-        f'<tr><th scope="row">{escape(name)}<small>{escape(meaning)}</small></th>'
-        + "".join(f'<td class="num">{wording.number(getattr(scores, key), 4)}</td>' for _, scores in columns)
-        + "</tr>\n"
-        for key, name, meaning in wording.METRICS
-    )
-    note = (
-        "The average draws that many networks from the posterior and averages their probabilities. "
-        "The posterior mean is a single ordinary network, the one in <code>model.safetensors</code>."
-        if record.mean_network is not None
-        else "This method gives a single network, the one in <code>model.safetensors</code>."
-    )
-    return (
-        f"<section>\n<h2>How well it predicts</h2>\n<p>On the test set. {note}</p>\n"
-        f'<table class="scores">\n<thead><tr><th></th>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n'
-        "</section>\n"
-    )
-
-
-def _epochs(record: Record) -> str:
-    panels = (
-        ("accuracy", "Accuracy", False),
-        ("negative_log_likelihood", "Negative log-likelihood", False),
-        ("expected_calibration_error", "Calibration error", False),
-        ("sparsity", "Weights removed, %", True),
-    )
-    drawn = "".join(
-        "<figure>"
-        + svg(
-            figures.curve(record.epochs, metric, title=title, percent=percent),
-            name=f"curve-{metric.replace('_', '-')}",
-            description=f"{title} over the epochs",
-        )
-        + "</figure>\n"
-        for metric, title, percent in panels
-        if any(getattr(row, metric) == getattr(row, metric) for row in record.epochs)
-    )
-    if not drawn:
-        return ""
-    dots = (
-        ' <span class="key"></span> marks an epoch that ended with a reduction.' if record.reductions else ""
-    )
-    return (
-        f'<section>\n<h2>Epoch by epoch</h2>\n<p class="note">The posterior-mean network on the test '
-        f'set.{dots}</p>\n<div class="pair">\n{drawn}</div>\n</section>\n'
-    )
-
-
-def _layers(record: Record) -> str:
-    rows = "".join(map(_layer, record.layers))
-    fixed = (
-        " Rows in grey are never pruned: the output layer says what the classes are."
-        if any(not layer.prunable for layer in record.layers)
-        else ""
-    )
-    return (
-        f"<section>\n<h2>What was kept</h2>\n<p>{record.num_kept:,} of {record.num_weights:,} weights. "
-        "Evidence for a removal is the log of how many times more probable the data are without the weights, "
-        f"added up one weight at a time; above 0 it favours the smaller network.{fixed}</p>\n"
-        '<table>\n<thead><tr><th scope="col">parameter</th><th class="wide" scope="col">shape</th>'
-        '<th class="num" scope="col">kept</th><th class="num" scope="col">share</th><th class="bar"></th>'
-        '<th class="num wide" scope="col">evidence for<br>the removal, nats</th></tr></thead>\n'
-        f"<tbody>\n{rows}</tbody>\n</table>\n</section>\n"
-    )
-
-
-def _layer(layer: Layer) -> str:
-    share = 100 * layer.kept
-    colour = "var(--blue)" if layer.prunable else "var(--muted)"
-    bar = (
-        '<svg role="presentation"><rect width="100%" height="100%" rx="2" fill="var(--removed)"/>'
-        f'<rect width="{share:.2f}%" height="100%" rx="2" fill="{colour}"/></svg>'
-    )
-    evidence = f"{layer.delta_f:,.0f}".replace("-", "−") if layer.prunable else "–"
-    return (
-        f'<tr{"" if layer.prunable else " class=fixed"}><th scope="row">{escape(layer.name)}</th>'
-        f'<td class="wide shape">{" × ".join(map(str, layer.shape))}</td>'
-        f'<td class="num">{layer.num_kept:,} <small>of {layer.num_weights:,}</small></td>'
-        f'<td class="num">{wording.percent(layer.kept)}</td><td class="bar">{bar}</td>'
-        f'<td class="num wide">{evidence}</td></tr>\n'
-    )
-
-
-def _first_layer(record: Record) -> str:
-    if record.first_layer is None:
-        return ""
-    picture = filters.draw(record.first_layer.weight)
-    drawing = svg(picture.figure, name="first-layer", description=picture.caption)
-    key = '<span class="swatch"></span> removed'
-    if picture.scale is not None:
-        gradient = f"background: linear-gradient(to right, {', '.join(filters.SIGNED)})"
-        ends = f"{picture.scale:.2g}"
-        key = f'−{ends} <span class="gradient" style="{gradient}"></span> +{ends} <span class="gap"></span> {key}'
-    return (
-        f"<section>\n<h2>The first layer</h2>\n<p>{escape(picture.caption)} "
-        f"<code>{escape(record.first_layer.name)}</code>, posterior mean.</p>\n"
-        f"<figure>{drawing}<figcaption>{key}</figcaption></figure>\n</section>\n"
-    )
-
-
-def _reliability(record: Record) -> str:
-    if not any(record.reliability.count):
-        return ""
-    drawing = svg(
-        figures.reliability(record.reliability), name="reliability", description="Reliability diagram"
-    )
-    num_bins = sum(count > 0 for count in record.reliability.count)
-    which = "averaged prediction" if record.mean_network is not None else "network"
-    return (
-        '<section>\n<h2>Is the confidence honest?</h2>\n<div class="pair">\n<figure>'
-        f"{drawing}</figure>\n<div><p>When the {which} says 80 %, it should be right four times in five: "
-        "then every point lies on the dashed line. Below the line it is surer than it should be, above it "
-        f"more modest than it needs to be.</p>\n<p class=note>The test set in {num_bins} groups of (nearly) "
-        "equal size, sorted by confidence. Lines are 95 % intervals for chance.</p></div>\n</div>\n</section>\n"
-    )
-
-
-def _reductions(record: Record) -> str:
-    rows = record.reductions
-    if not rows:
-        return ""
-    predicted = sum(row.predicted_delta_f for row in rows)
-    observed = sum(row.observed_delta_f for row in rows)
-    drawing = svg(
-        figures.reductions(rows), name="reductions", description="Predicted and observed change per reduction"
-    )
-    return (
-        '<section>\n<h2>Did the evidence keep its promise?</h2>\n<div class="pair">\n<figure>'
-        f"{drawing}</figure>\n<div><p>Each reduction promised a change of the evidence: the sum of what every "
-        f"removed weight promised on its own. Over all reductions that is {_nats(predicted)} nats; seen at "
-        f"the moment of removal, before any retraining, were {_nats(observed)}.</p>\n"
-        "<p class=note>The sum is optimistic. Two weights that can stand in for each other are each "
-        "dispensable, but not both, and adding their evidence counts that promise twice. This is why weights go "
-        "a few at a time and the rest is trained between reductions.</p></div>\n</div>\n</section>\n"
-    )
-
-
-def _nats(value: float) -> str:
-    return f"{value:,.0f}".replace("-", "−") if value == value else "an unknown number of"
-
-
-def _configuration(record: Record) -> str:
-    config = record.config
-    entries = {
-        key: value for key, value in config.items() if key not in {"recipe", "versions", "command"}
-    } | (config["recipe"] if isinstance(config.get("recipe"), Mapping) else {})
-    listed = _definitions(entries)
-    versions = config.get("versions")
-    used = _definitions(versions) if isinstance(versions, Mapping) else ""
-    line = wording.command(record)
-    if line is not None:
-        how = f"<pre>{escape(line)}</pre>\n"
-    else:
-        how = "<p>This run was started from Python, with the configuration above.</p>\n"
-    return (
-        f"<section>\n<h2>Configuration</h2>\n{listed}</section>\n"
-        f"<section>\n<h2>To repeat it</h2>\n{how}"
-        '<p class="note">The same seed and versions give the same result bit for bit on a CPU with the same '
-        f"number of threads; elsewhere up to rounding.</p>\n{used}</section>\n"
-    )
-
-
-def _definitions(entries: Mapping[str, object]) -> str:
-    rows = "".join(
-        f"<div><dt>{escape(str(key).replace('_', ' '))}</dt><dd>{escape(_value(value))}</dd></div>\n"
-        for key, value in entries.items()
-    )
-    return f'<dl class="config">\n{rows}</dl>\n'
-
-
-def _value(value: object) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_value, value)) or "–"
-    return str(value)

@@ -17,6 +17,9 @@ __all__ = [
     "percent",
 ]
 
+MINUS = "\N{MINUS SIGN}"
+DASH = "\N{EN DASH}"
+
 METRICS = (
     ("accuracy", "Accuracy", "share of test examples put in the right class; higher is better"),
     (
@@ -57,14 +60,14 @@ def data_name(record: Record) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Return a number for reading; a dash where there is none."""
-    return f"{value:.{digits}f}".replace("-", "−") if math.isfinite(value) else "–"
+    """Return a number for reading, thousands set apart; a dash where there is none."""
+    return f"{value:,.{digits}f}".replace("-", MINUS) if math.isfinite(value) else DASH
 
 
 def percent(share: float) -> str:
     """Return a share of 1 as per cent, never rounded up to a whole that is not reached."""
     if not math.isfinite(share):
-        return "–"
+        return DASH
     text = f"{100 * share:.1f}"
     if text == "100.0" and share < 1:
         text = "> 99.9"
@@ -76,7 +79,7 @@ def percent(share: float) -> str:
 def duration(seconds: float) -> str:
     """Return a time span for reading: 42 s, 6 min 24 s, 2 h 5 min."""
     if not math.isfinite(seconds):
-        return "–"
+        return DASH
     minutes, rest = divmod(round(seconds), 60)
     if not minutes:
         return f"{rest} s"
