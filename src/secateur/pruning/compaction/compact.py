@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 from secateur.errors import InvalidArgumentError
 from secateur.pruning.compaction.decide import Decision, decide
 from secateur.pruning.compaction.flow import Analysis, analyse
+from secateur.pruning.compaction.gather import drop_embedding_rows, pick_inputs
 from secateur.pruning.compaction.permanent import permanent
 from secateur.pruning.compaction.rewrite import drop_constant_operands, rewrite
 from secateur.pruning.compaction.rules import RULES
@@ -30,8 +31,8 @@ def compact(model: nn.Module, example_input: Any, *, multiple_of: int = 1) -> nn
     """Return a physically smaller module with the outputs of the masked one.
 
     Removed are neurons, channels, attention heads, residual branches and embedding columns that are constant
-    or that nothing reads any more; constants go into the next bias. Units whose absence could be noticed
-    stay: those under a LayerNorm or softmax, in the network's output, or before an unknown operator.
+    or that nothing reads any more, and embedding rows of zeros; constants go into the next bias. Units whose
+    absence could be noticed stay: those under a LayerNorm or softmax, in the network's output, or before an unknown operator.
 
     Args:
         model: Masked network (`torch.nn.utils.prune`), or one with zeros in its weights. It is not changed.
@@ -62,14 +63,17 @@ def compact(model: nn.Module, example_input: Any, *, multiple_of: int = 1) -> nn
         with torch.no_grad():
             expected = working(*inputs)
     except Exception as error:
-        raise InvalidArgumentError(f"example_input: expected a batch that {type(model).__name__} takes, got {error}") from error
+        raise InvalidArgumentError(
+            f"example_input: expected a batch that {type(model).__name__} takes, got {error}"
+        ) from error
     try:
         traced = trace(working, inputs)
     except UntraceableError as error:
         _warn(f"{type(model).__name__} cannot be traced and keeps its size, masks made permanent: {error}")
         return fallback
     for name, reason in traced.opaque.items():
-        _warn(f"{name} ({type(working.get_submodule(name)).__name__}) cannot be traced and keeps its size: {reason}")
+        kind = type(working.get_submodule(name)).__name__
+        _warn(f"{name} ({kind}) cannot be traced and keeps its size: {reason}")
     for node in traced.graph.nodes:
         node.type = None
     graph = traced.graph
@@ -77,12 +81,14 @@ def compact(model: nn.Module, example_input: Any, *, multiple_of: int = 1) -> nn
         working, graph, changed = _one_round(working, graph, inputs, multiple_of)
         if not changed:
             break
+    pick_inputs(working, graph)
+    drop_embedding_rows(working, graph)
     result = fx.GraphModule(working, graph, class_name=type(model).__name__)
     difference = _largest_difference(fallback, result, inputs)
     if difference > _tolerance(expected):
         _warn(
-            f"{type(model).__name__} keeps its size, masks made permanent: compacted, its output would differ by "
-            f"{difference:.1e} (relative); please report this network"
+            f"{type(model).__name__} keeps its size, masks made permanent: compacted, its output would differ "
+            f"by {difference:.1e} (relative); please report this network"
         )
         return fallback
     modes = {name: module.training for name, module in fallback.named_modules()}

@@ -28,7 +28,8 @@ class Decision:
         needed: Whether anything depends on it. A slot that is kept without being needed only fills up its
             axis; what feeds it may be gone, so nothing may read it.
         roots: Representative of each slot, shape (slots).
-        stand_ins: Slot that is not needed to the needed slot that takes over its contribution, both representatives.
+        stand_ins: Slot that is not needed to the needed slot that takes over its contribution, both
+            representatives.
     """
 
     kept: Tensor
@@ -109,9 +110,13 @@ def _stand_ins(sinks: list[Sink], roots: Tensor, frozen: Tensor, needed: Tensor)
 
 def _keep_enough(analysis: Analysis, roots: Tensor, kept: Tensor, multiple_of: int) -> None:
     """Bring slots back until each axis has one at least, and a multiple where that is asked."""
-    axes = [ids for layer in analysis.layers.values() for ids in (layer.inputs, layer.outputs) if ids is not None]
+    axes = [
+        ids for layer in analysis.layers.values() for ids in (layer.inputs, layer.outputs) if ids is not None
+    ]
     axes += [ids for axes in analysis.tensors.values() for ids in axes if ids is not None]
-    axes += [pads for flow in analysis.flows.values() for pads in getattr(flow, "axes", ()) if pads is not None]
+    axes += [
+        pads for flow in analysis.flows.values() for pads in getattr(flow, "axes", ()) if pads is not None
+    ]
     changed = True
     while changed:
         changed = False

@@ -19,7 +19,7 @@ from torch.fx.node import map_arg
 
 from secateur.pruning.compaction.slots import Axes, Slots
 
-__all__ = ["Analysis", "Flow", "LayerSlots", "Rule", "Sink", "analyse", "operator_name"]
+__all__ = ["Analysis", "Flow", "LayerSlots", "Rule", "Sink", "analyse", "argument", "operator_name"]
 
 
 @dataclass
@@ -123,8 +123,13 @@ def _strip(known: Any) -> Any:
     return known
 
 
+def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
+    """Return a node's argument, given by position or by name."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
 def operator_name(root: nn.Module, node: fx.Node) -> str:
-    """Return one name for an operator in all its spellings: `F.relu`, `x.relu_()` and `nn.ReLU` are `relu`."""
+    """Return one name for all spellings of an operator: `F.relu`, `x.relu_()`, `nn.ReLU` are `relu`."""
     target: Any = node.target
     if node.op == "call_module":
         module = root.get_submodule(target)
@@ -132,7 +137,9 @@ def operator_name(root: nn.Module, node: fx.Node) -> str:
         return kind.__name__.lower() if kind.__module__.startswith("torch.nn.modules") else ""
     if node.op == "call_function":
         name = "getattr" if target is getattr else getattr(target, "__name__", str(target))
-        return {"iadd": "add", "isub": "sub", "imul": "mul", "truediv": "div"}.get(name.strip("_"), name.strip("_"))
+        return {"iadd": "add", "isub": "sub", "imul": "mul", "truediv": "div"}.get(
+            name.strip("_"), name.strip("_")
+        )
     return str(target).strip("_") if node.op == "call_method" else ""
 
 
@@ -183,9 +190,7 @@ def _parameter(analysis: Analysis, target: str) -> Any:
         return value
     if target not in analysis.tensors:
         analysis.tensors[target] = [analysis.slots.new(size) if size > 1 else None for size in value.shape]
-    return Flow(
-        value.detach(), torch.zeros_like(value, dtype=torch.bool), [*analysis.tensors[target]]
-    )
+    return Flow(value.detach(), torch.zeros_like(value, dtype=torch.bool), [*analysis.tensors[target]])
 
 
 def _call(analysis: Analysis, node: fx.Node, rules: Mapping[str, Rule]) -> None:
@@ -199,8 +204,15 @@ def _call(analysis: Analysis, node: fx.Node, rules: Mapping[str, Rule]) -> None:
     flows = [flow for flow in known if isinstance(flow, Flow)]
     name = operator_name(analysis.root, node)
     rule = rules.get(name)
-    ruled = node.target not in analysis.shared and all(isinstance(item, Flow) or not _has_flow(item) for item in known)
-    if name == "getitem" and len(known) >= 1 and isinstance(known[0], tuple) and isinstance(node.args[1], int):
+    ruled = node.target not in analysis.shared and all(
+        isinstance(item, Flow) or not _has_flow(item) for item in known
+    )
+    if (
+        name == "getitem"
+        and len(known) >= 1
+        and isinstance(known[0], tuple)
+        and isinstance(node.args[1], int)
+    ):
         analysis.flows[node] = known[0][node.args[1]]
         return
     result = rule(analysis, node, flows, value) if rule is not None and ruled else None
@@ -208,7 +220,8 @@ def _call(analysis: Analysis, node: fx.Node, rules: Mapping[str, Rule]) -> None:
         for item in known:
             _freeze(analysis, item)
         random = any(word in name for word in ("rand", "bernoulli", "multinomial", "normal"))
-        varying = random or node.op == "call_module" and bool(name == "") or any(_any_varying(item) for item in known)
+        unknown_module = node.op == "call_module" and not name
+        varying = random or unknown_module or any(_any_varying(item) for item in known)
         result = _opaque(value, varying)
     analysis.flows[node] = result
 
@@ -222,7 +235,9 @@ def _opaque(value: Any, varying: bool) -> Any:
 
 
 def _has_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor) or (isinstance(value, (tuple, list)) and any(_has_tensor(v) for v in value))
+    return isinstance(value, Tensor) or (
+        isinstance(value, (tuple, list)) and any(_has_tensor(v) for v in value)
+    )
 
 
 def _has_flow(known: Any) -> bool:
@@ -244,7 +259,7 @@ def _freeze(analysis: Analysis, known: Any) -> None:
 
 
 def _shared_modules(root: nn.Module, graph: fx.Graph) -> frozenset[str]:
-    """Return the modules with parameters that are called more than once, or whose parameters others use too."""
+    """Return the modules whose parameters are used more than once, by themselves or by others."""
     calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
     uses: Counter[int] = Counter()
     for name in calls:
@@ -252,4 +267,6 @@ def _shared_modules(root: nn.Module, graph: fx.Graph) -> frozenset[str]:
     for name in {str(node.target) for node in graph.nodes if node.op == "get_attr"}:
         owner, _, leaf = name.rpartition(".")
         uses[id(getattr(root.get_submodule(owner), leaf))] += 1
-    return frozenset(name for name in calls if any(uses[id(p)] > 1 for p in root.get_submodule(name).parameters()))
+    return frozenset(
+        name for name in calls if any(uses[id(p)] > 1 for p in root.get_submodule(name).parameters())
+    )

@@ -29,7 +29,9 @@ def permanent(model: nn.Module) -> nn.Module:
                 memo[id(value)] = value.detach().clone()
     duplicate = copy.deepcopy(model, memo)
     for module in duplicate.modules():
-        hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, prune.BasePruningMethod)]
+        hooks = [
+            hook for hook in module._forward_pre_hooks.values() if isinstance(hook, prune.BasePruningMethod)
+        ]
         for name in [hook._tensor_name for hook in hooks]:
             prune.remove(module, name)
         for name in list(getattr(module, "parametrizations", {})):

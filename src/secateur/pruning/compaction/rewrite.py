@@ -1,4 +1,4 @@
-"""Build the smaller graph: slice parameters, fold constants into biases, correct sizes written in the code."""
+"""Build the smaller graph: slice parameters, fold constants into biases, correct sizes in the code."""
 
 import copy
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
 from secateur.pruning.compaction.decide import Decision
-from secateur.pruning.compaction.flow import Analysis, Flow, LayerSlots, Sink, operator_name
+from secateur.pruning.compaction.flow import Analysis, Flow, LayerSlots, Sink, argument, operator_name
 
 __all__ = ["drop_constant_operands", "rewrite"]
 
@@ -16,7 +16,9 @@ _SIZED = frozenset({"reshape", "view", "unflatten", "expand", "broadcast_to"})
 _CUTS = frozenset({"chunk", "split", "tensor_split"})
 
 
-def rewrite(analysis: Analysis, decision: Decision, root: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...]) -> None:
+def rewrite(
+    analysis: Analysis, decision: Decision, root: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...]
+) -> None:
     """Shrink `root` and `graph` in place.
 
     Args:
@@ -42,7 +44,7 @@ def _take(tensor: Tensor, keep: Tensor | None, axis: int) -> Tensor:
     return tensor.index_select(axis, keep.nonzero().flatten().to(tensor.device))
 
 
-def _parameter(value: Tensor, like: nn.Parameter) -> nn.Parameter:
+def _parameter(value: Tensor, like: Tensor) -> nn.Parameter:
     return nn.Parameter(value.detach().to(like).clone(), requires_grad=like.requires_grad)
 
 
@@ -68,7 +70,10 @@ def _shrunk(layer: nn.Module, slots: LayerSlots, sink: Sink | None, decision: De
             small.num_features = int(kept_out.sum())
         return small
     assert isinstance(small, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
-    weight, bias = small.weight.detach().double(), None if small.bias is None else small.bias.detach().double()
+    weight, bias = (
+        small.weight.detach().double(),
+        None if small.bias is None else small.bias.detach().double(),
+    )
     depthwise = not isinstance(small, nn.Linear) and small.groups > 1
     if sink is not None:
         weight, extra = _absorbed(weight, sink, decision)
@@ -76,7 +81,7 @@ def _shrunk(layer: nn.Module, slots: LayerSlots, sink: Sink | None, decision: De
             bias = extra if bias is None else bias + extra
     small_weight = _take(weight, kept_out, 0)
     small.weight = _parameter(small_weight if depthwise else _take(small_weight, kept_in, 1), small.weight)
-    small.bias = None if bias is None else _parameter(_take(bias, kept_out, 0), layer.weight)  # type: ignore[arg-type]
+    small.bias = None if bias is None else _parameter(_take(bias, kept_out, 0), small.weight)
     if isinstance(small, nn.Linear):
         small.out_features, small.in_features = small.weight.shape
     else:
@@ -176,7 +181,7 @@ def _correct_shape(node: fx.Node, name: str, wanted: list[int], values: dict[fx.
 
 
 def _correct_cuts(node: fx.Node, wanted: list[list[int]], flow: tuple[Flow, ...]) -> None:
-    dim = int(node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0))  # type: ignore[arg-type]
+    dim = argument(node, 2, "dim", 0)
     sizes = [shape[dim] for shape in wanted]
     if sizes != [part.value.shape[dim] for part in flow]:
         if node.op == "call_method":
@@ -187,8 +192,7 @@ def _correct_cuts(node: fx.Node, wanted: list[list[int]], flow: tuple[Flow, ...]
 
 
 def _correct_padding(node: fx.Node, flow: Flow, decision: Decision) -> None:
-    source_widths = node.args[1] if len(node.args) > 1 else node.kwargs["pad"]
-    widths = list(source_widths)  # type: ignore[arg-type]
+    widths = list(argument(node, 1, "pad"))
     for number in range(len(widths) // 2):
         ids = flow.axes[-1 - number]
         before, after = widths[2 * number], widths[2 * number + 1]
@@ -226,7 +230,11 @@ def drop_constant_operands(analysis: Analysis, root: nn.Module, graph: fx.Graph)
             operand = node.args[position]
             if not isinstance(constant, Flow) or not isinstance(other, Flow) or constant.varying.any():
                 continue
-            if other.value.shape != whole.value.shape or not isinstance(operand, fx.Node) or operand.op == "get_attr":
+            if (
+                other.value.shape != whole.value.shape
+                or not isinstance(operand, fx.Node)
+                or operand.op == "get_attr"
+            ):
                 continue
             value = _collapsed(constant.value)
             if value.dim() == whole.value.dim() and value.shape[0] != 1:

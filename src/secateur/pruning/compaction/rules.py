@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from secateur.pruning.compaction.flow import Analysis, Flow, LayerSlots, Rule, Sink
+from secateur.pruning.compaction.flow import Analysis, Flow, LayerSlots, Rule, Sink, argument, operator_name
 from secateur.pruning.compaction.slots import Axes, indexed_axes, reshaped_axes
 
 __all__ = ["RULES", "uniform_constant"]
@@ -37,7 +37,8 @@ def _unary(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> 
 
 def _is_dropout(analysis: Analysis, node: fx.Node) -> bool:
     return "dropout" in str(node.target) or (
-        node.op == "call_module" and isinstance(analysis.root.get_submodule(str(node.target)), (nn.Dropout, nn.Identity))
+        node.op == "call_module"
+        and isinstance(analysis.root.get_submodule(str(node.target)), (nn.Dropout, nn.Identity))
     )
 
 
@@ -158,7 +159,7 @@ def _embedding(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any)
 
 
 def _pool(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
-    dims = int(str(getattr(node.target, "__name__", "") or type(analysis.root.get_submodule(str(node.target))).__name__)[-2])
+    dims = int(operator_name(analysis.root, node)[-2])
     if not isinstance(value, Tensor) or len(flows) != 1 or value.dim() <= dims:
         return None
     (x,) = flows
@@ -171,7 +172,9 @@ def _reshape(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -
     if len(flows) != 1:
         return None
     (x,) = flows
-    axes, ambiguous = reshaped_axes(analysis.slots, x.axes, x.value.shape, value.shape, choice=analysis.choice)
+    axes, ambiguous = reshaped_axes(
+        analysis.slots, x.axes, x.value.shape, value.shape, choice=analysis.choice
+    )
     analysis.ambiguous |= ambiguous
     return Flow(value, x.varying.reshape(value.shape), axes)
 
@@ -203,17 +206,22 @@ def _index(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> 
         return None
     (x,) = flows
     index = fx.node.map_arg(node.args[1], analysis._value)
-    axes = indexed_axes(analysis.slots, x.axes, x.value.shape, index if isinstance(index, tuple) else (index,))
+    axes = indexed_axes(
+        analysis.slots, x.axes, x.value.shape, index if isinstance(index, tuple) else (index,)
+    )
     return None if axes is None else Flow(value, analysis.rerun(node, x.varying), axes)
 
 
 def _concatenate(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
-    items = node.args[0]
+    items: Any = argument(node, 0, "tensors")
     if not isinstance(items, (list, tuple)) or not all(isinstance(item, fx.Node) for item in items):
         return None
-    parts: list[Flow] = [analysis.flows[item] for item in items]  # type: ignore[index]
-    dim = int(node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)) % value.dim()  # type: ignore[arg-type]
-    rest = [([*p.axes[:dim], None, *p.axes[dim + 1 :]], p.value.select(dim, 0).unsqueeze(dim).shape) for p in parts]
+    parts: list[Flow] = [analysis.flows[item] for item in items]
+    dim = argument(node, 1, "dim", 0) % value.dim()
+    rest = [
+        ([*p.axes[:dim], None, *p.axes[dim + 1 :]], p.value.select(dim, 0).unsqueeze(dim).shape)
+        for p in parts
+    ]
     axes = analysis.slots.join(rest, value.select(dim, 0).unsqueeze(dim).shape)
     if any(part.axes[dim] is not None for part in parts):
         pieces = []
@@ -231,7 +239,7 @@ def _split(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> 
     if len(flows) != 1:
         return None
     (x,) = flows
-    dim = _split_axis(node)
+    dim = argument(node, 2, "dim", 0)
     masks = analysis.rerun(node, x.varying)
     results = []
     start = 0
@@ -246,14 +254,9 @@ def _split(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> 
     return tuple(results)
 
 
-def _split_axis(node: fx.Node) -> int:
-    """Return the axis that chunk or split cuts."""
-    return int(node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0))  # type: ignore[arg-type]
-
-
 def _unbind(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> tuple[Flow, ...]:
     x = flows[0]
-    dim = int(node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)) % x.value.dim()  # type: ignore[arg-type]
+    dim = argument(node, 1, "dim", 0) % x.value.dim()
     analysis.slots.freeze(x.axes[dim])
     axes = [*x.axes[:dim], *x.axes[dim + 1 :]]
     return tuple(Flow(part, mask, [*axes]) for part, mask in zip(value, x.varying.unbind(dim), strict=True))
@@ -261,8 +264,7 @@ def _unbind(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) ->
 
 def _pad(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
     (x,) = flows
-    arguments = dict(zip(("input", "pad", "mode", "value"), node.args, strict=False)) | node.kwargs
-    widths, mode = arguments["pad"], arguments.get("mode", "constant")
+    widths, mode = argument(node, 1, "pad"), argument(node, 2, "mode", "constant")
     if not all(isinstance(width, int) for width in widths):
         return None
     varying = F.pad(x.varying.double(), widths, mode=mode) > 0
@@ -284,11 +286,10 @@ def _reduce(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) ->
     if not isinstance(value, Tensor) or len(flows) != 1:
         return None
     (x,) = flows
-    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    keep = bool(node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False))
+    dims, keep = argument(node, 1, "dim"), argument(node, 2, "keepdim", False)
     if dims is None:
         return None
-    reduced = {int(dim) % x.value.dim() for dim in ([dims] if isinstance(dims, int) else dims)}  # type: ignore[union-attr,arg-type,misc]
+    reduced = {dim % x.value.dim() for dim in ([dims] if isinstance(dims, int) else dims)}
     axes: Axes = []
     for axis, ids in enumerate(x.axes):
         if axis not in reduced:
@@ -302,25 +303,18 @@ def _reduce(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) ->
 
 def _softmax(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
     (x,) = flows
-    if node.op == "call_module":
-        dim = analysis.root.get_submodule(str(node.target)).dim
-    else:
-        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    layer: Any = analysis.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+    dim = argument(node, 1, "dim") if layer is None else layer.dim
     if not isinstance(dim, int):
         return None
     dim %= value.dim()
     analysis.slots.freeze(x.axes[dim])
     axes = [*x.axes]
     axes[dim] = None
-    log = operator_is_log(node, analysis)
-    return Flow(value, x.varying.any(dim, keepdim=True).expand_as(value), axes, dim == value.dim() - 1 and not log)
-
-
-def operator_is_log(node: fx.Node, analysis: Analysis) -> bool:
-    """Return whether a softmax node is the logarithm of one."""
-    if node.op == "call_module":
-        return isinstance(analysis.root.get_submodule(str(node.target)), nn.LogSoftmax)
-    return "log" in str(getattr(node.target, "__name__", node.target))
+    log = operator_name(analysis.root, node).startswith("log")
+    return Flow(
+        value, x.varying.any(dim, keepdim=True).expand_as(value), axes, dim == value.dim() - 1 and not log
+    )
 
 
 def _matmul(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
@@ -346,7 +340,11 @@ def _same_for_all_keys(values: Flow) -> Tensor:
 
 
 def _attention(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
-    if len(flows) < 3 or "enable_gqa" in node.kwargs or any(flow.value.dim() != value.dim() for flow in flows[:3]):
+    if (
+        len(flows) < 3
+        or "enable_gqa" in node.kwargs
+        or any(flow.value.dim() != value.dim() for flow in flows[:3])
+    ):
         return None
     q, k, v = flows[:3]
     analysis.slots.freeze_all([q.axes[-1], k.axes[-1], k.axes[-2], v.axes[-2]])
@@ -365,10 +363,11 @@ def _rules() -> dict[str, Rule]:
 
     add(
         _unary,
-        "relu relu6 leakyrelu leaky_relu elu selu celu gelu silu mish tanh sigmoid hardtanh hardswish hardsigmoid "
-        "softplus softsign logsigmoid tanhshrink softshrink hardshrink threshold identity dropout dropout1d dropout2d "
-        "dropout3d alphadropout featurealphadropout alpha_dropout feature_dropout contiguous clone detach float double "
-        "half to type type_as neg exp log sqrt rsqrt abs square clamp clip sin cos erf expm1 log1p reciprocal sign",
+        "relu relu6 leakyrelu leaky_relu elu selu celu gelu silu mish tanh sigmoid hardtanh hardswish "
+        "hardsigmoid softplus softsign logsigmoid tanhshrink softshrink hardshrink threshold identity "
+        "dropout dropout1d dropout2d dropout3d alphadropout featurealphadropout alpha_dropout "
+        "feature_dropout contiguous clone detach float double half to type neg exp log sqrt rsqrt abs "
+        "square clamp clip sin cos erf expm1 log1p reciprocal sign",
     )
     add(_elementwise, "add sub rsub maximum minimum pow")
     add(_product, "mul multiply")
@@ -378,15 +377,9 @@ def _rules() -> dict[str, Rule]:
     add(_batch_norm, "batchnorm1d batchnorm2d batchnorm3d")
     add(_layer_norm, "layernorm rmsnorm")
     add(_embedding, "embedding")
-    add(
-        _pool,
-        " ".join(
-            f"{kind}{dims}d"
-            for kind in ("avgpool", "avg_pool", "maxpool", "max_pool", "adaptiveavgpool", "adaptive_avg_pool")
-            + ("adaptivemaxpool", "adaptive_max_pool")
-            for dims in (1, 2, 3)
-        ),
-    )
+    averages, largest = "avgpool avg_pool adaptiveavgpool adaptive_avg_pool", "maxpool max_pool"
+    kinds = f"{averages} {largest} adaptivemaxpool adaptive_max_pool"
+    add(_pool, " ".join(f"{kind}{dims}d" for kind in kinds.split() for dims in (1, 2, 3)))
     add(_reshape, "flatten reshape view unflatten squeeze unsqueeze")
     add(_permute, "permute transpose movedim swapaxes t")
     add(_expand, "expand broadcast_to")

@@ -69,7 +69,9 @@ class Slots:
         joined: Axes = [None] * len(shape)
         for back in range(1, len(shape) + 1):
             present = [
-                (axes[-back], size[-back]) for axes, size in operands if len(size) >= back and size[-back] is not None
+                (axes[-back], size[-back])
+                for axes, size in operands
+                if len(size) >= back and size[-back] is not None
             ]
             full = [ids for ids, size in present if size == shape[-back]]
             for ids, size in present:
@@ -86,7 +88,9 @@ class Slots:
         return joined
 
 
-def reshaped_axes(slots: Slots, axes: Axes, before: torch.Size, after: torch.Size, *, choice: int) -> tuple[Axes, bool]:
+def reshaped_axes(
+    slots: Slots, axes: Axes, before: torch.Size, after: torch.Size, *, choice: int
+) -> tuple[Axes, bool]:
     """Return the axes of a reshaped tensor.
 
     Args:
@@ -140,7 +144,8 @@ def _blocks(before: torch.Size, after: torch.Size) -> list[tuple[list[int], list
     blocks = []
     i = j = 0
     while i < len(before) or j < len(after):
-        old, new = [], []
+        old: list[int] = []
+        new: list[int] = []
         left = right = 1
         while True:
             if (left < right or (left == right and not old)) and i < len(before):

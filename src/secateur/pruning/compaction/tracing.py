@@ -23,8 +23,8 @@ __all__ = ["Trace", "UntraceableError", "trace"]
 # What a tensor may be asked without looking at its entries.
 _STATIC_QUESTIONS = frozenset({
     "shape", "ndim", "dtype", "device", "size", "dim", "numel", "is_floating_point", "is_complex", "is_cuda",
-    "requires_grad", "layout", "itemsize", "element_size", "nelement", "ndimension", "stride", "is_contiguous",
-    "is_nested", "is_sparse", "is_quantized", "names", "_is_all_true", "__len__",
+    "requires_grad", "layout", "itemsize", "element_size", "nelement", "ndimension", "stride",
+    "is_contiguous", "is_nested", "is_sparse", "is_quantized", "names", "_is_all_true", "__len__",
 })  # fmt: skip
 
 
@@ -92,7 +92,8 @@ class _ValueAttribute(_ValueProxy):
     @property
     def node(self) -> fx.Node:  # type: ignore[override]
         if self._node is None:
-            self._node = self.tracer.create_proxy("call_function", getattr, (self.root, self.attribute), {}).node
+            proxy = self.tracer.create_proxy("call_function", getattr, (self.root, self.attribute), {})
+            self._node = proxy.node
         return self._node
 
     def __call__(self, *args: Any, **kwargs: Any) -> fx.Proxy:
@@ -143,9 +144,14 @@ class _ValueTracer(fx.Tracer):
         self._mark_data_dependence(node, value)
         return _ValueProxy(node, self)
 
+    def _value(self, node: fx.Node) -> Any:
+        if node not in self.values and node.op == "get_attr":  # a buffer, which torch.fx wraps in no proxy
+            self.values[node] = operator.attrgetter(str(node.target))(self.root)
+        return self.values[node]
+
     def _evaluate(self, node: fx.Node) -> Any:
-        args = map_arg(node.args, lambda n: self.values[n])
-        kwargs = map_arg(node.kwargs, lambda n: self.values[n])
+        args = map_arg(node.args, self._value)
+        kwargs = map_arg(node.kwargs, self._value)
         target: Any = node.target
         if node.op == "placeholder":
             return next(self.inputs, *node.args)
@@ -163,7 +169,7 @@ class _ValueTracer(fx.Tracer):
         sources = node.all_input_nodes
         inherited = any(source in self.data_dependent for source in sources)
         question = node.args[1] if node.target is getattr else node.target
-        asked = any(isinstance(self.values[source], Tensor) for source in sources)
+        asked = any(isinstance(self._value(source), Tensor) for source in sources)
         plain = isinstance(value, (bool, int, float, list))
         if inherited or (asked and plain and question not in _STATIC_QUESTIONS):
             self.data_dependent.add(node)
