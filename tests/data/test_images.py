@@ -63,6 +63,24 @@ def test_each_channel_is_standardised_with_the_training_moments(generator):
     torch.testing.assert_close(data.test.images.double(), (test.double() - mean) / std, atol=1e-5, rtol=1e-5)
 
 
+def test_the_moments_are_those_of_pixels_between_0_and_1(generator):
+    images = random_images(generator, 9, 2, 8, 8)
+    data = prepare(raw(images, images))
+    mean, std = (torch.tensor(v).view(2, 1, 1) for v in (data.pixel_mean, data.pixel_std))
+    torch.testing.assert_close((images / 255 - mean) / std, data.train.images)
+
+
+def test_standardised_like_another(generator):
+    images, others = random_images(generator, 9, 3, 8, 8), random_images(generator, 7, 3, 8, 8) // 3
+    data = prepare(raw(images, images))
+    foreign = prepare(raw(others, images), like=data)
+    torch.testing.assert_close(foreign.test.images, data.test.images)
+    torch.testing.assert_close(torch.tensor(foreign.pixel_std), torch.tensor(data.pixel_std))
+    grey = random_images(generator, 2, 1, 8, 8)
+    with pytest.raises(DataError, match=r"1 channel\(s\) .* got random with 3"):
+        prepare(raw(grey, grey), like=data)
+
+
 def test_the_frame_is_black_and_counts_in_the_moments(generator):
     data = prepare(
         raw(random_images(generator, 5, 1, 28, 28), random_images(generator, 2, 1, 28, 28)), image_size=32

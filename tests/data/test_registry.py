@@ -1,5 +1,7 @@
 """The table of names, and the digits that need no file."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -25,6 +27,15 @@ def test_digits_at_both_sizes():
     assert large.image_shape == (1, 32, 32)
     assert torch.equal(large.test.images[:, :, ::4, ::4], small.test.images)
     assert small.num_classes == len(small.class_names) == 10
+
+
+def test_digits_seen_by_a_network_of_another_data_set():
+    own = data.load("digits")
+    other = replace(own, pixel_mean=(0.25,), pixel_std=(0.5,))
+    seen = data.load("digits", like=other)
+    assert seen.test.images.min() == -0.5  # black
+    assert seen.test.images.max() == 1.5  # white
+    assert (seen.pixel_mean, seen.pixel_std) == ((0.25,), (0.5,))
 
 
 def test_digits_parts_are_disjoint_balanced_and_always_the_same():

@@ -48,6 +48,13 @@ def test_seed_decides_the_weights_and_leaves_the_world_alone(name):
     assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
+def test_the_default_device_has_no_say():
+    with torch.device("meta"):
+        network = networks.build("lenet", image_shape=(1, 32, 32), num_classes=4, seed=3)
+    expected = networks.build("lenet", image_shape=(1, 32, 32), num_classes=4, seed=3)
+    assert torch.equal(network.conv1.weight, expected.conv1.weight)
+
+
 def test_without_a_seed_the_global_state_decides():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)

@@ -53,6 +53,9 @@ class Dataset:
         test: Data to judge by.
         num_classes: Number of classes; labels run from 0 to `num_classes` - 1.
         class_names: What the classes are called, by label.
+        pixel_mean: Per channel, what was subtracted from pixels between 0 (black) and 1 (white).
+        pixel_std: Per channel, what the difference was then divided by. Both are what a user of the network
+            needs to prepare an image; empty where nobody knows.
     """
 
     name: str
@@ -60,6 +63,8 @@ class Dataset:
     test: Split
     num_classes: int
     class_names: tuple[str, ...]
+    pixel_mean: tuple[float, ...] = ()
+    pixel_std: tuple[float, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

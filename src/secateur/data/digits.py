@@ -25,7 +25,7 @@ def read(source: Source, *, progress: bool = False) -> RawImages:
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    images = torch.from_numpy(digits.images.astype("uint8")).unsqueeze(1)
+    images = torch.from_numpy((digits.images * (255 / 16)).round().astype("uint8")).unsqueeze(1)
     labels = torch.from_numpy(digits.target.astype("int64"))
     train, test = train_test_split(range(len(labels)), test_size=0.2, random_state=0, stratify=digits.target)
     return RawImages(

@@ -1,6 +1,6 @@
 """From the bytes of a data set to the standardised images a network reads.
 
-Shapes: n images, c channels, h height, w width; pixels are bytes, 0 is black.
+Shapes: n images, c channels, h height, w width; pixels are bytes, 0 is black and 255 white.
 """
 
 from dataclasses import dataclass
@@ -51,19 +51,41 @@ def fit_to(images: UInt8[Tensor, "n c h w"], size: int) -> UInt8[Tensor, "n c si
     return torch.nn.functional.pad(images, frame)
 
 
-def prepare(raw: RawImages, *, image_size: int | None = None) -> Dataset:
-    """Return the data set at the size wanted, each channel with the training images' mean 0 and std 1."""
+def prepare(raw: RawImages, *, image_size: int | None = None, like: Dataset | None = None) -> Dataset:
+    """Return the data set at the size wanted, each channel with the training images' mean 0 and std 1.
+
+    Args:
+        raw: What the files hold.
+        image_size: Height and width wanted; None leaves them as they are.
+        like: Another data set, whose mean and std to standardise with instead of this one's.
+
+    Raises:
+        DataError: If the images are larger than `image_size`, or `like` has other channels or does not know
+            its moments.
+    """
     train, test = raw.train_images, raw.test_images
     if image_size is not None:
         train, test = fit_to(train, image_size), fit_to(test, image_size)
-    mean, std = _channel_moments(train)
+    mean, std = _channel_moments(train) if like is None else _moments_of(like, num_channels=train.shape[1])
     return Dataset(
         name=raw.name,
         train=Split(_standardise(train, mean, std), raw.train_labels),
         test=Split(_standardise(test, mean, std), raw.test_labels),
         num_classes=len(raw.class_names),
         class_names=raw.class_names,
+        pixel_mean=tuple((mean / 255).tolist()),
+        pixel_std=tuple((std / 255).tolist()),
     )
+
+
+def _moments_of(like: Dataset, *, num_channels: int) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:
+    if len(like.pixel_mean) != num_channels or len(like.pixel_std) != num_channels:
+        raise DataError(
+            f"expected a data set with pixel mean and std of {num_channels} channel(s) to standardise like,"
+            f" got {like.name} with {len(like.pixel_mean)}"
+        )
+    mean, std = torch.tensor([like.pixel_mean, like.pixel_std], dtype=torch.float64) * 255
+    return mean, std
 
 
 def _channel_moments(images: UInt8[Tensor, "n c h w"]) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:

@@ -63,6 +63,7 @@ def load(
     data_dir: Path | None = None,
     image_size: int | None = None,
     progress: bool = False,
+    like: Dataset | None = None,
     base_url: str | None = None,
 ) -> Dataset:
     """Return a data set, downloaded first if it is nowhere on this machine.
@@ -73,10 +74,12 @@ def load(
         image_size: Height and width wanted: smaller images are enlarged or framed in black. None leaves
             them as they are.
         progress: Whether a download shows a bar.
+        like: Another data set, whose pixel mean and std to standardise with, so that a network trained on
+            that one sees these images as it would see them in use. None takes this one's own.
         base_url: A mirror to download from instead of the authors' server.
 
     Raises:
-        DataError: If a file is missing, truncated or altered, or cannot be downloaded.
+        DataError: If a file is missing, truncated or altered, cannot be downloaded, or is not like `like`.
         UsageError: If there is no such data set.
 
     >>> data = load("digits", image_size=32)
@@ -84,7 +87,7 @@ def load(
     ((1, 32, 32), 1437, 360)
     """
     source = locate(name, data_dir, base_url=base_url)
-    data = prepare(_TABLE[name].read(source, progress=progress), image_size=image_size)
+    data = prepare(_TABLE[name].read(source, progress=progress), image_size=image_size, like=like)
     for part, split in (("train", data.train), ("test", data.test)):
         validate(split, num_classes=data.num_classes, image_shape=data.image_shape, name=f"{name} ({part})")
     return data

@@ -79,7 +79,7 @@ def build(
     seed: int | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Return a new, freshly initialised network.
+    """Return a new, freshly initialised network, on the CPU.
 
     Args:
         name: One of `names()`.
@@ -101,7 +101,8 @@ def build(
     if not 0 <= dropout < 1:
         raise InvalidArgumentError(f"expected dropout in [0, 1), got {dropout}")
     settings = {**entry.options, **options}
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+    # On the CPU whatever the default device is: the same seed must give the same weights everywhere.
+    with torch.device("cpu"), torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach CUDA's too
         return entry.network(image_shape, num_classes, dropout=dropout, **settings)
