@@ -55,10 +55,12 @@ def test_a_damaged_download_is_tried_again(server, tmp_path):
 
 
 @pytest.mark.usefixtures("connections_left_open")
-def test_nobody_there(tmp_path):
+@pytest.mark.parametrize("progress", [False, True])
+def test_nobody_there(tmp_path, progress, capsys):
     nobody = Remote(base_url="http://127.0.0.1:9/", files=(RemoteFile("a.bin", "md5:0"),), retries=0)
-    with pytest.raises(DataError, match=r"a\.bin: .*--data-dir"):
-        fetch(nobody, tmp_path)
+    with pytest.raises(DataError, match=r"a\.bin: .*got: .*refused; .*--data-dir"):
+        fetch(nobody, tmp_path, progress=progress)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_folder_that_cannot_be_made(server, tmp_path):

@@ -155,7 +155,12 @@ def _fetch_one(client: Any, name: str, *, progress: bool) -> Path:
     try:
         return Path(client.fetch(name, downloader=pooch.HTTPDownloader(progressbar=bar, timeout=30)))
     except (OSError, ValueError) as error:  # unreachable, refused or cut short; another hash
-        reason = " ".join(str(error).split())
+        cause: BaseException = error
+        while (
+            cause.__context__ is not None
+        ):  # "name not known" rather than four layers of "could not connect"
+            cause = cause.__context__
+        reason = " ".join(str(cause).split())
         raise DataError(
             f"{name}: expected the original file from {client.base_url}, got: {reason}; put the files into a"
             f" folder and name it with --data-dir or {DATA_DIR_VARIABLE}"
@@ -193,4 +198,5 @@ class _DownloadBar:
 
     def close(self) -> None:
         """Leave the bar as it is."""
-        self._progress.stop()
+        if self._progress.live.is_started:  # else it would leave an empty line
+            self._progress.stop()
