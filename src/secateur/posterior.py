@@ -45,15 +45,18 @@ class Posterior:
             names = getattr(self, attribute).keys()
             if names != self.mean.keys():
                 differing = sorted(names ^ self.mean.keys())[0]
-                raise InvalidArgumentError(f"{attribute}: expected the names of mean, got a difference at {differing!r}")
+                raise InvalidArgumentError(
+                    f"{attribute}: expected the names of mean, got a difference at {differing!r}"
+                )
         if unknown := self.keep.keys() - self.mean.keys():
             raise InvalidArgumentError(f"keep: expected names of mean, got {sorted(unknown)[0]!r}")
         for name, mean in self.mean.items():
             exact = {"precision": self.precision[name], "keep": self.keep.get(name, mean)}
             for attribute, tensor in exact.items():
                 if tensor.shape != mean.shape:
+                    got = tuple(tensor.shape)
                     raise InvalidArgumentError(
-                        f"{attribute}[{name!r}]: expected shape {tuple(mean.shape)}, got {tuple(tensor.shape)}"
+                        f"{attribute}[{name!r}]: expected shape {tuple(mean.shape)}, got {got}"
                     )
             prior = self.prior_precision[name]
             try:
@@ -89,7 +92,9 @@ class Posterior:
 
     def point(self) -> dict[str, Tensor]:
         """Return the posterior-mean weights, removed entries exactly zero."""
-        return {name: mean * self.keep[name] if name in self.keep else mean for name, mean in self.mean.items()}
+        return {
+            name: mean * self.keep[name] if name in self.keep else mean for name, mean in self.mean.items()
+        }
 
     def at_temperature(self, temperature: float) -> "Posterior":
         """Return the posterior with likelihood and prior both raised to `1 / temperature`.
@@ -138,7 +143,7 @@ class Posterior:
         """
         path = Path(path)
         tensors = {
-            f"{kind}/{name}": tensor.detach().cpu().contiguous()
+            f"{kind}/{name}": tensor.detach().cpu().contiguous().clone()  # safetensors refuses shared memory
             for kind in ("mean", "precision", "prior_precision", "keep")
             for name, tensor in getattr(self, kind).items()
         }

@@ -26,10 +26,17 @@ from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.inference.flat import FlatParameters
 from secateur.posterior import Posterior
 
-__all__ = ["Block", "Moments", "PosteriorOptimizer", "adam_direction", "check_positive"]
+__all__ = ["Block", "Moments", "PosteriorOptimizer", "adam_direction", "check_positive", "chosen"]
 
 
-def _chosen(name: str, include: Sequence[str] | None, exclude: Sequence[str] | None) -> bool:
+def chosen(name: str, include: Sequence[str] | None, exclude: Sequence[str] | None) -> bool:
+    """Return whether a name matches a pattern of `include` (any name when None) and none of `exclude`.
+
+    Args:
+        name: Qualified parameter name.
+        include: `fnmatch` patterns.
+        exclude: `fnmatch` patterns; they win over `include`.
+    """
     included = include is None or any(fnmatchcase(name, pattern) for pattern in include)
     return included and not any(fnmatchcase(name, pattern) for pattern in exclude or ())
 
@@ -60,14 +67,17 @@ class Block:
         self.keep: Tensor | None = None  # 1 where an entry stays, 0 where removed; None while all stay
         self.mean = flat.read()
         self.drawn: dict[str, Tensor] = {}  # between a training draw and its step
-        self.inner: Optimizer | None = None  # a torch optimizer over flat vectors of `state`, where one is used
+        self.inner: Optimizer | None = (
+            None  # a torch optimizer over flat vectors of `state`, where one is used
+        )
 
-    def hold(self, masks: dict[str, Tensor]) -> None:
-        """Intersect the entries that stay with `masks`, and set the others to zero."""
+    def hold(self, masks: dict[str, Tensor]) -> Tensor:
+        """Intersect the entries that stay with `masks`, and return 1 where they do and 0 elsewhere."""
         keep = self.flat.full(1.0) if self.keep is None else self.keep.clone()
         for name, view in self.flat.named(keep).items():
             if name in masks:
                 view.mul_(masks[name].to(view))
+        return self.keep
         self.keep = keep
 
     def saved(self) -> dict[str, Tensor]:
@@ -134,7 +144,9 @@ class PosteriorOptimizer(Optimizer):
         compile: bool = False,
     ) -> None:
         if not num_data > 0:
-            raise InvalidArgumentError(f"num_data: expected a positive number of training data, got {num_data}")
+            raise InvalidArgumentError(
+                f"num_data: expected a positive number of training data, got {num_data}"
+            )
         self._blocks: list[Block] = []
         self._points: list[Block] = []
         super().__init__(params, defaults)
@@ -148,8 +160,8 @@ class PosteriorOptimizer(Optimizer):
                 )
             pairs = zip(group["param_names"], group["params"], strict=True)
             trained = [(name, parameter) for name, parameter in pairs if parameter.requires_grad]
-            variational = [pair for pair in trained if _chosen(pair[0], include, exclude)]
-            points = [pair for pair in trained if not _chosen(pair[0], include, exclude)]
+            variational = [pair for pair in trained if chosen(pair[0], include, exclude)]
+            points = [pair for pair in trained if not chosen(pair[0], include, exclude)]
             if variational:
                 flat = _flatten(variational)
                 self._blocks.append(Block(flat, self._new_state(flat, group), index))
@@ -158,8 +170,8 @@ class PosteriorOptimizer(Optimizer):
                 self._points.append(Block(flat, Moments(flat), index))
         if not self._blocks:
             raise InvalidArgumentError(
-                f"include, exclude: expected at least one parameter to get a posterior, got include={include}, "
-                f"exclude={exclude}"
+                "include, exclude: expected at least one parameter to get a posterior, got "
+                f"include={include}, exclude={exclude}"
             )
         device = self._blocks[0].mean.device
         if generator is None:
@@ -184,7 +196,9 @@ class PosteriorOptimizer(Optimizer):
         """Move the block's state by one step and return the new posterior mean, removed entries zero."""
 
     @abstractmethod
-    def _moments(self, block: Block, group: dict[str, Any]) -> tuple[Tensor, Tensor | float, dict[str, Tensor]]:
+    def _moments(
+        self, block: Block, group: dict[str, Any]
+    ) -> tuple[Tensor, Tensor | float, dict[str, Tensor]]:
         """Return flat mean, flat precision (or a number), and named prior precisions."""
 
     # What a loop uses -----------------------------------------------------------------------------------
@@ -240,13 +254,20 @@ class PosteriorOptimizer(Optimizer):
             state, lr = block.state, self.param_groups[block.group_index]["lr"]
             state["step"] += 1
             moments = state["first_moment"], state["second_moment"]
-            direction = adam_direction(block.flat.read_gradient(), *moments, state["step"], (0.9, 0.999), 1e-8)
+            direction = adam_direction(
+                block.flat.read_gradient(), *moments, state["step"], (0.9, 0.999), 1e-8
+            )
             block.flat.write(block.flat.read() - lr * direction)
         return loss
 
     def posterior(self, **options: Any) -> Posterior:
         """Return the current posterior of the parameters that have one, as a copy."""
-        fields: dict[str, dict[str, Tensor]] = {"mean": {}, "precision": {}, "prior_precision": {}, "keep": {}}
+        fields: dict[str, dict[str, Tensor]] = {
+            "mean": {},
+            "precision": {},
+            "prior_precision": {},
+            "keep": {},
+        }
         for block in self._blocks:
             block.mean = block.flat.read()
             mean, precision, prior = self._moments(block, self.param_groups[block.group_index], **options)
@@ -266,8 +287,7 @@ class PosteriorOptimizer(Optimizer):
                 posterior are left alone, since `torch.nn.utils.prune` masks those in the model.
         """
         for block in self._blocks:
-            block.hold(masks)
-            block.flat.write(block.flat.read() * block.keep)
+            block.flat.write(block.flat.read() * block.hold(masks))
 
     # Complete state -------------------------------------------------------------------------------------
 

@@ -205,5 +205,7 @@ class Calibrated(PosteriorOptimizer):
     ) -> tuple[Tensor, Tensor | float, dict[str, Tensor]]:
         num_data = self.num_data / (group["evidence_temperature"] if temperature is None else temperature)
         precision = num_data * (block.state["hessian"] + group["weight_decay"])
-        prior = torch.tensor(num_data * group["weight_decay"], dtype=block.mean.dtype, device=block.mean.device)
+        prior = torch.tensor(
+            num_data * group["weight_decay"], dtype=block.mean.dtype, device=block.mean.device
+        )
         return block.mean, precision, dict.fromkeys(block.flat.names, prior)

@@ -30,7 +30,7 @@ class FlatParameters:
 
     def __init__(self, names: Sequence[str], parameters: Sequence[nn.Parameter]) -> None:
         self.names = tuple(names)
-        self.parameters = list(parameters)
+        self.parameters: list[Tensor] = list(parameters)
         self.sizes = [parameter.numel() for parameter in self.parameters]
         kinds = {(parameter.dtype, parameter.device) for parameter in self.parameters}
         if len(kinds) > 1:
@@ -59,12 +59,10 @@ class FlatParameters:
 
     def read_gradient(self) -> Float[Tensor, " n"]:
         """Return the parameters' gradients as one vector; zero where there is none."""
-        return torch.cat(
-            [
-                (torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).reshape(-1)
-                for parameter in self.parameters
-            ]
-        )
+        return torch.cat([
+            (torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).reshape(-1)
+            for parameter in self.parameters
+        ])
 
     @torch.no_grad()
     def write(self, flat: Float[Tensor, " n"]) -> None:

@@ -159,8 +159,14 @@ def reduce(
             a point estimate.
     """
     if granularity not in GRANULARITIES:
-        raise InvalidArgumentError(f"granularity: expected one of {', '.join(GRANULARITIES)}, got {granularity!r}")
-    for name, value in {"sparsity": sparsity, "max_fraction": max_fraction, "max_sparsity": max_sparsity}.items():
+        raise InvalidArgumentError(
+            f"granularity: expected one of {', '.join(GRANULARITIES)}, got {granularity!r}"
+        )
+    for name, value in {
+        "sparsity": sparsity,
+        "max_fraction": max_fraction,
+        "max_sparsity": max_sparsity,
+    }.items():
         if value is not None and not 0 <= value <= 1:
             raise InvalidArgumentError(f"{name}: expected a fraction between 0 and 1, got {value}")
     evidence = _evidence(posterior, candidates(posterior, include=include, exclude=exclude))
@@ -178,8 +184,8 @@ def reduce(
         available = sum(int(each.size[each.present].sum()) for each in units.values())
         if not 0 <= limit <= available:
             raise InvalidArgumentError(
-                f"sparsity: expected between {out / total:.4f} (already out) and {(out + available) / total:.4f} "
-                f"(everything that may go), got {sparsity}"
+                f"sparsity: expected between {out / total:.4f} (already out) and "
+                f"{(out + available) / total:.4f} (everything that may go), got {sparsity}"
             )
     leaving = _best(units, wanted, limit)
     return _report(posterior, evidence, units, leaving, thresholds)
@@ -193,8 +199,8 @@ def _evidence(posterior: Posterior, layers: dict[str, tuple[str, ...]]) -> dict[
             precision = posterior.precision[name]
             if torch.isinf(precision).any():
                 raise InvalidArgumentError(
-                    f"posterior.precision[{name!r}]: expected finite values, got inf: a point estimate has no "
-                    "evidence; use secateur.inference.laplace(model, loader) or a method with a posterior"
+                    f"posterior.precision[{name!r}]: expected finite values, got inf: a point estimate has "
+                    "no evidence; use secateur.inference.laplace(model, loader) or a method with a posterior"
                 )
             evidence.setdefault(layer, {})[name] = delta_f(
                 posterior.mean[name], precision, prior_precision=posterior.prior_precision[name]
@@ -220,7 +226,9 @@ class _Units:
             keep = posterior.keep.get(name)
             present = torch.ones_like(each, dtype=torch.bool) if keep is None else keep
             shape = (each.shape[0], -1) if granularity != "weight" else (-1, 1)
-            evidence.append((each * present).reshape(shape).sum(1) if granularity != "weight" else each.flatten())
+            evidence.append(
+                (each * present).reshape(shape).sum(1) if granularity != "weight" else each.flatten()
+            )
             size.append(present.reshape(shape).sum(1))
         if granularity == "weight":
             return cls(torch.cat(evidence), torch.cat(size))
@@ -279,7 +287,8 @@ def _report(
     layers = []
     for layer, names in rows.items():
         before = sum(
-            int(posterior.keep[name].sum()) if name in posterior.keep else masks[name].numel() for name in names
+            int(posterior.keep[name].sum()) if name in posterior.keep else masks[name].numel()
+            for name in names
         )
         kept = sum(int(masks[name].sum()) for name in names)
         flag = leaving.get(layer)
@@ -290,7 +299,9 @@ def _report(
                 num_weights=sum(masks[name].numel() for name in names),
                 num_kept=kept,
                 num_removed=before - kept,
-                predicted_delta_f=0.0 if flag is None else float(units[layer].evidence[flag].sum(dtype=torch.float64)),
+                predicted_delta_f=0.0
+                if flag is None
+                else float(units[layer].evidence[flag].sum(dtype=torch.float64)),
                 threshold=thresholds.get(layer, math.nan),
             )
         )

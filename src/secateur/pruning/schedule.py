@@ -32,13 +32,16 @@ class Schedule:
     def __post_init__(self) -> None:
         if not 1 <= self.first_epoch <= self.last_epoch:
             raise InvalidArgumentError(
-                f"first_epoch, last_epoch: expected 1 <= first <= last, got {self.first_epoch}, {self.last_epoch}"
+                "first_epoch, last_epoch: expected 1 <= first <= last, got "
+                f"{self.first_epoch}, {self.last_epoch}"
             )
         if self.every < 1:
             raise InvalidArgumentError(f"every: expected at least 1 epoch, got {self.every}")
         for name in ("max_fraction", "max_sparsity"):
             if not 0 < getattr(self, name) <= 1:
-                raise InvalidArgumentError(f"{name}: expected a fraction in (0, 1], got {getattr(self, name)}")
+                raise InvalidArgumentError(
+                    f"{name}: expected a fraction in (0, 1], got {getattr(self, name)}"
+                )
 
     def due(self, epoch: int) -> bool:
         """Return whether to reduce once `epoch` epochs are complete."""

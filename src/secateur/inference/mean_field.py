@@ -1,0 +1,175 @@
+"""Fully factorised variational inference under the paper's flat prior ("Flat-FF"), non-centred.
+
+    w = s_l z,    q(z) = N(loc, std^2),    q(t_l) = LogNormal(m_l, v_l^2),    s_l = f_l / sqrt(t_l)
+
+Minimises, per datum,  E_q[loss] + ( KL(q(z) || N(0, 1)) + KL(q(t) || Gamma(2, 2)) ) / N, with one joint draw
+per step and both KL terms in closed form:
+
+    KL_z = sum (std^2 + loc^2 - 1) / 2 - log std
+    KL_t = sum_l  2 exp(m + v^2 / 2) - 2 m - log v + const
+
+Removed weights leave the sum: their z goes back to its prior. Source: arXiv:2309.12095, section 3 (flat
+prior) and 4.1 (AdaBelief); reduction of z against N(0, 1) is the paper's BMR, since delta_f does not change
+when a weight and its prior are rescaled together.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.inference.base import Block, PosteriorOptimizer, check_positive
+from secateur.inference.flat import FlatParameters
+from secateur.inference.layer_scale import GAMMA_RATE, GAMMA_SHAPE, LayerSizes, adabelief, inner_step
+
+__all__ = ["FlatFF"]
+
+LATENTS = ("loc", "log_std", "precision_loc", "precision_log_std")
+
+
+def _build(
+    loc: Tensor,
+    log_std: Tensor,
+    log_precision: Tensor,
+    noise: Tensor,
+    keep: Tensor | None,
+    layers: LayerSizes,
+) -> Tensor:
+    weight = layers.spread(layers.scale(log_precision)) * (loc + log_std.exp() * noise)
+    return weight if keep is None else weight * keep
+
+
+def _gradients(
+    loc: Tensor,
+    log_std: Tensor,
+    precision_loc: Tensor,
+    precision_log_std: Tensor,
+    gradient: Tensor,
+    noise: Tensor,
+    layer_noise: Tensor,
+    keep: Tensor | None,
+    layers: LayerSizes,
+    num_data: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if keep is not None:
+        gradient = gradient * keep
+    std, layer_std = log_std.exp(), precision_log_std.exp()
+    log_precision = precision_loc + layer_std * layer_noise
+    by_z = layers.spread(layers.scale(log_precision)) * gradient
+    by_log_precision = -0.5 * layers.total(by_z * (loc + std * noise))
+    expected_precision = (precision_loc + 0.5 * layer_std.square()).exp()
+    return (
+        by_z + loc / num_data,
+        by_z * noise * std + (std.square() - 1) / num_data,
+        by_log_precision + (GAMMA_RATE * expected_precision - GAMMA_SHAPE) / num_data,
+        by_log_precision * layer_noise * layer_std
+        + (GAMMA_RATE * expected_precision * layer_std.square() - 1) / num_data,
+    )
+
+
+class FlatFF(PosteriorOptimizer):
+    """Fit a fully factorised posterior under the paper's flat prior, by stochastic variational inference.
+
+    Between draws the model holds the posterior mean of z times the scale at the median of q(t).
+
+    Args:
+        params: `model.named_parameters()`, or groups of them; the last module is the output layer.
+        lr: Step size of AdaBelief; 5e-3 in the paper, 1e-2 when reducing.
+        num_data: Number of training data N; the loss is a mean over a batch of them.
+        init_std: Initial posterior std of z.
+        hidden_factor: f_l of all layers but the last.
+        last_factor: f_l of the last layer.
+        include: Name patterns of the parameters under the prior; all when None.
+        exclude: Name patterns of parameters that are trained as points.
+        generator: Source of the noise.
+        compile: Compile the update.
+
+    Raises:
+        InvalidArgumentError: If a hyper-parameter is out of range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 5e-3,
+        *,
+        num_data: int,
+        init_std: float = 0.1,
+        hidden_factor: float = 0.1,
+        last_factor: float = 1.0,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        generator: torch.Generator | None = None,
+        compile: bool = False,
+    ) -> None:
+        check_positive(lr=lr, init_std=init_std, hidden_factor=hidden_factor, last_factor=last_factor)
+        self._factors = {"hidden_factor": hidden_factor, "last_factor": last_factor}
+        self._log_init_std = math.log(init_std)
+        super().__init__(
+            params,
+            {"lr": lr},
+            num_data=num_data,
+            include=include,
+            exclude=exclude,
+            generator=generator,
+            compile=compile,
+        )
+        self._layers = [LayerSizes.of(block.flat, **self._factors) for block in self._blocks]
+        for block in self._blocks:
+            block.inner = adabelief([block.state[name] for name in LATENTS], lr, compile=compile)
+        self._build_kernel = self._kernel(_build)
+        self._gradient_kernel = self._kernel(_gradients)
+
+    def _new_state(self, flat: FlatParameters, group: dict[str, Any]) -> dict[str, Tensor]:
+        layers = LayerSizes.of(flat, **self._factors)
+        mean = flat.read()
+        precision_loc = mean.new_zeros(len(layers.num_weights))
+        return {
+            "loc": mean / layers.spread(layers.scale(precision_loc)),
+            "log_std": torch.full_like(mean, self._log_init_std),
+            "precision_loc": precision_loc,
+            "precision_log_std": torch.full_like(precision_loc, self._log_init_std),
+        }
+
+    def _layers_of(self, block: Block) -> LayerSizes:
+        return self._layers[self._blocks.index(block)]
+
+    def _draw(self, block: Block, group: dict[str, Any], *, training: bool) -> Tensor:
+        state = block.state
+        noise = torch.empty_like(block.mean).normal_(generator=self.generator)
+        layer_noise = torch.empty_like(state["precision_loc"]).normal_(generator=self.generator)
+        if training:
+            block.drawn = {"noise": noise, "layer_noise": layer_noise}
+        log_precision = state["precision_loc"] + state["precision_log_std"].exp() * layer_noise
+        return self._build_kernel(
+            state["loc"], state["log_std"], log_precision, noise, block.keep, self._layers_of(block)
+        )
+
+    def _update(self, block: Block, group: dict[str, Any], gradient: Tensor) -> Tensor:
+        latents = [block.state[name] for name in LATENTS]
+        gradients = self._gradient_kernel(
+            *latents,
+            gradient,
+            block.drawn["noise"],
+            block.drawn["layer_noise"],
+            block.keep,
+            self._layers_of(block),
+            self.num_data,
+        )
+        inner_step(block, gradients, group["lr"])
+        return self._center(block)
+
+    def _center(self, block: Block) -> Tensor:
+        layers = self._layers_of(block)
+        center = layers.spread(layers.scale(block.state["precision_loc"])) * block.state["loc"]
+        return center if block.keep is None else center * block.keep
+
+    def _moments(
+        self, block: Block, group: dict[str, Any]
+    ) -> tuple[Tensor, Tensor | float, dict[str, Tensor]]:
+        layers = self._layers_of(block)
+        scale = layers.scale(block.state["precision_loc"])
+        precision = (-2 * block.state["log_std"]).exp() / layers.spread(scale).square()
+        return self._center(block), precision, layers.prior_precision(scale)

@@ -1,0 +1,285 @@
+"""The built-in loop: fit an epoch, reduce when due, again; resumable after every epoch."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from secateur.data import Split
+from secateur.errors import ArtifactError, DataError, DivergenceError
+from secateur.inference import PosteriorOptimizer
+from secateur.posterior import Posterior
+from secateur.pruning import Report, Schedule, output_layer, reduce
+from secateur.training.prediction import evaluation_mode, log_probabilities, score
+from secateur.training.progress import Progress
+from secateur.training.recipe import Recipe
+
+__all__ = ["Trainer"]
+
+OBSERVED_DATA = 2000  # training examples on which each reduction is observed
+STEPS_BETWEEN_CHECKS = 50  # reading the loss makes a GPU wait
+
+
+@dataclass
+class Trainer:
+    """A fit in progress: all of its state, and the steps that move it.
+
+    Attributes:
+        model: Unmasked network; removed weights are held at zero by the optimiser.
+        optimizer: Holds the posterior.
+        recipe: How the fit goes.
+        train: Training data on the model's device.
+        test: Data to judge by after each epoch, if any.
+        seed: Seeds the order of the data and dropout, epoch by epoch.
+        sparsity: Exact sparsity to end with; None to let the evidence decide.
+        epoch: Completed epochs.
+        seconds: Time spent in them, evaluation included.
+        training_seconds: The part of it spent in training steps.
+        history: One row per completed epoch.
+        reductions: One row per reduction.
+        removed_delta_f: Predicted evidence of all that was removed, by layer, in nats.
+    """
+
+    model: nn.Module
+    optimizer: PosteriorOptimizer
+    recipe: Recipe
+    train: Split
+    test: Split | None
+    seed: int
+    sparsity: float | None = None
+    epoch: int = 0
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    reductions: list[dict[str, Any]] = field(default_factory=list)
+    removed_delta_f: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.recipe.batch_size > len(self.train):
+            raise DataError(
+                f"batch_size: expected at most the {len(self.train)} training examples, got "
+                f"{self.recipe.batch_size}; lower --batch-size"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in the training data; what is left over waits for the next epoch's order."""
+        return len(self.train) // self.recipe.batch_size
+
+    def run(self, progress: Progress, after_epoch: Callable[["Trainer"], None]) -> None:
+        """Train until the recipe's last epoch.
+
+        Args:
+            progress: Is told of every step and epoch.
+            after_epoch: Called when an epoch is complete and in the history; saves it.
+
+        Raises:
+            DivergenceError: If the loss is not finite.
+        """
+        progress.start(
+            total_epochs=self.recipe.epochs,
+            steps_per_epoch=self.steps_per_epoch,
+            resumed_epoch=self.epoch,
+        )
+        while self.epoch < self.recipe.epochs:
+            started = time.perf_counter()
+            loss = self._train_epoch(progress)
+            self.training_seconds += time.perf_counter() - started
+            self.epoch += 1
+            reduction = self._reduce() if self._reduction_is_due() else None
+            row = self._row(loss, reduction)
+            self.seconds += time.perf_counter() - started
+            self.history.append({**row, "seconds": self.seconds})
+            progress.epoch(self.history[-1])
+            after_epoch(self)
+
+    def _train_epoch(self, progress: Progress) -> float:
+        images, labels = self.train.images, self.train.labels
+        device = images.device
+        # Order and dropout follow from seed and epoch alone, so a resumed run needs no more than those.
+        epoch_seed = self.seed * 1_000_003 + self.epoch
+        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(epoch_seed)).to(
+            device
+        )
+        batches = order[: self.steps_per_epoch * self.recipe.batch_size].view(self.steps_per_epoch, -1)
+        for group in self.optimizer.param_groups:
+            if "temperature" in group:
+                group["temperature"] = self.recipe.temperature_at(self.epoch)
+        total = torch.zeros((), device=device)
+        self.model.train()
+        with _seeded(epoch_seed):
+            for index, batch in enumerate(batches):
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.recipe.learning_rate_at(self.epoch + index / self.steps_per_epoch)
+                x, y = images[batch], labels[batch]
+                with self.optimizer.sampled_parameters():
+                    loss = F.cross_entropy(self.model(x), y)
+                    self.optimizer.zero_grad()
+                    loss.backward()
+                self.optimizer.step()
+                total += loss.detach()
+                step = self.epoch * self.steps_per_epoch + index + 1
+                if index % STEPS_BETWEEN_CHECKS == 0 or index + 1 == len(batches):
+                    value = float(loss.detach())
+                    if not math.isfinite(value):
+                        raise self._diverged(step, x)
+                    progress.step(step, value)
+                else:
+                    progress.step(step)
+        return float(total) / self.steps_per_epoch
+
+    def _diverged(self, step: int, batch: Tensor) -> DivergenceError:
+        layer = _first_bad_layer(self.model, batch)
+        rate = self.optimizer.param_groups[0]["lr"]
+        return DivergenceError(
+            f"step {step}: expected a finite loss, got nan or inf, first in layer {layer}; try a smaller "
+            f"--learning-rate (now {rate:.2g}), and check that inputs are standardised"
+        )
+
+    def _reduction_is_due(self) -> bool:
+        return self.recipe.schedule is not None and self.recipe.schedule.due(self.epoch)
+
+    def _reduce(self) -> Report:
+        """Remove what the evidence allows now, and compare what it predicts with what is observed."""
+        schedule = self.recipe.schedule
+        assert schedule is not None
+        before = self.optimizer.posterior()
+        last = output_layer(self.model)
+        prunable_layers = {name.rpartition(".")[0] for name, mean in before.mean.items() if mean.dim() > 1}
+        exclude = [f"{last}.*"] if prunable_layers - {last} else None
+        if self.sparsity is None:
+            report = reduce(
+                before,
+                max_fraction=schedule.max_fraction,
+                max_sparsity=schedule.max_sparsity,
+                exclude=exclude,
+            )
+        else:
+            report = reduce(before, sparsity=self._target(schedule), exclude=exclude)
+        loss_before = self._observed_loss()
+        self.optimizer.hold(report.masks)
+        loss_after = self._observed_loss()
+        divergence = float(before.kl_divergence() - self.optimizer.posterior().kl_divergence())
+        for row in report.layers:
+            so_far = self.removed_delta_f.get(row.name, 0.0)
+            self.removed_delta_f[row.name] = so_far + row.predicted_delta_f
+        self.reductions.append({
+            "epoch": self.epoch,
+            "num_removed": report.num_removed,
+            "predicted_delta_f": report.predicted_delta_f,
+            "observed_delta_f": len(self.train) * (loss_before - loss_after) + divergence,
+        })
+        return report
+
+    def _target(self, schedule: Schedule) -> float:
+        """Return the sparsity due now: what stays falls by the same factor at every reduction."""
+        assert self.sparsity is not None
+        due = [epoch for epoch in range(1, self.recipe.epochs + 1) if schedule.due(epoch)]
+        return 1 - (1 - self.sparsity) ** ((due.index(self.epoch) + 1) / len(due))
+
+    def _observed_loss(self) -> float:
+        images, labels = self.train.images[:OBSERVED_DATA], self.train.labels[:OBSERVED_DATA]
+        with evaluation_mode(self.model):
+            predicted = log_probabilities(self.model, images)
+        return float(F.nll_loss(predicted, labels))
+
+    def _row(self, loss: float, report: Report | None) -> dict[str, Any]:
+        num_weights, num_kept = self.counts()
+        row: dict[str, Any] = {
+            "epoch": self.epoch,
+            "step": self.epoch * self.steps_per_epoch,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "train_loss": loss,
+            "sparsity": 1 - num_kept / num_weights,
+            "num_kept": num_kept,
+        }
+        if self.test is not None:
+            figures, _ = score(self.model, self.test)
+            row |= figures.as_dict()
+        if report is not None:
+            row |= {key: value for key, value in self.reductions[-1].items() if key != "epoch"}
+        return row
+
+    def counts(self) -> tuple[int, int]:
+        """Return the network's weights and how many of them are still in."""
+        num_weights = sum(parameter.numel() for parameter in self.model.parameters())
+        removed = sum(int((~keep).sum()) for keep in self.posterior().keep.values())
+        return num_weights, num_weights - removed
+
+    def posterior(self) -> Posterior:
+        """Return the current posterior, at the temperature at which evidence is judged."""
+        return self.optimizer.posterior()
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the next epoch depends on."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "training_seconds": self.training_seconds,
+            "history": self.history,
+            "reductions": self.reductions,
+            "removed_delta_f": self.removed_delta_f,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state()` was taken.
+
+        Args:
+            state: What `state()` returned, perhaps through a file.
+
+        Raises:
+            ArtifactError: If it is of another network or method.
+        """
+        try:
+            self.model.load_state_dict(state["model"])
+        except (RuntimeError, KeyError) as error:
+            line = str(error).splitlines()[-1].strip()
+            raise ArtifactError(f"checkpoint: expected one of this network, got another's: {line}") from error
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name in ("epoch", "seconds", "training_seconds", "history", "reductions", "removed_delta_f"):
+            setattr(self, name, state[name])
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global generators, which dropout draws from; the caller's states return on exit."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def _first_bad_layer(model: nn.Module, batch: Tensor) -> str:
+    """Return the first module whose output is not finite, or the first parameter that is not."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            return name
+    found: list[str] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if not found and isinstance(output, Tensor) and not output.isfinite().all():
+                found.append(name)
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(watch(name))
+        for name, module in model.named_modules()
+        if not list(module.children())
+    ]
+    try:
+        with torch.no_grad():
+            model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else "the loss"
