@@ -32,7 +32,8 @@ def compact(model: nn.Module, example_input: Any, *, multiple_of: int = 1) -> nn
 
     Removed are neurons, channels, attention heads, residual branches and embedding columns that are constant
     or that nothing reads any more, and embedding rows of zeros; constants go into the next bias. Units whose
-    absence could be noticed stay: those under a LayerNorm or softmax, in the network's output, or before an unknown operator.
+    absence could be noticed stay: those under a LayerNorm or softmax, in the network's output, or before an
+    unknown operator.
 
     Args:
         model: Masked network (`torch.nn.utils.prune`), or one with zeros in its weights. It is not changed.
@@ -87,8 +88,8 @@ def compact(model: nn.Module, example_input: Any, *, multiple_of: int = 1) -> nn
     difference = _largest_difference(fallback, result, inputs)
     if difference > _tolerance(expected):
         _warn(
-            f"{type(model).__name__} keeps its size, masks made permanent: compacted, its output would differ "
-            f"by {difference:.1e} (relative); please report this network"
+            f"{type(model).__name__} keeps its size, masks made permanent: its output would differ by "
+            f"{difference:.1e} (relative); please report this network"
         )
         return fallback
     modes = {name: module.training for name, module in fallback.named_modules()}
