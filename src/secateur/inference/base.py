@@ -64,12 +64,12 @@ class Block:
         self.flat = flat
         self.state = state
         self.group_index = group_index
-        self.keep: Tensor | None = None  # 1 where an entry stays, 0 where removed; None while all stay
+        # 1 where an entry stays, 0 where it is removed; None while all stay
+        self.keep: Tensor | None = None
         self.mean = flat.read()
         self.drawn: dict[str, Tensor] = {}  # between a training draw and its step
-        self.inner: Optimizer | None = (
-            None  # a torch optimizer over flat vectors of `state`, where one is used
-        )
+        # a torch optimizer over flat vectors of `state`, where one is used
+        self.inner: Optimizer | None = None
 
     def hold(self, masks: dict[str, Tensor]) -> Tensor:
         """Intersect the entries that stay with `masks`, and return 1 where they do and 0 elsewhere."""
@@ -77,8 +77,8 @@ class Block:
         for name, view in self.flat.named(keep).items():
             if name in masks:
                 view.mul_(masks[name].to(view))
-        return self.keep
         self.keep = keep
+        return keep
 
     def saved(self) -> dict[str, Tensor]:
         """Return copies of every tensor the next step depends on, besides the parameters."""
