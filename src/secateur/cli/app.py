@@ -22,10 +22,11 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"secateur {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -39,8 +40,7 @@ def _shared(
 ) -> None:
     """Evidence-based pruning for neural networks.
 
-    Fits a posterior to a network's weights, removes what the model evidence does not pay for, and keeps the
-    network calibrated. Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage.
+    Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage.
     """
 
 

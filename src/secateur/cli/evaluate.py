@@ -6,6 +6,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from secateur import training
+from secateur.study import summary
+
 __all__ = ["EXAMPLE", "evaluate"]
 
 EXAMPLE = "Example: secateur evaluate runs/lenet-fashion-mnist-calibrated-seed0 --samples 1000"
@@ -21,8 +24,5 @@ def evaluate(
     split: Annotated[str, typer.Option(help="test or train.")] = "test",
 ) -> None:
     """Test a run again: the average of posterior samples beside the posterior-mean network."""
-    from secateur import training
-    from secateur.study import summary
-
     result = training.evaluate(run, data_dir=data_dir, device=device, num_samples=samples, split=split)
-    summary.show_scores(result, Console())
+    summary.show_scores(result, Console(), split=split)

@@ -18,7 +18,7 @@ WRONG_USAGE = 2
 class ExitCodes(TyperGroup):
     """Turns Secateur's errors and Ctrl-C in any subcommand into a line and an exit code."""
 
-    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # Typer's own name for click's
+    def invoke(self, ctx: Any) -> Any:
         """Run the subcommand."""
         try:
             return super().invoke(ctx)

@@ -6,8 +6,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from secateur import networks, training
 from secateur.cli.failures import FAILED, complain
 from secateur.cli.invocation import command_line, run_directory
+from secateur.data import names as data_names
+from secateur.training.progress import for_console
 
 __all__ = ["EXAMPLE", "fit"]
 
@@ -15,10 +18,11 @@ EXAMPLE = "Example: secateur fit lenet fashion-mnist --epochs 50 --seed 1 --out 
 
 
 def fit(
-    context: typer.Context,
-    network: Annotated[str, typer.Argument(metavar="NETWORK", help="mlp, lenet, lenet-relu.")],
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A name from `secateur data`.")],
-    method: Annotated[str, typer.Option(help="How the posterior is fitted.")] = "calibrated",
+    network: Annotated[str, typer.Argument(help=f"One of {', '.join(networks.names())}.")],
+    data: Annotated[str, typer.Argument(help=f"One of {', '.join(data_names())}.")],
+    method: Annotated[
+        str, typer.Option(help=f"One of {', '.join(training.method_names())}.", metavar="NAME")
+    ] = "calibrated",
     epochs: Annotated[int | None, typer.Option(min=1, help="By default the method's recipe.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same run.")] = 0,
     out: Annotated[
@@ -46,8 +50,8 @@ def fit(
     ] = False,
 ) -> None:
     """Train a network, remove what the evidence does not pay for, and report what came of it."""
-    from secateur import training
-    from secateur.study import report, summary
+    given = dict(locals())
+    from secateur.study import report, summary  # matplotlib: only where it is needed
 
     console = Console()
     where = out or run_directory(network, data, method, seed)
@@ -68,11 +72,11 @@ def fit(
             batch_size=batch_size,
             compile=compile_,
             tensorboard=tensorboard,
-            command=command_line(context, without=("resume",)),
-            progress=training.for_console(console),
+            command=command_line(fit, given | {"resume": False}),
+            progress=for_console(console),
         )
     except KeyboardInterrupt:
-        again = command_line(context, without=("resume", "out"), extra=("--out", str(where), "--resume"))
+        again = command_line(fit, given | {"out": where, "resume": True})
         complain(f"interrupted; finished epochs are kept in {where}, go on with: {again}")
         raise typer.Exit(FAILED) from None
     report.write(where)

@@ -1,38 +1,34 @@
 """The command line of a run, written out again: for its record, and to go on with it after Ctrl-C."""
 
+import inspect
 import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
-
-import typer
+from typing import Any
 
 __all__ = ["command_line", "run_directory"]
 
 
-def command_line(
-    context: typer.Context, *, without: tuple[str, ...] = (), extra: tuple[str, ...] = ()
-) -> str:
-    """Return the shell command of the running subcommand, with only the options that were given.
+def command_line(command: Callable[..., None], given: Mapping[str, Any]) -> str:
+    """Return the shell command that calls a command's function with these values.
 
     Args:
-        context: That of the subcommand.
-        without: Parameters left out, by their Python names.
-        extra: Words put at the end.
+        command: The function; parameters without a default are arguments, the others options, left out
+            where they have their default.
+        given: A value for each parameter.
     """
     arguments, options = [], []
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        source = context.get_parameter_source(name)
-        value = context.params.get(name)
-        if name in without or source is None or source.name != "COMMANDLINE" or value is None:
-            continue
-        if parameter.param_type_name == "argument":
+    for name, parameter in inspect.signature(command).parameters.items():
+        value, option = given[name], name.strip("_").replace("_", "-")
+        if parameter.default is parameter.empty:
             arguments.append(str(value))
+        elif value == parameter.default:
+            continue
         elif isinstance(value, bool):
-            spellings = parameter.opts if value else parameter.secondary_opts
-            options.extend(spellings[:1])
+            options.append(f"--{option}" if value else f"--no-{option}")
         else:
-            options += [parameter.opts[0], str(value)]
-    return shlex.join(["secateur", str(context.command.name), *arguments, *options, *extra])
+            options += [f"--{option}", str(value)]
+    return shlex.join(["secateur", command.__name__, *arguments, *options])
 
 
 def run_directory(network: str, data: str, method: str, seed: int) -> Path:

@@ -21,7 +21,7 @@ __all__ = ["Epoch", "FirstLayer", "Layer", "Record", "Reduction", "Reliability",
 
 @dataclass(frozen=True)
 class Scores:
-    """How well one way of predicting does on the test set; log scores in nats, means over examples."""
+    """How well one way of predicting does; log scores in nats, means over examples."""
 
     accuracy: float
     negative_log_likelihood: float
@@ -99,12 +99,14 @@ class Record:
     Attributes:
         averaged: Scores of the prediction averaged over posterior samples.
         mean_network: Scores of the one-pass network at the posterior mean; None where there is no other.
+        split: Which data the scores are from, `test` or `train`.
     """
 
     directory: Path
     config: Mapping[str, Any]
     averaged: Scores
     mean_network: Scores | None
+    split: str
     sparsity: float
     num_weights: int
     num_kept: int
@@ -136,17 +138,19 @@ def read(directory: Path) -> Record:
         config.text(key)
     metrics = _object(directory / "metrics.json")
     layers = tuple(map(_layer, metrics.rows("layers")))
-    mean_network = metrics.optional("mean_network")
+    num_samples = metrics.count("num_samples")
+    mean_network = metrics.optional("mean_network") if num_samples > 1 else None
     return Record(
         directory=directory,
         config=config.values,
         averaged=_scores(metrics),
         mean_network=None if mean_network is None else _scores(mean_network),
+        split=metrics.text("split") if "split" in metrics.values else "test",
         sparsity=metrics.number("sparsity"),
         num_weights=metrics.count("num_weights"),
         num_kept=metrics.count("num_kept"),
         num_prunable=metrics.count("num_prunable"),
-        num_samples=metrics.count("num_samples"),
+        num_samples=num_samples,
         seconds=metrics.number("seconds"),
         seconds_per_iteration=metrics.number("seconds_per_iteration"),
         layers=layers,

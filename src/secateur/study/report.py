@@ -3,15 +3,13 @@
 It is made from the files of the run directory alone, so it can be made again at any time.
 """
 
-import os
-import tempfile
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from secateur.errors import ArtifactError
 from secateur.study import sections, wording
 from secateur.study.record import Record, read
+from secateur.training.files import write_whole
 
 __all__ = ["render", "write"]
 
@@ -27,21 +25,8 @@ def write(run_dir: Path) -> Path:
     Raises:
         ArtifactError: If a file of the run is missing or damaged, or the report cannot be written.
     """
-    run_dir = Path(run_dir)
-    page = render(read(run_dir))
-    target = run_dir / "report.html"
-    try:
-        handle, name = tempfile.mkstemp(dir=run_dir, prefix=".report-", suffix=".html")
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(page)
-            temporary.chmod(0o644)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"expected to write {target}, got {error.strerror or error}") from None
+    target = Path(run_dir) / "report.html"
+    write_whole(target, render(read(run_dir)).encode())
     return target
 
 

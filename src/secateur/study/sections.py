@@ -78,7 +78,7 @@ def results(record: Record) -> str:
         else "This method gives a single network, the one in <code>model.safetensors</code>."
     )
     return (
-        f"<section>\n<h2>How well it predicts</h2>\n<p>On the test set. {note}</p>\n"
+        f"<section>\n<h2>How well it predicts</h2>\n<p>On {wording.judged_on(record.split)}. {note}</p>\n"
         f'<table class="scores">\n<thead><tr><th></th>{head}</tr></thead>\n'
         f"<tbody>\n{rows}</tbody>\n</table>\n</section>\n"
     )
@@ -182,7 +182,7 @@ def reliability(record: Record) -> str:
         '<section>\n<h2>Is the confidence honest?</h2>\n<div class="pair">\n<figure>'
         f"{drawing}</figure>\n<div><p>When the {which} says 80 %, it should be right four times in five: "
         "then every point lies on the dashed line. Below the line it is surer than it should be, above it "
-        f'more modest than it needs to be.</p>\n<p class="note">The test set in {num_bins} groups of '
+        f'more modest than it needs to be.</p>\n<p class="note">{escape(wording.judged_on(record.split).capitalize())} in {num_bins} groups of '
         "(nearly) equal size, sorted by confidence. Lines are 95 % intervals for chance.</p></div>\n</div>\n"
         "</section>\n"
     )
@@ -204,6 +204,8 @@ def reductions(record: Record) -> str:
         "every removed weight promised on its own. Over all reductions that is "
         f"{wording.number(predicted, 0)} nats; seen at the moment of removal, before any retraining, were "
         f"{wording.number(observed, 0)}.</p>\n"
+        '<p class="note">Observed is the change of the free energy: of the log likelihood, estimated on some '
+        "training examples, and of what it costs to tell the weights from the prior.</p>\n"
         '<p class="note">The sum is optimistic. Two weights that can stand in for each other are each '
         "dispensable, but not both, and adding their evidence counts that promise twice. This is why "
         "weights go a few at a time and the rest is trained between reductions.</p></div>\n</div>\n"

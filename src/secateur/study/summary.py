@@ -1,6 +1,9 @@
 """The ending of a fit in the terminal: what came of it, layer by layer, and where to read on."""
 
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
@@ -8,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from secateur.study import wording
-from secateur.study.record import Record, read
+from secateur.study.record import Record, Scores, read
 
-__all__ = ["show"]
+__all__ = ["show", "show_scores"]
 
 _SHORT = {
     "accuracy": "higher is better",
@@ -34,7 +37,10 @@ def show(run_dir: Path, console: Console) -> None:
     console.print()
     console.print(Text(wording.outcome(record), style="bold"), soft_wrap=True)
     console.print()
-    console.print(Padding(_scores(record), (0, 0, 1, 2)))
+    scores = _scores(
+        record.averaged, record.mean_network, record.num_samples, wording.judged_on(record.split)
+    )
+    console.print(Padding(scores, (0, 0, 1, 2)))
     console.print(Padding(_layers(record, console), (0, 0, 1, 2)))
     report = record.directory / "report.html"
     wrote = Text(f"{wording.duration(record.seconds)} of training. ")
@@ -43,17 +49,31 @@ def show(run_dir: Path, console: Console) -> None:
     console.print(wrote, soft_wrap=True)
 
 
-def _scores(record: Record) -> Table:
+def show_scores(figures: Mapping[str, Any], console: Console, *, split: str) -> None:
+    """Print what an evaluation found.
+
+    Args:
+        figures: The scores by name, those of the one-pass network in `mean_network`, and `num_samples`.
+        console: Where to print.
+        split: The data they are from, `test` or `train`.
+    """
+    names = [field.name for field in fields(Scores)]
+    averaged = Scores(**{name: float(figures[name]) for name in names})
+    one_pass = figures.get("mean_network") if figures["num_samples"] > 1 else None
+    mean_network = None if one_pass is None else Scores(**{name: float(one_pass[name]) for name in names})
+    console.print(_scores(averaged, mean_network, figures["num_samples"], f"the {split} set"))
+
+
+def _scores(averaged: Scores, mean_network: Scores | None, num_samples: int, judged_on: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-    table.add_column("on the test set", no_wrap=True)
-    both = record.mean_network is not None
-    table.add_column(f"mean of {record.num_samples} samples" if both else "", justify="right")
-    if both:
+    table.add_column(f"on {judged_on}", no_wrap=True)
+    table.add_column(f"mean of {num_samples} samples" if mean_network else "", justify="right")
+    if mean_network:
         table.add_column("one pass", justify="right")
     table.add_column("", style="dim", no_wrap=True)
     for key, name, _ in wording.METRICS:
         if key in _SHORT:
-            values = [wording.number(getattr(s, key), 4) for s in (record.averaged, record.mean_network) if s]
+            values = [wording.number(getattr(s, key), 4) for s in (averaged, mean_network) if s]
             table.add_row(name, *values, _SHORT[key])
     return table
 

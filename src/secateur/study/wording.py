@@ -98,6 +98,11 @@ def key_scores(record: Record) -> str:
     return ", ".join(f"{name} {number(value)}" for name, value in named if math.isfinite(value))
 
 
+def judged_on(split: str) -> str:
+    """Return the name of the data that scores are from."""
+    return {"test": "the test set", "train": "the training set, for want of a test set"}.get(split, split)
+
+
 def outcome(record: Record) -> str:
     """Return what became of the network, in one line."""
     if record.num_kept < record.num_weights:
