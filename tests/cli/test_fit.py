@@ -1,6 +1,11 @@
 """`secateur fit` hands over what was asked, ends with a report, and fails in ways one can act on."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -40,8 +45,8 @@ def test_by_default_nothing_is_overridden_and_the_place_is_named_after_the_run(s
     assert asked.pop("progress") is not None
     assert asked == {
         "network": "lenet", "data": "fashion-mnist", "method": "calibrated", "epochs": None, "seed": 3,
-        "out": (elsewhere / "runs/lenet-fashion-mnist-calibrated-seed3").relative_to(elsewhere), "resume": False,
-        "device": "auto", "data_dir": None, "sparsity": None, "num_samples": 100, "learning_rate": None,
+        "out": Path("runs/lenet-fashion-mnist-calibrated-seed3"), "resume": False, "device": "auto",
+        "data_dir": None, "sparsity": None, "num_samples": 100, "learning_rate": None,
         "batch_size": None, "compile": None, "tensorboard": False,
         "command": "secateur fit lenet fashion-mnist --seed 3",
     }  # fmt: skip
@@ -60,8 +65,9 @@ def test_every_option_reaches_the_training(secateur, calls, tmp_path):
         "network": "mlp", "data": "digits", "method": "ivon", "epochs": 7, "seed": 2, "out": tmp_path / "a b",
         "device": "cpu", "data_dir": tmp_path, "sparsity": 0.9, "num_samples": 5, "learning_rate": 0.01,
         "batch_size": 32, "compile": False, "tensorboard": True, "resume": True,
-        "command": f"secateur fit mlp digits --method ivon --epochs 7 --seed 2 --out '{tmp_path}/a b' --device cpu "
-        f"--data-dir {tmp_path} --sparsity 0.9 --samples 5 --learning-rate 0.01 --batch-size 32 --no-compile "
+        "command": "secateur fit mlp digits --method ivon --epochs 7 --seed 2 "
+        f"--out '{tmp_path}/a b' --device cpu --data-dir {tmp_path} --sparsity 0.9 "
+        "--samples 5 --learning-rate 0.01 --batch-size 32 --no-compile "
         "--tensorboard",
     }  # fmt: skip
 
@@ -150,3 +156,24 @@ def test_from_digits_to_a_report_and_back(secateur, tmp_path):
     assert judged.exit_code == 0, judged.stderr
     assert "on the test set" in judged.stdout
     assert f"{metrics['mean_network']['accuracy']:.4f}" in judged.stdout
+
+
+def test_a_real_ctrl_c_ends_in_one_line_and_a_run_to_go_on_with(tmp_path):
+    command = Path(sys.executable).with_name("secateur")
+    words = ("fit", "mlp", "digits", "--epochs", "5000", "--device", "cpu", "--no-compile", "--out", "run")
+    running = subprocess.Popen(
+        [command, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while not (tmp_path / "run" / "history.jsonl").exists() and running.poll() is None:
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        _, complaint = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 1
+    assert complaint.count("\n") == 1
+    assert complaint.endswith(
+        "go on with: secateur fit mlp digits --epochs 5000 --out run --resume --device cpu --no-compile\n"
+    )
+    assert not (tmp_path / "run" / "metrics.json").exists()

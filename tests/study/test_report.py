@@ -116,7 +116,7 @@ def test_a_failed_write_leaves_the_old_report_and_no_litter(run_dir, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(ArtifactError, match=r"report\.html, got No space left"):
+    with pytest.raises(ArtifactError, match=r"report\.html: .*No space left"):
         report.write(run_dir)
     assert sorted(run_dir.iterdir()) == before
     assert (run_dir / "report.html").read_bytes() == old
@@ -152,7 +152,18 @@ def test_a_sparsity_that_was_asked_for_is_said(run_dir):
     edit(run_dir / "config.json", lambda c: c.update(sparsity=0.9))
     text = page(run_dir).text
     assert "90.0 % that was asked for" in text
-    assert "Nobody chose" not in text
+    assert "No final sparsity" not in text
+
+
+def test_a_cap_on_each_reduction_is_said(run_dir):
+    assert "at most 15.0 % of what was left at a time. No final sparsity was set." in page(run_dir).text
+    edit(run_dir / "config.json", lambda c: c.update(recipe={}))
+    assert "and those were removed. No final sparsity was set." in page(run_dir).text
+
+
+def test_scores_on_the_training_data_are_called_so(run_dir):
+    edit(run_dir / "metrics.json", lambda m: m.update(evaluated_on="train"))
+    assert "On the training set, for want of a test set." in page(run_dir).text
 
 
 def test_a_run_without_a_test_set(run_dir):

@@ -77,12 +77,17 @@ def _zoom(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
     outside = np.flatnonzero((y < low) | (y > high))
     if len(outside):
         first = outside[0]
-        enters = x[min(outside[-1] + 1, len(x) - 1)]  # right of the curve where it comes into view
         above = y[first] > high
+        # The note stands where the curve has come into view and left that edge.
+        edge = y > high - 0.15 * (high - low) if above else y < low + 0.15 * (high - low)
+        at = outside[-1] + 1
+        while at < len(x) - 1 and edge[at]:
+            at += 1
+        enters = x[min(at, len(x) - 1)]
         axes.annotate(
             f"{'↑' if above else '↓'} {y[first]:.3f} in epoch {x[first]:.0f}",
             (enters, 0.97 if above else 0.04), xycoords=("data", "axes fraction"),
-            textcoords="offset points", xytext=(7, 0), va="top" if above else "bottom", color=MUTED, size=8,
+            textcoords="offset points", xytext=(3, 0), va="top" if above else "bottom", color=MUTED, size=8,
         )  # fmt: skip
 
 
@@ -142,7 +147,9 @@ def reductions(rows: Sequence[Reduction]) -> Figure:
         axes.plot(epoch, predicted, "o", color=ORANGE, markersize=4.5, markeredgewidth=0)
         axes.plot(epoch, observed, "o", color=BLUE, markersize=4.5, markeredgewidth=0)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.margins(x=0.06, y=0.08)
+        axes.margins(y=0.08)
+        room = max(0.06 * (epoch[-1] - epoch[0]), 1)
+        axes.set_xlim(epoch[0] - room, epoch[-1] + room)
         _label_ends(axes, epoch[-1], [("predicted", predicted[-1], ORANGE), ("observed", observed[-1], BLUE)])
         return figure
 

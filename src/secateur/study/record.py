@@ -99,14 +99,14 @@ class Record:
     Attributes:
         averaged: Scores of the prediction averaged over posterior samples.
         mean_network: Scores of the one-pass network at the posterior mean; None where there is no other.
-        split: Which data the scores are from, `test` or `train`.
+        evaluated_on: Which data the scores are from, `test` or `train`.
     """
 
     directory: Path
     config: Mapping[str, Any]
     averaged: Scores
     mean_network: Scores | None
-    split: str
+    evaluated_on: str
     sparsity: float
     num_weights: int
     num_kept: int
@@ -145,7 +145,7 @@ def read(directory: Path) -> Record:
         config=config.values,
         averaged=_scores(metrics),
         mean_network=None if mean_network is None else _scores(mean_network),
-        split=metrics.text("split") if "split" in metrics.values else "test",
+        evaluated_on=metrics.text("evaluated_on"),
         sparsity=metrics.number("sparsity"),
         num_weights=metrics.count("num_weights"),
         num_kept=metrics.count("num_kept"),

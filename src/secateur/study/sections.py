@@ -38,7 +38,7 @@ def header(record: Record) -> str:
     elif record.reductions:
         story += (
             f" After {len(record.reductions)} of the epochs the evidence was asked which weights the data do "
-            "not pay for, and some of those were removed. Nobody chose the final sparsity."
+            f"not pay for, and those were removed{_cap(record)}. No final sparsity was set."
         )
     return (
         '<header>\n<p class="kicker">Secateur: report of a run</p>\n'
@@ -46,6 +46,16 @@ def header(record: Record) -> str:
         + (f'<p class="scoreline">{escape(scores)}</p>\n' if scores else "")
         + f'<p class="lead">{escape(story)}</p>\n</header>\n'
     )
+
+
+def _cap(record: Record) -> str:
+    """Return in words how much could go at once, if the recipe limits it."""
+    recipe = record.config.get("recipe")
+    schedule = recipe.get("schedule") if isinstance(recipe, Mapping) else None
+    cap = schedule.get("max_fraction") if isinstance(schedule, Mapping) else None
+    if not isinstance(cap, int | float) or not cap < 1:
+        return ""
+    return f", the clearest cases first and at most {wording.percent(cap)} of what was left at a time"
 
 
 def _target(record: Record) -> float:
@@ -78,7 +88,8 @@ def results(record: Record) -> str:
         else "This method gives a single network, the one in <code>model.safetensors</code>."
     )
     return (
-        f"<section>\n<h2>How well it predicts</h2>\n<p>On {wording.judged_on(record.split)}. {note}</p>\n"
+        "<section>\n<h2>How well it predicts</h2>\n"
+        f"<p>On {wording.judged_on(record.evaluated_on)}. {note}</p>\n"
         f'<table class="scores">\n<thead><tr><th></th>{head}</tr></thead>\n'
         f"<tbody>\n{rows}</tbody>\n</table>\n</section>\n"
     )
@@ -177,12 +188,14 @@ def reliability(record: Record) -> str:
         figures.reliability(record.reliability), name="reliability", description="Reliability diagram"
     )
     num_bins = sum(count > 0 for count in record.reliability.count)
+    groups = "1 group" if num_bins == 1 else f"{num_bins} groups"
+    judged_on = wording.judged_on(record.evaluated_on).capitalize()
     which = "averaged prediction" if record.mean_network is not None else "network"
     return (
         '<section>\n<h2>Is the confidence honest?</h2>\n<div class="pair">\n<figure>'
         f"{drawing}</figure>\n<div><p>When the {which} says 80 %, it should be right four times in five: "
         "then every point lies on the dashed line. Below the line it is surer than it should be, above it "
-        f'more modest than it needs to be.</p>\n<p class="note">{escape(wording.judged_on(record.split).capitalize())} in {num_bins} groups of '
+        f'more modest than it needs to be.</p>\n<p class="note">{escape(judged_on)} in {groups} of '
         "(nearly) equal size, sorted by confidence. Lines are 95 % intervals for chance.</p></div>\n</div>\n"
         "</section>\n"
     )
@@ -207,8 +220,8 @@ def reductions(record: Record) -> str:
         '<p class="note">Observed is the change of the free energy: of the log likelihood, estimated on some '
         "training examples, and of what it costs to tell the weights from the prior.</p>\n"
         '<p class="note">The sum is optimistic. Two weights that can stand in for each other are each '
-        "dispensable, but not both, and adding their evidence counts that promise twice. This is why "
-        "weights go a few at a time and the rest is trained between reductions.</p></div>\n</div>\n"
+        "dispensable, but not both, and adding their evidence counts that promise twice. This is why it "
+        "is safer to remove a few weights at a time and to train the rest in between.</p></div>\n</div>\n"
         "</section>\n"
     )
 

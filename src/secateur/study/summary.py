@@ -38,7 +38,7 @@ def show(run_dir: Path, console: Console) -> None:
     console.print(Text(wording.outcome(record), style="bold"), soft_wrap=True)
     console.print()
     scores = _scores(
-        record.averaged, record.mean_network, record.num_samples, wording.judged_on(record.split)
+        record.averaged, record.mean_network, record.num_samples, wording.judged_on(record.evaluated_on)
     )
     console.print(Padding(scores, (0, 0, 1, 2)))
     console.print(Padding(_layers(record, console), (0, 0, 1, 2)))
