@@ -4,6 +4,7 @@ Removing all that the evidence allows in one go costs accuracy, because the summ
 is optimistic: they are not independent. A cap per reduction, best evidence first, lets the rest adapt.
 """
 
+import math
 from dataclasses import dataclass
 
 from secateur.errors import InvalidArgumentError
@@ -21,6 +22,8 @@ class Schedule:
         every: Epochs between reductions.
         max_fraction: Largest fraction of what is left to remove in one reduction.
         max_sparsity: Sparsity at which removal ends even if the evidence would go on.
+        max_loss_rise: How far a reduction may raise the training loss above the best seen, in nats per
+            datum, before it is cut back; `inf` trusts the evidence alone.
     """
 
     first_epoch: int
@@ -28,6 +31,7 @@ class Schedule:
     every: int = 1
     max_fraction: float = 1.0
     max_sparsity: float = 1.0
+    max_loss_rise: float = math.inf
 
     def __post_init__(self) -> None:
         if not 1 <= self.first_epoch <= self.last_epoch:
@@ -42,6 +46,8 @@ class Schedule:
                 raise InvalidArgumentError(
                     f"{name}: expected a fraction in (0, 1], got {getattr(self, name)}"
                 )
+        if not self.max_loss_rise > 0:
+            raise InvalidArgumentError(f"max_loss_rise: expected a positive number, got {self.max_loss_rise}")
 
     def due(self, epoch: int) -> bool:
         """Return whether to reduce once `epoch` epochs are complete."""

@@ -21,7 +21,7 @@ from secateur.training.methods import method_named
 from secateur.training.prediction import evaluation_mode
 from secateur.training.progress import Progress, SilentProgress
 from secateur.training.recipe import Recipe
-from secateur.training.run import Run, figures, versions
+from secateur.training.run import Run, best_temperature, figures, versions
 from secateur.training.tensorboard import TensorBoard
 
 __all__ = ["fit"]
@@ -103,7 +103,8 @@ def fit(
         )
     model, num_classes = _network(network, problem, recipe, seed)
     problem.checked(num_classes)
-    train_split = _placed(problem.train, where)
+    train_split, held_out = _without_holdout(problem.train, recipe, seed)
+    train_split = _placed(train_split, where)
     test_split = None if problem.test is None else _placed(problem.test, where)
     model.to(where)
     if where.type == "cpu":
@@ -111,6 +112,7 @@ def fit(
     steps = recipe.epochs * (len(train_split) // recipe.batch_size)
     optimizer = chosen.optimizer(
         model.named_parameters(),
+        recipe,
         lr=recipe.learning_rate,
         num_data=len(train_split),
         generator=torch.Generator(where).manual_seed(seed),
@@ -129,6 +131,7 @@ def fit(
         "image_shape": list(train_split.images.shape[1:]),
         "num_classes": num_classes,
         "num_data": len(train_split),
+        "num_held_out": 0 if held_out is None else len(held_out),
         "num_weights": sum(parameter.numel() for parameter in model.parameters()),
         "recipe": asdict(recipe),
         "compile": optimizer.compiled,
@@ -156,9 +159,15 @@ def fit(
         trainer.run(shown, after_epoch)
         if test_split is None:
             shown.message("no test data: the figures are those of the training data")
-        judged = test_split or train_split
-        shown.message(f"averaging predictions over {num_samples} posterior samples")
-        return _finish(trainer, config, judged, num_samples, directory)
+        temperature = recipe.predictive_temperatures[0]
+        if held_out is not None:
+            shown.message(f"choosing the predictive temperature on {len(held_out)} held-out examples")
+            temperature = best_temperature(
+                model, trainer.posterior(), held_out, recipe.predictive_temperatures, seed=seed
+            )
+        config["predictive_temperature"] = temperature
+        shown.message(f"averaging predictions over {num_samples} samples at temperature {temperature:.2g}")
+        return _finish(trainer, config, test_split or train_split, num_samples, directory)
 
 
 def _with_overrides(recipe: Recipe, learning_rate: float | None, batch_size: int | None) -> Recipe:
@@ -231,6 +240,18 @@ def _network(network: str | nn.Module, problem: _Problem, recipe: Recipe, seed: 
     return network, outputs.shape[1]
 
 
+def _without_holdout(train: Split, recipe: Recipe, seed: int) -> tuple[Split, Split | None]:
+    """Return the data to train on, and those held out for the choice of temperature, if any."""
+    num_held_out = recipe.num_held_out(len(train))
+    if num_held_out == 0:
+        return train, None
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    held_out, rest = order[:num_held_out], order[num_held_out:]
+    return Split(train.images[rest], train.labels[rest]), Split(
+        train.images[held_out], train.labels[held_out]
+    )
+
+
 def _placed(split: Split, device: torch.device) -> Split:
     # channels last, with a network in the same format, halves the time of a convolution on CPU
     layout = torch.channels_last if device.type == "cpu" else torch.contiguous_format
@@ -265,7 +286,7 @@ def _finish(
         trainer.model,
         posterior,
         judged,
-        temperature=trainer.recipe.predictive_temperature,
+        temperature=config["predictive_temperature"],
         num_samples=num_samples,
         seed=trainer.seed,
     )
@@ -300,6 +321,7 @@ def _finish(
         "reductions": trainer.reductions,
     }
     if directory is not None:
+        directory.write_json(directory.config, config)
         directory.write_tensors(directory.model, trainer.model.state_dict())
         posterior.save(directory.posterior)
         directory.write_json(directory.metrics, metrics)

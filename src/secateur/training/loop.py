@@ -19,10 +19,20 @@ from secateur.pruning import Report, Schedule, output_layer, reduce
 from secateur.training.prediction import evaluation_mode, log_probabilities, score
 from secateur.training.progress import Progress
 from secateur.training.recipe import Recipe
+from secateur.training.reduction_step import Reduction, reduce_within
 
 __all__ = ["Trainer"]
 
 OBSERVED_DATA = 2000  # training examples on which each reduction is observed
+PROGRESS = (
+    "epoch",
+    "seconds",
+    "training_seconds",
+    "history",
+    "reductions",
+    "removed_delta_f",
+    "best_loss",
+)
 STEPS_BETWEEN_CHECKS = 50  # reading the loss makes a GPU wait
 
 
@@ -44,6 +54,7 @@ class Trainer:
         history: One row per completed epoch.
         reductions: One row per reduction.
         removed_delta_f: Predicted evidence of all that was removed, by layer, in nats.
+        best_loss: Lowest loss observed at a reduction, in nats per datum.
     """
 
     model: nn.Module
@@ -59,6 +70,7 @@ class Trainer:
     history: list[dict[str, Any]] = field(default_factory=list)
     reductions: list[dict[str, Any]] = field(default_factory=list)
     removed_delta_f: dict[str, float] = field(default_factory=dict)
+    best_loss: float = math.inf
 
     def __post_init__(self) -> None:
         if self.recipe.batch_size > len(self.train):
@@ -154,17 +166,16 @@ class Trainer:
         prunable_layers = {name.rpartition(".")[0] for name, mean in before.mean.items() if mean.dim() > 1}
         exclude = [f"{last}.*"] if prunable_layers - {last} else None
         if self.sparsity is None:
-            report = reduce(
-                before,
-                max_fraction=schedule.max_fraction,
-                max_sparsity=schedule.max_sparsity,
-                exclude=exclude,
+            done = reduce_within(
+                before, schedule, self._observed_loss, best_loss=self.best_loss, exclude=exclude
             )
         else:
             report = reduce(before, sparsity=self._target(schedule), exclude=exclude)
-        loss_before = self._observed_loss()
+            losses = self._observed_loss(before.keep), self._observed_loss(report.masks)
+            done = Reduction(report, *losses)
+        report = done.report
+        self.best_loss = min(self.best_loss, done.loss_before)
         self.optimizer.hold(report.masks)
-        loss_after = self._observed_loss()
         divergence = float(before.kl_divergence() - self.optimizer.posterior().kl_divergence())
         for row in report.layers:
             so_far = self.removed_delta_f.get(row.name, 0.0)
@@ -173,7 +184,7 @@ class Trainer:
             "epoch": self.epoch,
             "num_removed": report.num_removed,
             "predicted_delta_f": report.predicted_delta_f,
-            "observed_delta_f": len(self.train) * (loss_before - loss_after) + divergence,
+            "observed_delta_f": len(self.train) * (done.loss_before - done.loss_after) + divergence,
         })
         return report
 
@@ -183,10 +194,15 @@ class Trainer:
         due = [epoch for epoch in range(1, self.recipe.epochs + 1) if schedule.due(epoch)]
         return 1 - (1 - self.sparsity) ** ((due.index(self.epoch) + 1) / len(due))
 
-    def _observed_loss(self) -> float:
+    def _observed_loss(self, masks: dict[str, Tensor]) -> float:
+        """Return the loss of the posterior-mean network under masks on some training data, per datum."""
         images, labels = self.train.images[:OBSERVED_DATA], self.train.labels[:OBSERVED_DATA]
+        weights = {
+            name: parameter.detach() * masks[name] if name in masks else parameter.detach()
+            for name, parameter in self.model.named_parameters()
+        }
         with evaluation_mode(self.model):
-            predicted = log_probabilities(self.model, images)
+            predicted = log_probabilities(self.model, images, weights)
         return float(F.nll_loss(predicted, labels))
 
     def _row(self, loss: float, report: Report | None) -> dict[str, Any]:
@@ -221,12 +237,7 @@ class Trainer:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "epoch": self.epoch,
-            "seconds": self.seconds,
-            "training_seconds": self.training_seconds,
-            "history": self.history,
-            "reductions": self.reductions,
-            "removed_delta_f": self.removed_delta_f,
+            **{name: getattr(self, name) for name in PROGRESS},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -244,7 +255,7 @@ class Trainer:
             line = str(error).splitlines()[-1].strip()
             raise ArtifactError(f"checkpoint: expected one of this network, got another's: {line}") from error
         self.optimizer.load_state_dict(state["optimizer"])
-        for name in ("epoch", "seconds", "training_seconds", "history", "reductions", "removed_delta_f"):
+        for name in PROGRESS:
             setattr(self, name, state[name])
 
 

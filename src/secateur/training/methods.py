@@ -22,7 +22,8 @@ class Method:
 
     Attributes:
         summary: What it is, in a line.
-        optimizer: Builds the optimiser from named parameters, `lr`, `num_data`, `generator`, `compile`.
+        optimizer: Builds the optimiser from named parameters, the recipe, `lr`, `num_data`, `generator` and
+            `compile`.
         recipe: Returns the recipe for a number of epochs and of training data.
         default_epochs: Epochs when none are asked for.
     """
@@ -33,6 +34,10 @@ class Method:
     default_epochs: int = 50
 
 
+PRIOR_PRECISION = 12.0  # weights of standard deviation 0.29
+PREDICTIVE_TEMPERATURES = (0.0, 0.1, 0.2, 1 / 3, 0.5, 0.7, 1.0)
+MAX_LOSS_RISE = 0.25  # nats per datum
+STEPS_BETWEEN_REDUCTIONS = 500  # for the curvature of what is left to be felt
 STEPS_OF_WARM_UP = 1000  # the running Hessian forgets its initial value at a rate of 1e-3 per step
 
 
@@ -59,8 +64,18 @@ def _calibrated_recipe(epochs: int, num_data: int) -> Recipe:
     first, settle = _warm_up(epochs, num_data), _share(epochs, 0.6)
     batch_size = _batch_size(num_data)
     if first > settle or settle == epochs:
-        return Recipe(epochs=epochs, batch_size=batch_size, learning_rate=3e-3, floor=0.05, temperature=0.1)
-    cap = 1 - 0.014 ** (1 / (settle - first + 1))
+        return Recipe(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=3e-3,
+            floor=0.05,
+            prior_precision=PRIOR_PRECISION,
+            temperature=0.1,
+            predictive_temperatures=PREDICTIVE_TEMPERATURES,
+            holdout=0.05,
+        )
+    every = math.ceil(STEPS_BETWEEN_REDUCTIONS * batch_size / num_data)
+    cap = 1 - 0.014 ** (1 / ((settle - first) // every + 1))
     return Recipe(
         epochs=epochs,
         batch_size=batch_size,
@@ -68,9 +83,18 @@ def _calibrated_recipe(epochs: int, num_data: int) -> Recipe:
         floor=0.05,
         settle_epoch=settle,
         settle_learning_rate=3e-3,
+        prior_precision=PRIOR_PRECISION,
         temperature=0.1,
         settle_temperature=1 / 3,
-        schedule=Schedule(first_epoch=first, last_epoch=settle, max_fraction=cap),
+        predictive_temperatures=PREDICTIVE_TEMPERATURES,
+        holdout=0.05,
+        schedule=Schedule(
+            first_epoch=first,
+            last_epoch=settle,
+            every=every,
+            max_fraction=cap,
+            max_loss_rise=MAX_LOSS_RISE,
+        ),
     )
 
 
@@ -78,7 +102,14 @@ def _ivon_recipe(epochs: int, num_data: int) -> Recipe:
     first = _warm_up(epochs, num_data)
     schedule = Schedule(first_epoch=first, last_epoch=epochs - 1) if first < epochs else None
     batch_size = _batch_size(num_data)
-    return Recipe(epochs=epochs, batch_size=batch_size, learning_rate=0.2, floor=0.0, schedule=schedule)
+    return Recipe(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=0.2,
+        floor=0.0,
+        prior_precision=60.0,
+        schedule=schedule,
+    )
 
 
 def _flat_map_recipe(epochs: int, num_data: int) -> Recipe:
@@ -99,23 +130,41 @@ def _bmr_recipe(epochs: int, num_data: int) -> Recipe:
     )
 
 
-def _ivon(params: Iterable[Any], **options: Any) -> PosteriorOptimizer:
-    return IVON(params, noise="rademacher", **options)
+def _calibrated(
+    params: Iterable[Any], recipe: Recipe, *, num_data: int, **options: Any
+) -> PosteriorOptimizer:
+    # The prior is a statement about weights, so its precision does not grow with the data; the decay does.
+    return Calibrated(params, num_data=num_data, weight_decay=recipe.prior_precision / num_data, **options)
+
+
+def _ivon(params: Iterable[Any], recipe: Recipe, *, num_data: int, **options: Any) -> PosteriorOptimizer:
+    decay = recipe.prior_precision / num_data
+    return IVON(params, num_data=num_data, weight_decay=decay, noise="rademacher", **options)
+
+
+def _flat_map(params: Iterable[Any], recipe: Recipe, **options: Any) -> PosteriorOptimizer:
+    return FlatMAP(params, **options)
+
+
+def _flat_ff(params: Iterable[Any], recipe: Recipe, **options: Any) -> PosteriorOptimizer:
+    return FlatFF(params, **options)
 
 
 METHODS: dict[str, Method] = {
     "calibrated": Method(
         "posterior with a calibrated precision, reduced gradually by evidence (the default)",
-        Calibrated,
+        _calibrated,
         _calibrated_recipe,
     ),
     "ivon": Method("variational online Newton, reduced by evidence after each epoch", _ivon, _ivon_recipe),
     "flat-map": Method(
-        "the paper's maximum a posteriori with dropout 0.2; no reduction", FlatMAP, _flat_map_recipe
+        "the paper's maximum a posteriori with dropout 0.2; no reduction", _flat_map, _flat_map_recipe
     ),
-    "flat-ff": Method("the paper's mean-field variational inference; no reduction", FlatFF, _flat_ff_recipe),
+    "flat-ff": Method(
+        "the paper's mean-field variational inference; no reduction", _flat_ff, _flat_ff_recipe
+    ),
     "bmr-spike-and-slab": Method(
-        "the paper's: flat-ff, reduced by spike-and-slab evidence after each epoch", FlatFF, _bmr_recipe
+        "the paper's: flat-ff, reduced by spike-and-slab evidence after each epoch", _flat_ff, _bmr_recipe
     ),
 }
 

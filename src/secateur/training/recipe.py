@@ -8,6 +8,8 @@ from secateur.pruning import Schedule
 
 __all__ = ["Recipe"]
 
+MAX_HOLDOUT = 2000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -23,9 +25,12 @@ class Recipe:
         floor: Fraction of it left at the end of the first stretch; 1 keeps it constant.
         settle_epoch: Epochs completed when the second stretch begins; None for one stretch.
         settle_learning_rate: Step size at the start of the second stretch, which ends at 0.
+        prior_precision: Inverse variance of the weights' prior, where the method does not learn it.
         temperature: Training temperature of the first stretch, where the method has one.
         settle_temperature: Training temperature of the second stretch.
-        predictive_temperature: Temperature of the posterior that predictions are averaged over.
+        predictive_temperatures: Temperatures of the posterior that predictions may be averaged over; of
+            several, the one with the least loss on held-out data is taken. 0 is the posterior mean alone.
+        holdout: Fraction of the training data held out for that choice, at most `MAX_HOLDOUT` of them.
         schedule: When and how much to reduce; None for never.
         dropout: Dropout of the network, where it takes any.
     """
@@ -36,9 +41,11 @@ class Recipe:
     floor: float = 1.0
     settle_epoch: int | None = None
     settle_learning_rate: float = 0.0
+    prior_precision: float = 1.0
     temperature: float = 1.0
     settle_temperature: float = 1.0
-    predictive_temperature: float = 1.0
+    predictive_temperatures: tuple[float, ...] = (1.0,)
+    holdout: float = 0.0
     schedule: Schedule | None = None
     dropout: float = 0.0
 
@@ -46,15 +53,34 @@ class Recipe:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise InvalidArgumentError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        positive = ("learning_rate", "temperature", "settle_temperature", "predictive_temperature")
+        positive = (
+            "learning_rate",
+            "prior_precision",
+            "temperature",
+            "settle_temperature",
+            "predictive_temperature",
+        )
         for name in positive:
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
                 raise InvalidArgumentError(f"{name}: expected a positive finite number, got {value}")
+        if not self.predictive_temperatures or min(self.predictive_temperatures) < 0:
+            raise InvalidArgumentError(
+                f"predictive_temperatures: expected some, none negative, got {self.predictive_temperatures}"
+            )
+        if not 0 <= self.holdout < 1 or (len(self.predictive_temperatures) > 1) != (self.holdout > 0):
+            raise InvalidArgumentError(
+                "holdout: expected a fraction in (0, 1) for a choice of temperatures, and 0 without one, got "
+                f"{self.holdout} for {len(self.predictive_temperatures)}"
+            )
         if self.settle_epoch is not None and not 0 < self.settle_epoch < self.epochs:
             raise InvalidArgumentError(
                 f"settle_epoch: expected between 1 and {self.epochs - 1}, got {self.settle_epoch}"
             )
+
+    def num_held_out(self, num_data: int) -> int:
+        """Return how many of `num_data` training examples are held out."""
+        return min(MAX_HOLDOUT, round(self.holdout * num_data))
 
     def learning_rate_at(self, progress: float) -> float:
         """Return the step size after `progress` epochs.

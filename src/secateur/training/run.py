@@ -2,6 +2,7 @@
 
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from secateur.training.files import RunDirectory, read_json
 from secateur.training.prediction import evaluation_mode, log_probabilities, score
 from secateur.version import __version__
 
-__all__ = ["Run", "evaluate", "figures", "load_run", "versions"]
+__all__ = ["Run", "best_temperature", "evaluate", "figures", "load_run", "versions"]
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,10 @@ class Run:
             seed: Seed of the draws.
         """
         with evaluation_mode(self.model):
-            if num_samples == 0 or is_point(self.posterior):
+            if num_samples == 0 or self.config["predictive_temperature"] == 0 or is_point(self.posterior):
                 return log_probabilities(self.model, x).exp()
-            warm = self.posterior.at_temperature(self.config["recipe"]["predictive_temperature"])
+            temperature = self.config["predictive_temperature"]
+            warm = self.posterior.at_temperature(temperature)
             device = next(iter(warm.mean.values())).device
             generator = torch.Generator(device).manual_seed(seed)
             total = None
@@ -103,7 +105,7 @@ def figures(
         seed: Seed of the draws.
     """
     mean_figures, mean_predicted = score(model, split)
-    if is_point(posterior):
+    if temperature == 0 or is_point(posterior):
         averaged, predicted, num_samples = mean_figures, mean_predicted, 1
     else:
         device = next(iter(posterior.mean.values())).device
@@ -126,6 +128,34 @@ def figures(
             "count": bins.count.tolist(),
         },
     }
+
+
+def best_temperature(
+    model: nn.Module,
+    posterior: Posterior,
+    held_out: Split,
+    temperatures: Sequence[float],
+    *,
+    num_samples: int = 32,
+    seed: int = 0,
+) -> float:
+    """Return the temperature whose averaged prediction has the least loss on held-out data.
+
+    Args:
+        model: Network at the posterior mean.
+        posterior: Its posterior.
+        held_out: Data it was not trained on.
+        temperatures: Temperatures to try; 0 is the posterior mean alone.
+        num_samples: Draws to average over, the same ones at each temperature.
+        seed: Seed of the draws.
+    """
+    losses = {}
+    for temperature in temperatures:
+        found = figures(
+            model, posterior, held_out, temperature=temperature, num_samples=num_samples, seed=seed
+        )
+        losses[temperature] = found["negative_log_likelihood"]
+    return min(losses, key=losses.__getitem__)
 
 
 def load_run(out: Path | str, *, model: nn.Module | None = None, device: torch.device | str = "cpu") -> Run:
@@ -213,7 +243,7 @@ def evaluate(
         run.model,
         run.posterior,
         getattr(data, split),
-        temperature=run.config["recipe"]["predictive_temperature"],
+        temperature=run.config["predictive_temperature"],
         num_samples=num_samples,
         seed=seed,
     )
