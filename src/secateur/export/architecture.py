@@ -19,29 +19,35 @@ from secateur.errors import ArtifactError, InvalidArgumentError
 
 __all__ = ["build", "describe"]
 
-_OPERATORS = "add sub mul truediv floordiv mod neg pow matmul getitem eq ne lt le gt ge iadd isub imul itruediv abs and_ or_ not_"
+_OPERATORS = (
+    "add sub mul truediv floordiv mod neg pow matmul getitem eq ne lt le gt ge iadd isub imul itruediv "
+    "abs and_ or_ not_"
+)
 _FUNCTIONALS = (
-    "relu relu6 leaky_relu elu selu celu gelu silu mish hardtanh hardswish hardsigmoid softplus softsign logsigmoid "
-    "tanhshrink softshrink hardshrink threshold dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout "
-    "linear conv1d conv2d conv3d embedding layer_norm group_norm rms_norm instance_norm batch_norm avg_pool1d avg_pool2d "
-    "avg_pool3d max_pool1d max_pool2d max_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
-    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d softmax log_softmax softmin normalize pad interpolate "
-    "pixel_shuffle pixel_unshuffle one_hot scaled_dot_product_attention glu unfold fold cosine_similarity"
+    "relu relu6 leaky_relu elu selu celu gelu silu mish hardtanh hardswish hardsigmoid softplus softsign "
+    "logsigmoid tanhshrink softshrink hardshrink threshold dropout dropout1d dropout2d dropout3d "
+    "alpha_dropout feature_alpha_dropout linear conv1d conv2d conv3d embedding layer_norm group_norm "
+    "rms_norm instance_norm batch_norm avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d "
+    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d "
+    "adaptive_max_pool3d softmax log_softmax softmin normalize pad interpolate pixel_shuffle "
+    "pixel_unshuffle one_hot scaled_dot_product_attention glu unfold fold cosine_similarity"
 )
 _TORCH = (
-    "add sub mul div matmul bmm einsum cat concat stack chunk split unbind flatten unflatten reshape permute transpose "
-    "movedim squeeze unsqueeze index_select gather where maximum minimum relu tanh sigmoid exp log log1p expm1 sqrt rsqrt "
-    "abs square pow clamp sin cos erf mean sum amax amin var std softmax log_softmax logsumexp roll flip arange zeros ones "
-    "full zeros_like ones_like full_like outer tril triu rsub addmm baddbmm broadcast_to repeat_interleave neg reciprocal"
+    "add sub mul div matmul bmm einsum cat concat stack chunk split unbind flatten unflatten reshape "
+    "permute transpose movedim squeeze unsqueeze index_select gather where maximum minimum relu tanh "
+    "sigmoid exp log log1p expm1 sqrt rsqrt abs square pow clamp sin cos erf mean sum amax amin var std "
+    "softmax log_softmax logsumexp roll flip arange zeros ones full zeros_like ones_like full_like outer "
+    "tril triu rsub addmm baddbmm broadcast_to repeat_interleave neg reciprocal"
 )
 _METHODS = (
-    "add sub mul div matmul bmm view reshape flatten unflatten permute transpose swapaxes movedim squeeze unsqueeze expand "
-    "expand_as view_as reshape_as repeat chunk split unbind contiguous clone detach float double half bfloat16 to type_as "
-    "long int bool mean sum amax amin max min var std softmax log_softmax relu relu_ tanh tanh_ sigmoid sigmoid_ exp log "
-    "sqrt rsqrt abs square pow clamp clamp_min sin cos size dim numel t index_select gather masked_fill where roll flip "
-    "argmax add_ mul_ sub_ div_ neg reciprocal new_zeros new_ones logsumexp erf narrow select unfold tril triu"
+    "add sub mul div matmul bmm view reshape flatten unflatten permute transpose swapaxes movedim squeeze "
+    "unsqueeze expand expand_as view_as reshape_as repeat chunk split unbind contiguous clone detach "
+    "float double half bfloat16 to type_as long int bool mean sum amax amin max min var std softmax "
+    "log_softmax relu relu_ tanh tanh_ sigmoid sigmoid_ exp log sqrt rsqrt abs square pow clamp clamp_min "
+    "sin cos size dim numel t index_select gather masked_fill where roll flip argmax add_ mul_ sub_ div_ "
+    "neg reciprocal new_zeros new_ones logsumexp erf narrow select unfold tril triu"
 )
-_ATTRIBUTES = frozenset("shape ndim dtype device T mT".split())
+_ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device", "T", "mT"})
 
 _FUNCTIONS: dict[str, Any] = {
     **{f"operator.{name}": getattr(operator, name) for name in _OPERATORS.split()},

@@ -63,7 +63,7 @@ def save(
     Args:
         network: A compact network, or any that is built of torch's own layers and functions. Masks are
             made permanent in the file.
-        path: The file, by custom `*.safetensors`; replaced as a whole.
+        path: The file, usually `*.safetensors`; replaced as a whole.
         values: Type that weights are rounded to: `"float32"`, `"float16"` or `"bfloat16"`. None keeps each
             as it is.
         factory: For any other network, `"package.module:function"` that returns one of the same shapes;
@@ -113,13 +113,13 @@ def _traced(network: nn.Module) -> fx.GraphModule:
 
 
 def _pack(state: dict[str, Tensor], stored: torch.dtype | None) -> tuple[dict[str, Tensor], list[list[Any]]]:
-    """Return the file's tensors, and of each tensor of the network: name, type, shape, and how it is stored."""
+    """Return the file's tensors, and per tensor of the network: name, type, shape, how it is stored."""
     tensors: dict[str, Tensor] = {}
     streams: dict[str, list[Tensor]] = {}
     masks: list[np.ndarray] = []
     index: list[list[Any]] = []
     for name, tensor in state.items():
-        entry = [name, _type_name(tensor.dtype), list(tensor.shape)]
+        entry: list[Any] = [name, _type_name(tensor.dtype), list(tensor.shape)]
         index.append(entry)
         if not tensor.is_floating_point():
             tensors[f"plain.{name}"] = tensor
@@ -244,6 +244,7 @@ def _confirmed(name: str, factory: str | Callable[..., nn.Module] | None) -> Cal
         )
     module, _, attribute = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+        found: Callable[..., nn.Module] = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ArtifactError(f"expected the factory {name!r} to be importable, got {error}") from error
+    return found

@@ -1,0 +1,308 @@
+"""Bytes, operations, milliseconds: what a reduction is worth on this machine.
+
+Latencies of all variants are measured in one run, call by call in turn, so that whatever else the machine
+does falls on all of them; reported are the median and the quartiles.
+"""
+
+import statistics
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from secateur.errors import InvalidArgumentError, SecateurError
+from secateur.export import artifact
+from secateur.export.sparse_kernels import CsrConv2d, CsrLinear
+from secateur.pruning.compaction import permanent
+
+__all__ = ["BenchRow", "Latency", "bench", "num_macs", "peak_memory", "state_bytes"]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one call, in seconds.
+
+    Attributes:
+        batch: Batch size.
+        median: Median over the calls.
+        lower: First quartile.
+        upper: Third quartile.
+    """
+
+    batch: int
+    median: float
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One variant of a network.
+
+    Attributes:
+        variant: Its name.
+        state_bytes: All parameters and buffers as they are in memory; an ONNX file's size.
+        file_bytes: Secateur's file, or the ONNX file; None if it cannot be saved in one.
+        num_parameters: Entries of parameters; of a sparse kernel, its kept weights; None for ONNX.
+        num_nonzero: Those that are not zero; None for ONNX.
+        num_macs: Multiply-adds for one example; None for ONNX.
+        latencies: One per batch size.
+        peak_memory: Bytes of parameters and tensors alive at once, in a call with the largest batch; None
+            for ONNX.
+        largest_difference: Of outputs from the first variant's, relative to its largest output.
+    """
+
+    variant: str
+    state_bytes: int
+    file_bytes: int | None
+    num_parameters: int | None
+    num_nonzero: int | None
+    num_macs: int | None
+    latencies: tuple[Latency, ...]
+    peak_memory: int | None
+    largest_difference: float
+
+
+def bench(
+    variants: Mapping[str, nn.Module | Path],
+    example_input: Any,
+    *,
+    batches: Sequence[int] = (1, 32, 256),
+    seconds: float = 2.0,
+) -> tuple[BenchRow, ...]:
+    """Measure variants of one network side by side.
+
+    Args:
+        variants: Modules, run in evaluation mode, and paths of ONNX files; the first is the reference.
+        example_input: A batch, or the tuple of positional arguments of a call; repeated or cut to each
+            batch size.
+        batches: Batch sizes.
+        seconds: Time spent on each batch size, over all variants.
+
+    Returns:
+        One row per variant.
+
+    Raises:
+        InvalidArgumentError: If there are no variants or no batch sizes.
+    """
+    if not variants or not batches:
+        raise InvalidArgumentError(
+            f"expected variants and batch sizes, got {list(variants)} and {list(batches)}"
+        )
+    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    calls = {name: _call(variant) for name, variant in variants.items()}
+    modes = {name: v.training for name, v in variants.items() if isinstance(v, nn.Module)}
+    try:
+        for variant in variants.values():
+            if isinstance(variant, nn.Module):
+                variant.eval()
+        with torch.inference_mode():
+            latencies = [_latencies(calls, _of_size(inputs, size), size, seconds) for size in batches]
+            outputs = {name: call(inputs) for name, call in calls.items()}
+        reference = next(iter(outputs.values()))
+        largest = _of_size(inputs, max(batches))
+        return tuple(
+            _row(
+                name,
+                variant,
+                [times[name] for times in latencies],
+                _difference(reference, outputs[name]),
+                inputs,
+                largest,
+            )
+            for name, variant in variants.items()
+        )
+    finally:
+        for name, mode in modes.items():
+            variant = variants[name]
+            assert isinstance(variant, nn.Module)
+            variant.train(mode)
+
+
+def _row(
+    name: str,
+    variant: nn.Module | Path,
+    latencies: list[Latency],
+    difference: float,
+    inputs: tuple[Any, ...],
+    largest: tuple[Any, ...],
+) -> BenchRow:
+    if isinstance(variant, Path):
+        size = variant.stat().st_size
+        return BenchRow(name, size, size, None, None, None, tuple(latencies), None, difference)
+    floats = [tensor for tensor in _weights(variant) if tensor.is_floating_point()]
+    return BenchRow(
+        variant=name,
+        state_bytes=state_bytes(variant),
+        file_bytes=_file_bytes(variant),
+        num_parameters=sum(tensor.numel() for tensor in floats),
+        num_nonzero=sum(int(torch.count_nonzero(tensor)) for tensor in floats),
+        num_macs=num_macs(variant, _of_size(inputs, 1)),
+        latencies=tuple(latencies),
+        peak_memory=peak_memory(variant, largest),
+        largest_difference=difference,
+    )
+
+
+def _weights(network: nn.Module) -> list[Tensor]:
+    """Return the parameters, and the buffers that stand for them in sparse kernels; masks applied."""
+    plain = permanent(network)
+    sparse = [module for module in plain.modules() if isinstance(module, (CsrLinear, CsrConv2d))]
+    kept = [module.get_buffer("values") for module in sparse]
+    biases = [module.get_buffer("bias") for module in sparse if module.bias is not None]
+    return [parameter.detach() for parameter in plain.parameters()] + kept + biases
+
+
+def state_bytes(network: nn.Module) -> int:
+    """Return the bytes of all parameters and buffers, masks included."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+
+
+def _file_bytes(network: nn.Module) -> int | None:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            return artifact.save(network, Path(folder) / "network.safetensors")
+        except SecateurError:
+            return None
+
+
+def num_macs(network: nn.Module, inputs: tuple[Any, ...]) -> int:
+    """Return the multiply-adds of one call: of matrix products and convolutions, zeros skipped only by CSR.
+
+    Args:
+        network: In evaluation mode.
+        inputs: Arguments of the call.
+    """
+    corrections = []
+
+    def correct(module: nn.Module, _: Any, output: Tensor) -> None:
+        assert isinstance(module, (CsrLinear, CsrConv2d))
+        columns = output.numel() // module.out_features
+        one_row = (
+            isinstance(module, CsrLinear) and output.dim() == 2 and columns == 1 and module.bias is not None
+        )
+        counted = 0 if one_row else module.in_features * module.out_features * columns
+        corrections.append(len(module.get_buffer("values")) * columns - counted)
+
+    kernels = [module for module in network.modules() if isinstance(module, (CsrLinear, CsrConv2d))]
+    handles = [module.register_forward_hook(correct) for module in kernels]
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            network(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counter.get_total_flops() // 2 + sum(corrections)
+
+
+class _AliveBytes(TorchDispatchMode):
+    """Adds up the storages of tensors alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, tuple[int, int]] = {}  # address: bytes, tensors
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in pytree.tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
+                self._add(tensor)
+        return result
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        address, size = storage.data_ptr(), storage.nbytes()
+        known, count = self.alive.get(address, (0, 0))
+        self.alive[address] = (max(size, known), count + 1)
+        self.now += max(size - known, 0)
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(tensor, self._remove, address)
+
+    def _remove(self, address: int) -> None:
+        size, count = self.alive.pop(address)
+        if count > 1:
+            self.alive[address] = (size, count - 1)
+        else:
+            self.now -= size
+
+
+def peak_memory(network: nn.Module, inputs: tuple[Any, ...]) -> int:
+    """Return the bytes of parameters, buffers and intermediate tensors alive at once in one call.
+
+    Args:
+        network: In evaluation mode.
+        inputs: Arguments of the call, not counted.
+    """
+    if any(parameter.is_cuda for parameter in network.parameters()):
+        torch.cuda.reset_peak_memory_stats()
+        with torch.no_grad():
+            network(*inputs)
+        return torch.cuda.max_memory_allocated()
+    with torch.no_grad(), _AliveBytes() as counter:
+        network(*inputs)
+    return state_bytes(network) + counter.peak
+
+
+def _call(variant: nn.Module | Path) -> Callable[[tuple[Any, ...]], Any]:
+    if isinstance(variant, nn.Module):
+        return lambda inputs: variant(*inputs)
+    from secateur.export.onnx_graph import onnx_session
+
+    return onnx_session(variant)
+
+
+def _of_size(inputs: tuple[Any, ...], size: int) -> tuple[Any, ...]:
+    def resized(x: Any) -> Any:
+        if not isinstance(x, Tensor) or x.dim() == 0:
+            return x
+        return x.repeat(-(-size // len(x)), *[1] * (x.dim() - 1))[:size].contiguous()
+
+    result: tuple[Any, ...] = pytree.tree_map(resized, inputs)
+    return result
+
+
+def _latencies(
+    calls: Mapping[str, Callable[[tuple[Any, ...]], Any]], inputs: tuple[Any, ...], batch: int, seconds: float
+) -> dict[str, Latency]:
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    cuda = any(isinstance(x, Tensor) and x.is_cuda for x in pytree.tree_leaves(inputs))
+    for call in calls.values():
+        for _ in range(3):
+            call(inputs)
+    end = time.perf_counter() + seconds
+    rounds = 0
+    while rounds < 5 or (time.perf_counter() < end and rounds < 1000):
+        for name, call in calls.items():
+            if cuda:
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            call(inputs)
+            if cuda:
+                torch.cuda.synchronize()
+            times[name].append(time.perf_counter() - start)
+        rounds += 1
+    result = {}
+    for name, own in times.items():
+        lower, median, upper = statistics.quantiles(own, n=4)
+        result[name] = Latency(batch, median, lower, upper)
+    return result
+
+
+def _difference(reference: Any, found: Any) -> float:
+    worst = 0.0
+    pairs = zip(pytree.tree_leaves(reference), pytree.tree_leaves(found), strict=True)
+    for a, b in pairs:
+        if isinstance(a, Tensor) and a.numel():
+            scale = max(float(a.abs().max()), 1e-30)
+            worst = max(worst, float((a.cpu().double() - b.cpu().double()).abs().max()) / scale)
+    return worst
