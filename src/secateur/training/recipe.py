@@ -53,13 +53,7 @@ class Recipe:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise InvalidArgumentError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        positive = (
-            "learning_rate",
-            "prior_precision",
-            "temperature",
-            "settle_temperature",
-            "predictive_temperature",
-        )
+        positive = ("learning_rate", "prior_precision", "temperature", "settle_temperature")
         for name in positive:
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
