@@ -176,7 +176,7 @@ def gamma_delta_f(
     Example:
         >>> round(gamma_delta_f(5.0, 3.0, prior_concentration=1.0, prior_rate=1.0,
         ...                     reduced_concentration=8.0, reduced_rate=4.0).item(), 4)
-        0.2231
+        0.8814
     """
     values = common_tensors(
         concentration=concentration,

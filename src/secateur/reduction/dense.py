@@ -194,7 +194,8 @@ def complete_square(
     factor = cholesky("reduced_precision", after, NESTED, NotNestedError)
     volume = volume - log_determinant(factor)
 
-    from_mean, from_prior = m - r0, (m0 - r0).expand(*m0.shape[:-1], size)
+    from_mean, from_prior = m - r0, m0 - r0
+    from_prior = from_prior.expand(*from_prior.shape[:-1], size)
     own, prior_own = _apply(p, from_mean), _apply(p0, from_prior)
     moved = solve(*_batched(factor, torch.where(free, own - prior_own, 0.0)))
     misfit = quadratic(own, from_mean - moved) - quadratic(prior_own, from_prior - moved)
