@@ -8,10 +8,11 @@ Theory: matrix-normal posteriors and their reduction, Markovic, Friston & Kiebel
 Priors are independent, with one precision for the matrix or one per row: P0 = Λ0 ⊗ I, R0 = Λ1 ⊗ I. With
 D = Λ1 - Λ0 the reduced posterior has precision P' = A ⊗ B + D ⊗ I. Let A = L L^T and take the eigenbases
 
-    L^-1 D L^-T = U d U^T,    B = V β V^T,    T = L U.
+    L^-1 D L^-T = U d U^T,    B = V β V^T,    W = L^-T U.
 
-Then A = T T^T and D = T d T^T, so P' = (T ⊗ V) (I ⊗ β + d ⊗ I) (T ⊗ V)^T: an nm × nm problem in memory for
-n × n, m × m and n × m. Rows whose Λ1 is infinite are pinned: they leave A and D (identity and zero in
+Then W^T A W = I and W^T D W = d, so P'^-1 = (W ⊗ V) (I ⊗ β + d ⊗ I)^-1 (W ⊗ V)^T: an nm × nm problem in the
+memory of n × n, m × m and n × m. If D is a multiple of the identity, A = U α U^T alone gives W = U α^-1/2 and
+d = D / α. Rows whose Λ1 is infinite are pinned: they leave A and D (identity and zero in
 their place) and what remains is exact. Large log determinants cancel before they are formed:
 
     ln|A ⊗ B| - ln|P'_FF| = m (ln|A| - ln|A_FF|) + |S| ln|B| - Σ_ij ln(1 + d_i / β_j).
@@ -44,19 +45,17 @@ __all__ = ["DiagonalisedPrecision", "matrix_normal_delta_f", "matrix_normal_redu
 
 @dataclass(frozen=True)
 class DiagonalisedPrecision:
-    """The precision (T ⊗ V) (I ⊗ β + d ⊗ I) (T ⊗ V)^T of a reduced matrix-normal posterior, T = L U.
+    """A reduced matrix-normal posterior: covariance (W ⊗ V) (I ⊗ β + d ⊗ I)^-1 (W ⊗ V)^T.
 
     Attributes:
-        row_factor: L, the Cholesky factor of the row precision; shape (*b, n, n).
-        row_rotation: U; orthogonal, shape (*b, n, n).
+        row_basis: W, shape (*b, n, n).
         column_basis: V; orthogonal, shape (*b, m, m).
         row_values: d, shape (*b, n).
         column_values: β; positive, shape (*b, m).
         free: False for rows that are pinned, shape (*b, n).
     """
 
-    row_factor: Float[Tensor, "*b n n"]
-    row_rotation: Float[Tensor, "*b n n"]
+    row_basis: Float[Tensor, "*b n n"]
     column_basis: Float[Tensor, "*b m m"]
     row_values: Float[Tensor, "*b n"]
     column_values: Float[Tensor, "*b m"]
@@ -76,15 +75,12 @@ class DiagonalisedPrecision:
         Returns:
             The same shape.
         """
-        free = torch.where(self.free.unsqueeze(-1), matrix, 0.0)
-        inner = torch.linalg.solve_triangular(self.row_factor, free @ self.column_basis, upper=False)
-        outer = self.row_rotation @ ((self.row_rotation.mT @ inner) / self.values)
-        return torch.linalg.solve_triangular(self.row_factor.mT, outer, upper=True) @ self.column_basis.mT
+        inner = self.row_basis.mT @ torch.where(self.free.unsqueeze(-1), matrix, 0.0) @ self.column_basis
+        return self.row_basis @ (inner / self.values) @ self.column_basis.mT
 
     def variance(self) -> Float[Tensor, "*b n m"]:
         """Return the marginal variance of every weight; zero in pinned rows."""
-        basis = torch.linalg.solve_triangular(self.row_factor.mT, self.row_rotation, upper=True)
-        spread = basis.square() @ (1 / self.values) @ self.column_basis.mT.square()
+        spread = self.row_basis.square() @ (1 / self.values) @ self.column_basis.mT.square()
         return torch.where(self.free.unsqueeze(-1), spread, 0.0)
 
 
@@ -133,19 +129,23 @@ def matrix_normal_delta_f(
         mean, row_precision, column_precision, prior_precision, reduced_precision, prior_mean, reduced_mean
     )
     free = r != torch.inf
-    kept_rows, change, location = _free_problem(m, a, b, p0, r, m0, r0, free)
+    own, prior_own = a @ (m - r0) @ b, p0.unsqueeze(-1) * (m0 - r0)
     columns = m.shape[-1]
-
-    volume = columns * (log_determinant(cholesky("row_precision", a)) - _log_determinant_of_kept(kept_rows))
-    volume = volume + (~free).sum(-1) * log_determinant(cholesky("column_precision", b))
-    volume = volume + columns * (torch.where(free, r, 1.0).log() - p0.log()).sum(-1, dtype=torch.float64)
-    moved = torch.zeros_like(location)
+    volume = columns * (torch.where(free, r, 1.0).log() - p0.log()).sum(-1, dtype=torch.float64)
+    kept_rows = a
+    if not bool(free.all()):
+        kept_rows = identity_outside(a, free)
+        factors = (cholesky("row_precision", matrix) for matrix in (a, kept_rows))
+        with_pinned, without = (log_determinant(factor) for factor in factors)
+        volume = volume + columns * (with_pinned - without)
+        volume = volume + (~free).sum(-1) * log_determinant(cholesky("column_precision", b))
+    moved = torch.zeros_like(own)
     if bool(free.any()):
+        change = torch.where(free, torch.where(free, r, 0.0) - p0, 0.0)
+        location = torch.where(free.unsqueeze(-1), own - prior_own, 0.0)
         spread, moved = _SpreadAndSolution.apply(kept_rows, b, change, location)
         volume = volume - spread
-    from_mean, from_prior = m - r0, m0 - r0
-    own, prior_own = a @ from_mean @ b, p0.unsqueeze(-1) * from_prior
-    misfit = (own * (from_mean - moved)).sum((-2, -1)) - (prior_own * (from_prior - moved)).sum((-2, -1))
+    misfit = (own * (m - r0 - moved)).sum((-2, -1)) - (prior_own * (m0 - r0 - moved)).sum((-2, -1))
     return (0.5 * (volume - misfit)).to(m.dtype)
 
 
@@ -188,8 +188,9 @@ def matrix_normal_reduced_posterior(
             reduced_mean,
         )
         free = r != torch.inf
-        kept_rows, change, location = _free_problem(m, a, b, p0, r, m0, r0, free)
-        precision = replace(_diagonalise(kept_rows, b, change), free=free)
+        change = torch.where(free, torch.where(free, r, 0.0) - p0, 0.0)
+        location = a @ (m - r0) @ b - p0.unsqueeze(-1) * (m0 - r0)
+        precision = replace(_diagonalise(identity_outside(a, free), b, change), free=free)
         return r0 + precision.solve(location), precision
 
 
@@ -247,27 +248,21 @@ def _checked(
     )
 
 
-def _free_problem(
-    m: Tensor, a: Tensor, b: Tensor, p0: Tensor, r: Tensor, m0: Tensor, r0: Tensor, free: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A_FF with the identity elsewhere, D with zeros elsewhere, and the location h with zeros elsewhere."""
-    change = torch.where(free, torch.where(free, r, 0.0) - p0, 0.0)
-    location = a @ (m - r0) @ b - p0.unsqueeze(-1) * (m0 - r0)
-    return identity_outside(a, free), change, torch.where(free.unsqueeze(-1), location, 0.0)
-
-
-def _log_determinant_of_kept(kept_rows: Tensor) -> Tensor:
-    return log_determinant(cholesky("row_precision", kept_rows))
-
-
 def _diagonalise(kept_rows: Tensor, b: Tensor, change: Tensor) -> DiagonalisedPrecision:
     """The eigenbasis of the module header, or an error if it has an eigenvalue that is not positive."""
-    factor = cholesky("row_precision", kept_rows)
     beta, column_basis = torch.linalg.eigh(b)
     require("column_precision", beta, beta > 0, "positive definite")
-    half = torch.linalg.solve_triangular(factor, torch.diag_embed(change), upper=False)
-    whitened = torch.linalg.solve_triangular(factor, half.mT, upper=False)
-    d, rotation = torch.linalg.eigh(0.5 * (whitened + whitened.mT))
+    if bool((change == change[..., :1]).all()):
+        alpha, rotation = torch.linalg.eigh(kept_rows)
+        require("row_precision", alpha, alpha > 0, "positive definite")
+        d, row_basis = change / alpha, rotation * alpha.rsqrt().unsqueeze(-2)
+    else:
+        factor = cholesky("row_precision", kept_rows)
+        identity = torch.eye(kept_rows.shape[-1], dtype=b.dtype, device=b.device)
+        inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+        whitened = (inverse * change.unsqueeze(-2)) @ inverse.mT
+        d, rotation = torch.linalg.eigh(whitened)
+        row_basis = inverse.mT @ rotation
     smallest = beta.amin(-1) + d.amin(-1)
     require(
         "reduced_precision",
@@ -276,9 +271,7 @@ def _diagonalise(kept_rows: Tensor, b: Tensor, change: Tensor) -> DiagonalisedPr
         "large enough for the reduced posterior to exist (smallest eigenvalue of its precision > 0)",
         NotNestedError,
     )
-    return DiagonalisedPrecision(
-        factor, rotation, column_basis, d, beta, torch.ones_like(d, dtype=torch.bool)
-    )
+    return DiagonalisedPrecision(row_basis, column_basis, d, beta, torch.ones_like(d, dtype=torch.bool))
 
 
 class _SpreadAndSolution(torch.autograd.Function):
@@ -287,8 +280,8 @@ class _SpreadAndSolution(torch.autograd.Function):
     Autograd through eigenvectors divides by gaps between eigenvalues, which are zero for pinned rows. The
     gradients of these two results know no gaps; they are written out here. With λ_ij = β_j + d_i,
 
-        dA: -T^-T diag(Σ_j d_i / λ_ij) T^-1,    dB: -V diag(Σ_i d_i / (β_j λ_ij)) V^T,
-        dD: the diagonal of T^-T diag(Σ_j 1 / λ_ij) T^-1,
+        dA: -W diag(Σ_j d_i / λ_ij) W^T,    dB: -V diag(Σ_i d_i / (β_j λ_ij)) V^T,
+        dD: the diagonal of W diag(Σ_j 1 / λ_ij) W^T,
 
     and for the solution X with Y = P'^-1 dX:  dA: -Y B X^T,  dB: -Y^T A X,  dD: -Σ_j Y_ij X_ij,  dH: Y.
     """
@@ -310,7 +303,7 @@ class _SpreadAndSolution(torch.autograd.Function):
         weight = d_spread.to(a.dtype)[..., None]
         inverse = 1 / basis.values
         rows, columns = basis.row_values.unsqueeze(-1), basis.column_values.unsqueeze(-2)
-        dual = torch.linalg.solve_triangular(basis.row_factor.mT, basis.row_rotation, upper=True)
+        dual = basis.row_basis
         scaled = weight * (rows * inverse).sum(-1)
         d_a = -(dual * scaled.unsqueeze(-2)) @ dual.mT
         scaled = weight * (rows * inverse / columns).sum(-2)
