@@ -15,7 +15,7 @@ from secateur.pruning.compaction.gather import drop_embedding_rows, pick_inputs
 from secateur.pruning.compaction.permanent import permanent
 from secateur.pruning.compaction.rewrite import drop_constant_operands, rewrite
 from secateur.pruning.compaction.rules import RULES
-from secateur.pruning.compaction.tracing import UntraceableError, trace
+from secateur.pruning.compaction.tracing import UntraceableError, trace, with_one_more
 
 __all__ = ["CompactionWarning", "compact"]
 
@@ -72,6 +72,7 @@ def compact(model: nn.Module, example_input: Any, *, multiple_of: int = 1) -> nn
     except UntraceableError as error:
         _warn(f"{type(model).__name__} cannot be traced and keeps its size, masks made permanent: {error}")
         return fallback
+    inputs = _at_least_two(working, inputs)
     for name, reason in traced.opaque.items():
         kind = type(working.get_submodule(name)).__name__
         _warn(f"{name} ({kind}) cannot be traced and keeps its size: {reason}")
@@ -96,6 +97,19 @@ def compact(model: nn.Module, example_input: Any, *, multiple_of: int = 1) -> nn
     for name, module in result.named_modules():
         module.training = modes.get(name, fallback.training)
     return result
+
+
+def _at_least_two(network: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a batch of two for a batch of one, so that what is constant is told from what has no batch."""
+    longer = with_one_more(inputs)
+    if longer is None or longer[2] > 1:
+        return inputs
+    try:
+        with torch.no_grad():
+            network(*longer[0])
+    except (RuntimeError, ValueError, IndexError):
+        return inputs
+    return longer[0]
 
 
 def _warn(message: str) -> None:

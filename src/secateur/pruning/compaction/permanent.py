@@ -6,7 +6,7 @@ has plain parameters under their plain names, zeros where the mask was zero, and
 
 import copy
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize, prune
 
 __all__ = ["permanent"]
@@ -28,6 +28,8 @@ def permanent(model: nn.Module) -> nn.Module:
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
     duplicate = copy.deepcopy(model, memo)
+    if isinstance(duplicate, fx.GraphModule):  # which has a class of its own, whose name deepcopy forgets
+        type(duplicate).__name__ = type(model).__name__
     for module in duplicate.modules():
         hooks = [
             hook for hook in module._forward_pre_hooks.values() if isinstance(hook, prune.BasePruningMethod)

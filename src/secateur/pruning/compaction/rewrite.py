@@ -1,6 +1,7 @@
 """Build the smaller graph: slice parameters, fold constants into biases, correct sizes in the code."""
 
 import copy
+import itertools
 from typing import Any
 
 import torch
@@ -220,6 +221,10 @@ def drop_constant_operands(analysis: Analysis, root: nn.Module, graph: fx.Graph)
     """
     before = dict(zip(graph.nodes, analysis.graph.nodes, strict=True))
     changed = False
+    batched = {node for node in graph.nodes if node.op == "placeholder"}
+    for node in graph.nodes:
+        if not batched.isdisjoint(node.all_input_nodes):
+            batched.add(node)
     for node in list(graph.nodes):
         if operator_name(root, node) not in {"add", "sub"} or len(node.args) != 2 or node.kwargs:
             continue
@@ -230,23 +235,22 @@ def drop_constant_operands(analysis: Analysis, root: nn.Module, graph: fx.Graph)
             operand = node.args[position]
             if not isinstance(constant, Flow) or not isinstance(other, Flow) or constant.varying.any():
                 continue
-            if (
-                other.value.shape != whole.value.shape
-                or not isinstance(operand, fx.Node)
-                or operand.op == "get_attr"
-            ):
+            keep = node.args[1 - position]
+            if other.value.shape != whole.value.shape or keep not in batched:
+                continue
+            if not isinstance(operand, fx.Node) or operand.op == "get_attr":
                 continue
             value = _collapsed(constant.value)
             if value.dim() == whole.value.dim() and value.shape[0] != 1:
                 continue
-            keep = node.args[1 - position]
             if not value.any() and (position == 1 or operator_name(root, node) == "add"):
                 node.replace_all_uses_with(keep)
                 graph.erase_node(node)
             else:
-                name = f"constant_{sum(1 for key, _ in root.named_buffers() if key.startswith('constant_'))}"
-                kept_value = next((p for p in root.parameters() if p.is_floating_point()), value)
-                root.register_buffer(name, value.to(kept_value.device, kept_value.dtype))
+                number = next(n for n in itertools.count() if not hasattr(root, f"constant_{n}"))
+                name = f"constant_{number}"
+                like = next((p for p in root.parameters() if p.is_floating_point()), value)
+                root.register_buffer(name, value.to(like.device, like.dtype))
                 with graph.inserting_before(node):
                     buffer = graph.get_attr(name)
                 node.args = (keep, buffer) if position == 1 else (buffer, keep)

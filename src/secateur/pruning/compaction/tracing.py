@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-__all__ = ["Trace", "UntraceableError", "trace"]
+__all__ = ["Trace", "UntraceableError", "trace", "with_one_more"]
 
 # What a tensor may be asked without looking at its entries.
 _STATIC_QUESTIONS = frozenset({
@@ -200,6 +200,18 @@ def trace(root: nn.Module, inputs: tuple[Any, ...]) -> Trace:
         UntraceableError: If the outermost `forward` itself cannot be traced.
     """
     opaque: dict[str, str] = {}
+    graph = _traced(root, inputs, opaque)
+    one_more = with_one_more(inputs)
+    if one_more is not None:
+        try:
+            _follow_batch(graph, _traced(root, one_more[0], dict(opaque)), *one_more[1:])
+        except (UntraceableError, RuntimeError, ValueError):
+            pass  # a network of one batch size; what was traced holds for that
+    return Trace(graph, opaque)
+
+
+def _traced(root: nn.Module, inputs: tuple[Any, ...], opaque: dict[str, str]) -> fx.Graph:
+    """Return the graph of one example call, adding to `opaque` what has to stay whole."""
     while True:
         tracer = _ValueTracer(inputs, set(opaque))
         try:
@@ -213,7 +225,55 @@ def trace(root: nn.Module, inputs: tuple[Any, ...]) -> Trace:
             continue
         graph.eliminate_dead_code(is_impure_node=lambda node: node.op in {"placeholder", "output"})
         graph.lint()
-        return Trace(graph, opaque)
+        return graph
+
+
+def with_one_more(inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...], int, int] | None:
+    """Return the example with its first row repeated, the number of a tensor that has the batch, its size."""
+    sizes = [len(x) for x in inputs if isinstance(x, Tensor) and x.dim()]
+    if not sizes or min(sizes) != max(sizes) or sizes[0] == 0:
+        return None
+    first = next(number for number, x in enumerate(inputs) if isinstance(x, Tensor) and x.dim())
+    longer = tuple(torch.cat([x, x[:1]]) if isinstance(x, Tensor) and x.dim() else x for x in inputs)
+    return longer, first, sizes[0]
+
+
+def _follow_batch(graph: fx.Graph, longer: fx.Graph, batched_input: int, batch: int) -> None:
+    """Let numbers that grow with the batch (from `len(x)` or `int(x.shape[0])`) follow it in `graph`."""
+    pairs = list(zip(graph.nodes, longer.nodes, strict=True))
+    placeholder = [node for node in graph.nodes if node.op == "placeholder"][batched_input]
+    sizes: dict[int, fx.Node] = {}
+
+    def size(multiple: int) -> fx.Node:
+        if multiple not in sizes:
+            after = sizes.get(1, placeholder)
+            with graph.inserting_after(after):
+                if multiple == 1:
+                    sizes[1] = graph.call_method("size", (placeholder, 0))
+                else:
+                    sizes[multiple] = graph.call_function(operator.mul, (size(1), multiple))
+        return sizes[multiple]
+
+    def followed(short: Any, long: Any) -> Any:
+        if isinstance(short, (tuple, list)):
+            return type(short)(followed(a, b) for a, b in zip(short, long, strict=True))
+        if isinstance(short, slice):
+            return slice(*(followed(getattr(short, k), getattr(long, k)) for k in ("start", "stop", "step")))
+        if isinstance(short, bool) or not isinstance(short, int) or short == long:
+            return short
+        multiple = short // batch
+        if (short, long) != (multiple * batch, multiple * (batch + 1)):
+            raise UntraceableError(
+                f"has a number that is {short} for {batch} examples and {long} for one more"
+            )
+        size(1)
+        return size(multiple)
+
+    for node, other in pairs:
+        if (node.op, node.target) != (other.op, other.target):
+            raise UntraceableError("takes another path for another batch size")
+        node.args = followed(node.args, other.args)
+        node.kwargs = {name: followed(value, other.kwargs[name]) for name, value in node.kwargs.items()}
 
 
 def _defaults(root: nn.Module, num_inputs: int) -> dict[str, Any]:
