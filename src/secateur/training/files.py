@@ -39,8 +39,21 @@ def write_whole(path: Path, content: bytes) -> None:
         ) from error
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file.
+def as_json(value: Any) -> Any:
+    """Return a value as it comes back from a JSON file: lists for tuples, None for what is not finite.
+
+    >>> as_json({"temperatures": (0.1, 1.0), "cap": float("inf")})
+    {'temperatures': [0.1, 1.0], 'cap': None}
+    """
+    if isinstance(value, Mapping):
+        return {key: as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
 
     Args:
         path: File to read.
@@ -122,14 +135,9 @@ class RunDirectory:
 
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
         """Write one of the JSON files, whole."""
-        write_whole(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+        write_whole(path, (json.dumps(as_json(value), indent=2, allow_nan=False) + "\n").encode())
 
     def write_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write the history, whole."""
-        write_whole(self.history, "".join(json.dumps(row) + "\n" for row in rows).encode())
-
-    def write_tensors(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
-        """Write one of the safetensors files, whole."""
-        temporary = path.with_name(path.name + ".partial")
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-        temporary.replace(path)
+        lines = [json.dumps(as_json(row), allow_nan=False) + "\n" for row in rows]
+        write_whole(self.history, "".join(lines).encode())

@@ -53,7 +53,7 @@ class Trainer:
         training_seconds: The part of it spent in training steps.
         history: One row per completed epoch.
         reductions: One row per reduction.
-        removed_delta_f: Predicted evidence of all that was removed, by layer, in nats.
+        removed_delta_f: Predicted evidence of all that was removed, by parameter, in nats.
         best_loss: Lowest loss observed at a reduction, in nats per datum.
     """
 
@@ -177,9 +177,10 @@ class Trainer:
         self.best_loss = min(self.best_loss, done.loss_before)
         self.optimizer.hold(report.masks)
         divergence = float(before.kl_divergence() - self.optimizer.posterior().kl_divergence())
-        for row in report.layers:
-            so_far = self.removed_delta_f.get(row.name, 0.0)
-            self.removed_delta_f[row.name] = so_far + row.predicted_delta_f
+        for name, mask in report.masks.items():
+            leaving = (before.keep[name] if name in before.keep else torch.ones_like(mask)) & ~mask
+            evidence = float(report.delta_f[name][leaving].sum(dtype=torch.float64))
+            self.removed_delta_f[name] = self.removed_delta_f.get(name, 0.0) + evidence
         self.reductions.append({
             "epoch": self.epoch,
             "num_removed": report.num_removed,

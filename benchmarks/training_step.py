@@ -1,0 +1,119 @@
+"""Seconds per training iteration of each method, as a ratio to plain AdamW on the same network.
+
+    python benchmarks/training_step.py --network lenet
+    python benchmarks/training_step.py --network mlp
+
+All methods run in one process, in turn, round by round, so that a drift of the machine's speed meets all of
+them alike; the ratio is taken within each round. A step is: draw weights, forward, loss, backward, update.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from secateur import networks
+from secateur.inference import IVON, Calibrated, FlatFF, FlatMAP, PosteriorOptimizer
+
+BATCH_SIZE = 120
+NUM_DATA = 60_000
+
+
+def plain_step(network: str, device: torch.device, **options: bool) -> Callable[[], None]:
+    model, x, y = problem(network, device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, **options)
+
+    def step() -> None:
+        loss = F.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def posterior_step(
+    build: Callable[..., PosteriorOptimizer], network: str, device: torch.device, *, compile: bool
+) -> Callable[[], None]:
+    model, x, y = problem(network, device)
+    optimizer = build(
+        model.named_parameters(), num_data=NUM_DATA, generator=torch.Generator(device), compile=compile
+    )
+
+    def step() -> None:
+        with optimizer.sampled_parameters():
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def problem(network: str, device: torch.device) -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
+    size = networks.image_size(network) or 28
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(BATCH_SIZE, 1, size, size, generator=generator).to(device)
+    y = torch.randint(10, (BATCH_SIZE,), generator=generator).to(device)
+    model = networks.build(network, image_shape=(1, size, size), num_classes=10, seed=0).to(device)
+    if device.type == "cpu":  # as the built-in loop does
+        model.to(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=torch.channels_last)
+    return model, x, y
+
+
+def ivon(*args: object, **options: object) -> PosteriorOptimizer:
+    return IVON(*args, noise="rademacher", **options)
+
+
+def seconds(step: Callable[[], None], count: int, device: torch.device) -> float:
+    started = time.perf_counter()
+    for _ in range(count):
+        step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) / count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--network", default="lenet")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=20, help="steps of each method in a round")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    methods = {
+        "AdamW": plain_step(arguments.network, device),
+        "AdamW, fused": plain_step(arguments.network, device, fused=True),
+        "flat-map, compiled": posterior_step(FlatMAP, arguments.network, device, compile=True),
+        "calibrated": posterior_step(Calibrated, arguments.network, device, compile=False),
+        "calibrated, compiled": posterior_step(Calibrated, arguments.network, device, compile=True),
+        "ivon, compiled": posterior_step(ivon, arguments.network, device, compile=True),
+        "flat-ff, compiled": posterior_step(FlatFF, arguments.network, device, compile=True),
+    }
+    for step in methods.values():
+        seconds(step, 10, device)  # compiles, allocates
+    rounds: dict[str, list[float]] = {name: [] for name in methods}
+    for _ in range(arguments.rounds):
+        for name, step in methods.items():
+            rounds[name].append(seconds(step, arguments.steps, device))
+    print(f"{arguments.network}, batch {BATCH_SIZE}, {device}, {torch.get_num_threads()} threads, ", end="")
+    print(f"torch {torch.__version__}, {platform.machine()}, {arguments.rounds} rounds of {arguments.steps} steps\n")
+    print("| method | ms per step, median (min to max) | ratio to AdamW, median (min to max) |")
+    print("|---|---|---|")
+    for name, each in rounds.items():
+        ratios = [a / b for a, b in zip(each, rounds["AdamW"], strict=True)]
+        ms = [1e3 * value for value in each]
+        print(
+            f"| {name} | {statistics.median(ms):.2f} ({min(ms):.2f} to {max(ms):.2f}) | "
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |"
+        )
+
+
+if __name__ == "__main__":
+    main()
