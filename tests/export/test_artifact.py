@@ -21,7 +21,9 @@ def reduced_mlp(sparsity: float = 0.97) -> nn.Module:
     model = build("mlp", image_shape=(1, 12, 12), num_classes=10, seed=0, width=200)
     generator = torch.Generator().manual_seed(1)
     for layer in list(model.hidden)[::2]:
-        prune.custom_from_mask(layer, "weight", torch.rand(layer.weight.shape, generator=generator) > sparsity)
+        prune.custom_from_mask(
+            layer, "weight", torch.rand(layer.weight.shape, generator=generator) > sparsity
+        )
     return compact(model, torch.zeros(1, 1, 12, 12)).eval()
 
 

@@ -403,6 +403,26 @@ def test_a_network_that_cannot_be_traced_keeps_its_masks_for_good() -> None:
     assert torch.equal(small.linear.weight, model.linear.weight)
 
 
+class Counting(nn.Module):
+    """A network that asks Python for its batch size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.output = nn.Linear(12, 9), nn.Linear(9, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = x.reshape(len(x) * 3, 4).reshape(int(x.shape[0]), 12)
+        return self.output(torch.relu(self.hidden(parts))).view(len(x), 2)
+
+
+def test_sizes_that_python_took_follow_the_batch() -> None:
+    model = mask_at_random(Counting().double(), "neuron", 0.6, seed=1)
+    small = compact(model, torch.zeros(2, 12, dtype=torch.float64))
+    assert small.get_submodule("hidden").out_features < 9
+    for batch in (1, 2, 5):
+        assert_equal(model, small, torch.randn(batch, 12, dtype=torch.float64), 1e-12)
+
+
 def test_shared_layers_are_left_alone() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:

@@ -205,10 +205,11 @@ def num_macs(network: nn.Module, inputs: tuple[Any, ...]) -> int:
 
 
 class _AliveBytes(TorchDispatchMode):
-    """Adds up the storages of tensors alive."""
+    """Adds up the storages of tensors alive, those given apart (views of weights are no new memory)."""
 
-    def __init__(self) -> None:
+    def __init__(self, apart: list[Tensor]) -> None:
         super().__init__()
+        self.apart = {tensor.untyped_storage().data_ptr() for tensor in apart}
         self.alive: dict[int, tuple[int, int]] = {}  # address: bytes, tensors
         self.now = self.peak = 0
 
@@ -222,6 +223,8 @@ class _AliveBytes(TorchDispatchMode):
     def _add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         address, size = storage.data_ptr(), storage.nbytes()
+        if address in self.apart:
+            return
         known, count = self.alive.get(address, (0, 0))
         self.alive[address] = (max(size, known), count + 1)
         self.now += max(size - known, 0)
@@ -248,7 +251,9 @@ def peak_memory(network: nn.Module, inputs: tuple[Any, ...]) -> int:
         with torch.no_grad():
             network(*inputs)
         return torch.cuda.max_memory_allocated()
-    with torch.no_grad(), _AliveBytes() as counter:
+    apart = [x for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)]
+    apart += [*network.parameters(), *network.buffers()]
+    with torch.no_grad(), _AliveBytes(apart) as counter:
         network(*inputs)
     return state_bytes(network) + counter.peak
 

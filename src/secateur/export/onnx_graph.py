@@ -146,6 +146,8 @@ def _export(network: nn.Module, path: Path, inputs: tuple[Any, ...]) -> None:
     batch = pytree.tree_map(lambda x: torch.cat([x, x]) if _is_batch(x) and len(x) == 1 else x, inputs)
     size = torch.export.Dim("batch")
     shapes = pytree.tree_map(lambda x: {0: size} if _is_batch(x) else None, batch)
+    if isinstance(network, PosteriorAverage):  # whose forward takes all its arguments as one tuple
+        shapes = (shapes,)
     try:
         with _quiet():
             program = torch.onnx.export(network, batch, dynamo=True, dynamic_shapes=shapes, verbose=False)

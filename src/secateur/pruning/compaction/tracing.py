@@ -9,7 +9,7 @@ Batch sizes stay symbolic where the code passes them on (`x.view(x.shape[0], -1)
 import inspect
 import operator
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -203,10 +203,9 @@ def trace(root: nn.Module, inputs: tuple[Any, ...]) -> Trace:
     graph = _traced(root, inputs, opaque)
     one_more = with_one_more(inputs)
     if one_more is not None:
-        try:
+        # What fails here is a network of one batch size; what was traced holds for that.
+        with suppress(UntraceableError, RuntimeError, ValueError):
             _follow_batch(graph, _traced(root, one_more[0], dict(opaque)), *one_more[1:])
-        except (UntraceableError, RuntimeError, ValueError):
-            pass  # a network of one batch size; what was traced holds for that
     return Trace(graph, opaque)
 
 

@@ -1,0 +1,97 @@
+"""ONNX graphs agree with PyTorch, average posterior samples, and say what they cannot hold."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from secateur.errors import InvalidArgumentError
+from secateur.export import onnx, onnx_graph
+from secateur.export.onnx_graph import onnx_session
+from secateur.posterior import Posterior
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    prune.random_structured(model[0], "weight", amount=4, dim=0)
+    prune.random_unstructured(model[2], "weight", 0.5)
+    return model
+
+
+def posterior() -> Posterior:
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"0.weight": (8, 6), "0.bias": (8,), "2.weight": (3, 8), "2.bias": (3,)}
+    mean = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    precision = {name: torch.full(shape, 4.0) for name, shape in shapes.items()}
+    return Posterior(mean, precision, {name: torch.tensor(1.0) for name in shapes})
+
+
+def with_weights(weights: dict[str, Tensor]) -> nn.Module:
+    """Put weights under the masks, the plain way."""
+    model = network()
+    for index in (0, 2):
+        model[index].weight_orig.data = weights[f"{index}.weight"]
+        model[index].bias.data = weights[f"{index}.bias"]
+    return model
+
+
+def test_the_posterior_mean_is_exported_under_the_masks(tmp_path: Path) -> None:
+    written = onnx(network(), tmp_path / "mean.onnx", torch.zeros(1, 6), posterior=posterior())
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(3))
+    (found,) = onnx_session(written.path)((x,))
+    torch.testing.assert_close(found, with_weights(posterior().mean)(x).detach())
+    assert written.num_bytes == written.path.stat().st_size
+    assert written.largest_difference < 1e-5
+
+
+def test_the_average_of_samples_is_one_graph(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(2)
+    written = onnx(
+        network(),
+        tmp_path / "s.onnx",
+        torch.zeros(2, 6),
+        posterior=posterior(),
+        num_samples=3,
+        generator=generator,
+    )
+    generator.manual_seed(2)
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(3))
+    samples = [with_weights(posterior().sample(generator=generator))(x).softmax(-1) for _ in range(3)]
+    (found,) = onnx_session(written.path)((x,))
+    torch.testing.assert_close(found, torch.stack(samples).mean(0).detach())
+
+
+class Bessel(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.bessel_j0(x)
+
+
+def test_an_operator_that_onnx_lacks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="bessel_j0"):
+        onnx(Bessel(), tmp_path / "b.onnx", torch.zeros(2, 3))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_graph, "find_spec", lambda name: None if name == "onnxscript" else name)
+    with pytest.raises(InvalidArgumentError, match=r"got no onnxscript: pip install 'secateur\[export\]'"):
+        onnx(network(), tmp_path / "n.onnx", torch.zeros(1, 6))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_samples": 2}, "num_samples"),
+        ({"link": "logit"}, "link: expected one of softmax"),
+        (
+            {"posterior": Posterior({"9.x": torch.ones(1)}, {"9.x": torch.ones(1)}, {"9.x": torch.ones(1)})},
+            "9.x",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(tmp_path: Path, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        onnx(network(), tmp_path / "n.onnx", torch.zeros(1, 6), **arguments)
