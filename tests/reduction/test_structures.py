@@ -273,6 +273,16 @@ def test_batches_are_independent_problems(generator: torch.Generator) -> None:
     ]
     torch.testing.assert_close(together, torch.stack(alone))
 
+    mean, after = matrix_normal_reduced_posterior(
+        m, rows, columns, prior_precision=0.3, reduced_precision=reduced
+    )
+    for i in range(5):
+        one_mean, one_after = matrix_normal_reduced_posterior(
+            m[i], rows[i], columns, prior_precision=0.3, reduced_precision=reduced[i]
+        )
+        torch.testing.assert_close(mean[i], one_mean)
+        torch.testing.assert_close(after.variance()[i], one_after.variance())
+
     precision = positive_definite(generator, 5, 4, floor=2.0)
     pins = torch.eye(5, 4, dtype=FLOAT64).bool()
     reduced = torch.diag_embed(torch.where(pins, INF, 3.0).to(FLOAT64))

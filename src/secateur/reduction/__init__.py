@@ -22,9 +22,9 @@ from secateur.reduction.groups import (
     n_of_m,
 )
 from secateur.reduction.horseshoe import HorseshoeReduction, horseshoe
+from secateur.reduction.kronecker_basis import DiagonalisedPrecision
 from secateur.reduction.log_uniform import log_normal_gate_delta_f, log_uniform_gate_delta_f
 from secateur.reduction.matrix_normal import (
-    DiagonalisedPrecision,
     matrix_normal_delta_f,
     matrix_normal_reduced_posterior,
 )

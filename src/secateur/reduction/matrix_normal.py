@@ -6,82 +6,34 @@ Shapes: means (*b, n, m); row precision A (*b, n, n), column precision B (*b, m,
 Theory: matrix-normal posteriors and their reduction, Markovic, Friston & Kiebel 2023, arXiv:2309.12095.
 
 Priors are independent, with one precision for the matrix or one per row: P0 = Λ0 ⊗ I, R0 = Λ1 ⊗ I. With
-D = Λ1 - Λ0 the reduced posterior has precision P' = A ⊗ B + D ⊗ I. Let A = L L^T and take the eigenbases
-
-    L^-1 D L^-T = U d U^T,    B = V β V^T,    W = L^-T U.
-
-Then W^T A W = I and W^T D W = d, so P'^-1 = (W ⊗ V) (I ⊗ β + d ⊗ I)^-1 (W ⊗ V)^T: an nm × nm problem in the
-memory of n × n, m × m and n × m. If D is a multiple of the identity, A = U α U^T alone gives W = U α^-1/2 and
-d = D / α. Rows whose Λ1 is infinite are pinned: they leave A and D (identity and zero in
-their place) and what remains is exact. Large log determinants cancel before they are formed:
+D = Λ1 - Λ0 the reduced posterior has precision P' = A ⊗ B + D ⊗ I, which `kronecker_basis` makes diagonal: an
+nm × nm problem in the memory of n × n, m × m and n × m. Rows whose Λ1 is infinite are pinned: they leave A
+and D, and what remains is exact. Large log determinants cancel before they are formed:
 
     ln|A ⊗ B| - ln|P'_FF| = m (ln|A| - ln|A_FF|) + |S| ln|B| - Σ_ij ln(1 + d_i / β_j).
 """
 
 import math
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from secateur.errors import NotNestedError
 from secateur.reduction._linear_algebra import cholesky, identity_outside, log_determinant, require_symmetric
 from secateur.reduction._validation import (
     Values,
     broadcast_shape,
     common_tensors,
-    require,
     require_finite,
     require_last_axes,
     require_positive,
     require_positive_or_infinite,
 )
+from secateur.reduction.kronecker_basis import DiagonalisedPrecision, diagonalise
 
-__all__ = ["DiagonalisedPrecision", "matrix_normal_delta_f", "matrix_normal_reduced_posterior"]
-
-
-@dataclass(frozen=True)
-class DiagonalisedPrecision:
-    """A reduced matrix-normal posterior: covariance (W ⊗ V) (I ⊗ β + d ⊗ I)^-1 (W ⊗ V)^T.
-
-    Attributes:
-        row_basis: W, shape (*b, n, n).
-        column_basis: V; orthogonal, shape (*b, m, m).
-        row_values: d, shape (*b, n).
-        column_values: β; positive, shape (*b, m).
-        free: False for rows that are pinned, shape (*b, n).
-    """
-
-    row_basis: Float[Tensor, "*b n n"]
-    column_basis: Float[Tensor, "*b m m"]
-    row_values: Float[Tensor, "*b n"]
-    column_values: Float[Tensor, "*b m"]
-    free: Bool[Tensor, "*b n"]
-
-    @property
-    def values(self) -> Float[Tensor, "*b n m"]:
-        """Eigenvalues β_j + d_i."""
-        return self.column_values.unsqueeze(-2) + self.row_values.unsqueeze(-1)
-
-    def solve(self, matrix: Float[Tensor, "*b n m"]) -> Float[Tensor, "*b n m"]:
-        """Return covariance times the matrix, read as one vector; zero in pinned rows.
-
-        Args:
-            matrix: One weight matrix per batch entry.
-
-        Returns:
-            The same shape.
-        """
-        inner = self.row_basis.mT @ torch.where(self.free.unsqueeze(-1), matrix, 0.0) @ self.column_basis
-        return self.row_basis @ (inner / self.values) @ self.column_basis.mT
-
-    def variance(self) -> Float[Tensor, "*b n m"]:
-        """Return the marginal variance of every weight; zero in pinned rows."""
-        spread = self.row_basis.square() @ (1 / self.values) @ self.column_basis.mT.square()
-        return torch.where(self.free.unsqueeze(-1), spread, 0.0)
+__all__ = ["matrix_normal_delta_f", "matrix_normal_reduced_posterior"]
 
 
 def matrix_normal_delta_f(
@@ -132,10 +84,8 @@ def matrix_normal_delta_f(
     own, prior_own = a @ (m - r0) @ b, p0.unsqueeze(-1) * (m0 - r0)
     columns = m.shape[-1]
     volume = columns * (torch.where(free, r, 1.0).log() - p0.log()).sum(-1, dtype=torch.float64)
-    kept_rows = a
     if not bool(free.all()):
-        kept_rows = identity_outside(a, free)
-        factors = (cholesky("row_precision", matrix) for matrix in (a, kept_rows))
+        factors = (cholesky("row_precision", matrix) for matrix in (a, identity_outside(a, free)))
         with_pinned, without = (log_determinant(factor) for factor in factors)
         volume = volume + columns * (with_pinned - without)
         volume = volume + (~free).sum(-1) * log_determinant(cholesky("column_precision", b))
@@ -143,7 +93,7 @@ def matrix_normal_delta_f(
     if bool(free.any()):
         change = torch.where(free, torch.where(free, r, 0.0) - p0, 0.0)
         location = torch.where(free.unsqueeze(-1), own - prior_own, 0.0)
-        spread, moved = _SpreadAndSolution.apply(kept_rows, b, change, location)
+        spread, moved = _SpreadAndSolution.apply(a, b, change, location, free)
         volume = volume - spread
     misfit = (own * (m - r0 - moved)).sum((-2, -1)) - (prior_own * (m0 - r0 - moved)).sum((-2, -1))
     return (0.5 * (volume - misfit)).to(m.dtype)
@@ -190,7 +140,7 @@ def matrix_normal_reduced_posterior(
         free = r != torch.inf
         change = torch.where(free, torch.where(free, r, 0.0) - p0, 0.0)
         location = a @ (m - r0) @ b - p0.unsqueeze(-1) * (m0 - r0)
-        precision = replace(_diagonalise(identity_outside(a, free), b, change), free=free)
+        precision = diagonalise(a, b, change, free)
         return r0 + precision.solve(location), precision
 
 
@@ -248,32 +198,6 @@ def _checked(
     )
 
 
-def _diagonalise(kept_rows: Tensor, b: Tensor, change: Tensor) -> DiagonalisedPrecision:
-    """The eigenbasis of the module header, or an error if it has an eigenvalue that is not positive."""
-    beta, column_basis = torch.linalg.eigh(b)
-    require("column_precision", beta, beta > 0, "positive definite")
-    if bool((change == change[..., :1]).all()):
-        alpha, rotation = torch.linalg.eigh(kept_rows)
-        require("row_precision", alpha, alpha > 0, "positive definite")
-        d, row_basis = change / alpha, rotation * alpha.rsqrt().unsqueeze(-2)
-    else:
-        factor = cholesky("row_precision", kept_rows)
-        identity = torch.eye(kept_rows.shape[-1], dtype=b.dtype, device=b.device)
-        inverse = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
-        whitened = (inverse * change.unsqueeze(-2)) @ inverse.mT
-        d, rotation = torch.linalg.eigh(whitened)
-        row_basis = inverse.mT @ rotation
-    smallest = beta.amin(-1) + d.amin(-1)
-    require(
-        "reduced_precision",
-        smallest,
-        smallest > 0,
-        "large enough for the reduced posterior to exist (smallest eigenvalue of its precision > 0)",
-        NotNestedError,
-    )
-    return DiagonalisedPrecision(row_basis, column_basis, d, beta, torch.ones_like(d, dtype=torch.bool))
-
-
 class _SpreadAndSolution(torch.autograd.Function):
     """ln|P'| - ln|A ⊗ B| and P'^-1 h for P' = A ⊗ B + D ⊗ I.
 
@@ -287,8 +211,10 @@ class _SpreadAndSolution(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, change: Tensor, location: Tensor) -> tuple[Tensor, Tensor]:
-        basis = _diagonalise(a, b, change)
+    def forward(
+        ctx: Any, a: Tensor, b: Tensor, change: Tensor, location: Tensor, free: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        basis = diagonalise(a, b, change, free)
         ratio = basis.row_values.unsqueeze(-1) / basis.column_values.unsqueeze(-2)
         moved = basis.solve(location)
         ctx.basis = basis
@@ -297,7 +223,7 @@ class _SpreadAndSolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_spread: Tensor, d_moved: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, d_spread: Tensor, d_moved: Tensor) -> tuple[Tensor | None, ...]:
         a, b, moved = ctx.saved_tensors
         basis: DiagonalisedPrecision = ctx.basis
         weight = d_spread.to(a.dtype)[..., None]
@@ -312,7 +238,7 @@ class _SpreadAndSolution(torch.autograd.Function):
         d_location = basis.solve(d_moved)
         d_a = d_a - _symmetrised(d_location @ b @ moved.mT)
         d_b = d_b - _symmetrised(d_location.mT @ a @ moved)
-        return d_a, d_b, d_change - (d_location * moved).sum(-1), d_location
+        return d_a, d_b, d_change - (d_location * moved).sum(-1), d_location, None
 
 
 def _symmetrised(matrix: Tensor) -> Tensor:
