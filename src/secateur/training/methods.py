@@ -57,9 +57,9 @@ def _warm_up(epochs: int, num_data: int) -> int:
 
 
 def _calibrated_recipe(epochs: int, num_data: int) -> Recipe:
-    """Train cold, remove gradually until three fifths of the run, then settle, masks fixed, warmer.
+    """Train cold, remove gradually over the first seven tenths, and settle, warmer, over the last four.
 
-    The cap per reduction grows as the run shortens, so that the same share can go in all: all but 1.4 %.
+    The cap per reduction grows as the run shortens, so that by three fifths of it all but 1.4 % can be out.
     """
     first, settle = _warm_up(epochs, num_data), _share(epochs, 0.6)
     batch_size = _batch_size(num_data)
@@ -74,6 +74,8 @@ def _calibrated_recipe(epochs: int, num_data: int) -> Recipe:
             predictive_temperatures=PREDICTIVE_TEMPERATURES,
             holdout=0.05,
         )
+    # the last reductions fall into the settling stretch: warmer weights give up a little more
+    last = max(settle, min(_share(epochs, 0.7), epochs - 1))
     every = math.ceil(STEPS_BETWEEN_REDUCTIONS * batch_size / num_data)
     cap = 1 - 0.014 ** (1 / ((settle - first) // every + 1))
     return Recipe(
@@ -90,7 +92,7 @@ def _calibrated_recipe(epochs: int, num_data: int) -> Recipe:
         holdout=0.05,
         schedule=Schedule(
             first_epoch=first,
-            last_epoch=settle,
+            last_epoch=last,
             every=every,
             max_fraction=cap,
             max_loss_rise=MAX_LOSS_RISE,
