@@ -77,7 +77,7 @@ def _calibrated_recipe(epochs: int, num_data: int) -> Recipe:
     # the last reductions fall into the settling stretch: warmer weights give up a little more
     last = max(settle, min(_share(epochs, 0.7), epochs - 1))
     every = math.ceil(STEPS_BETWEEN_REDUCTIONS * batch_size / num_data)
-    cap = 1 - 0.014 ** (1 / ((settle - first) // every + 1))
+    cap = min(0.35, 1 - 0.014 ** (1 / ((settle - first) // every + 1)))
     return Recipe(
         epochs=epochs,
         batch_size=batch_size,
