@@ -11,11 +11,9 @@ Scaling, for the whole library: losses are means over data, so the prior enters 
 `weight_decay` delta, the prior precision of a weight is N * delta.
 """
 
-import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -23,98 +21,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from secateur.errors import ArtifactError, InvalidArgumentError
+from secateur.inference.arguments import check_decay_rates, check_positive, chosen
+from secateur.inference.block import Block, Moments, adam_direction
 from secateur.inference.flat import FlatParameters
+from secateur.inference.state import check_state, gather_state, restore_state
 from secateur.posterior import Posterior
 
-__all__ = ["Block", "Moments", "PosteriorOptimizer", "adam_direction", "check_positive", "chosen"]
-
-
-def chosen(name: str, include: Sequence[str] | None, exclude: Sequence[str] | None) -> bool:
-    """Return whether a name matches a pattern of `include` (any name when None) and none of `exclude`.
-
-    Args:
-        name: Qualified parameter name.
-        include: `fnmatch` patterns.
-        exclude: `fnmatch` patterns; they win over `include`.
-    """
-    included = include is None or any(fnmatchcase(name, pattern) for pattern in include)
-    return included and not any(fnmatchcase(name, pattern) for pattern in exclude or ())
-
-
-def adam_direction(
-    gradient: Tensor, first: Tensor, second: Tensor, step: Tensor, betas: tuple[float, float], eps: float
-) -> Tensor:
-    """Return Adam's update direction, moving the two running moments in place (arXiv:1412.6980, alg. 1)."""
-    first.lerp_(gradient, 1 - betas[0])
-    second.lerp_(gradient.square(), 1 - betas[1])
-    corrected = first / (1 - betas[0] ** step)
-    return corrected / ((second / (1 - betas[1] ** step)).sqrt() + eps)
-
-
-class Block:
-    """The parameters of one group that are treated alike, with the vectors an update keeps for them.
-
-    Args:
-        flat: The parameters as one vector.
-        state: Named tensors that affect the next step; all of them are saved.
-        group_index: Position of the parameter group the hyper-parameters come from.
-    """
-
-    def __init__(self, flat: FlatParameters, state: dict[str, Tensor], group_index: int) -> None:
-        self.flat = flat
-        self.state = state
-        self.group_index = group_index
-        # 1 where an entry stays, 0 where it is removed; None while all stay
-        self.keep: Tensor | None = None
-        self.mean = flat.read()
-        self.drawn: dict[str, Tensor] = {}  # between a training draw and its step
-        # a torch optimizer over flat vectors of `state`, where one is used
-        self.inner: Optimizer | None = None
-
-    def hold(self, masks: dict[str, Tensor]) -> Tensor:
-        """Intersect the entries that stay with `masks`, and return 1 where they do and 0 elsewhere."""
-        keep = self.flat.full(1.0) if self.keep is None else self.keep.clone()
-        for name, view in self.flat.named(keep).items():
-            if name in masks:
-                view.mul_(masks[name].to(view))
-        self.keep = keep
-        return keep
-
-    def saved(self) -> dict[str, Tensor]:
-        """Return copies of every tensor the next step depends on, besides the parameters."""
-        held = {} if self.keep is None else {"keep": self.keep}
-        return {key: tensor.clone() for key, tensor in (self.state | held).items()}
-
-    def restore(self, saved: dict[str, Tensor]) -> None:
-        """Take over tensors that `saved` returned."""
-        found = saved.keys() - {"keep"}
-        if found != self.state.keys():
-            raise ArtifactError(f"optimizer state: expected {sorted(self.state)}, got {sorted(found)}")
-        for key, tensor in self.state.items():
-            if saved[key].shape != tensor.shape:
-                raise ArtifactError(
-                    f"optimizer state {key!r}: expected shape {tuple(tensor.shape)}, got "
-                    f"{tuple(saved[key].shape)}; it belongs to another network"
-                )
-            tensor.copy_(saved[key])
-        self.keep = saved["keep"].to(self.mean, copy=True) if "keep" in saved else None
-
-
-class Moments(dict[str, Tensor]):
-    """Adam's zero-initialised moments and step count for one block."""
-
-    def __init__(self, flat: FlatParameters) -> None:
-        super().__init__(
-            step=torch.zeros((), dtype=torch.float32, device=flat.parameters[0].device),
-            first_moment=flat.full(0.0),
-            second_moment=flat.full(0.0),
-        )
+__all__ = ["PosteriorOptimizer"]
 
 
 class PosteriorOptimizer(Optimizer):
     """Base of the optimisers whose state is a posterior of the weights; not used by itself.
 
-    The parameters without a posterior are trained as points, by Adam without decay.
+    The parameters without a posterior are trained as points, by Adam without decay. Across processes (data
+    parallel), give each the same generator seed: all must judge one averaged gradient by one draw.
 
     Args:
         params: `model.named_parameters()`, or groups `{"params": [(name, parameter), ...], ...}`.
@@ -123,14 +43,16 @@ class PosteriorOptimizer(Optimizer):
         include: Name patterns (`fnmatch`) of the parameters that get a posterior; all when None.
         exclude: Name patterns of parameters that do not, even if included.
         generator: Source of the noise, on the parameters' device; one seeded from torch's global
-            generator when None. Its state is part of `state_dict`.
+            generator when None. Its state is part of `state_dict`. Predictions draw from it too.
         compile: Compile the update into one fused pass (`torch.compile`); pays after some 1,000 steps.
 
     Raises:
-        InvalidArgumentError: If parameters come without names, none is chosen, or `num_data` is not positive.
+        InvalidArgumentError: If parameters come without names or with one name twice, none is chosen, a
+            hyper-parameter is out of range, or the generator is on another device.
     """
 
     needs_sample = True
+    positive: tuple[str, ...] = ("lr",)  # hyper-parameters of a group that must be
 
     def __init__(
         self,
@@ -143,21 +65,16 @@ class PosteriorOptimizer(Optimizer):
         generator: torch.Generator | None = None,
         compile: bool = False,
     ) -> None:
-        if not num_data > 0:
-            raise InvalidArgumentError(
-                f"num_data: expected a positive number of training data, got {num_data}"
-            )
+        check_positive(num_data=num_data)
         self._blocks: list[Block] = []
         self._points: list[Block] = []
         super().__init__(params, defaults)
         self.num_data = num_data
         self.compiled = compile
-        self._samples_with_gradient = 0  # since the last step
+        self._samples_with_gradient = 0  # since the last step, or since the gradients were cleared
+        self._depth = 0  # of nested sampled_parameters() blocks
+        self.last_layer = self._names()[-1].rpartition(".")[0]  # of the network, whatever the groups
         for index, group in enumerate(self.param_groups):
-            if "param_names" not in group:
-                raise InvalidArgumentError(
-                    "params: expected named parameters, got unnamed ones; pass model.named_parameters()"
-                )
             pairs = zip(group["param_names"], group["params"], strict=True)
             trained = [(name, parameter) for name, parameter in pairs if parameter.requires_grad]
             variational = [pair for pair in trained if chosen(pair[0], include, exclude)]
@@ -176,6 +93,12 @@ class PosteriorOptimizer(Optimizer):
         device = self._blocks[0].mean.device
         if generator is None:
             generator = torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
+        for block in self._blocks:
+            if block.mean.device != generator.device:
+                raise InvalidArgumentError(
+                    f"generator: expected one on the parameters' device {block.mean.device}, got one on "
+                    f"{generator.device}"
+                )
         self.generator = generator
 
     # What a method defines ------------------------------------------------------------------------------
@@ -207,20 +130,38 @@ class PosteriorOptimizer(Optimizer):
     def sampled_parameters(self) -> Iterator[None]:
         """Put a draw from the posterior into the model; the means return on exit, also on error.
 
-        Under `torch.no_grad()` the draw is for prediction only and leaves a pending step undisturbed.
+        Under `torch.no_grad()` the draw is for prediction only and leaves a pending step undisturbed, also
+        inside another block, whose draw then returns. A block that ends in an error counts for nothing.
         """
         training = torch.is_grad_enabled()
-        with torch.no_grad():
-            for block in self._blocks:
-                block.mean = block.flat.read()
-                group = self.param_groups[block.group_index]
-                block.flat.write(self._draw(block, group, training=training))
+        before = [block.flat.read() for block in self._blocks]
         try:
-            yield
+            for block, weights in zip(self._blocks, before, strict=True):
+                if not self._depth:
+                    block.mean = weights
+                group = self.param_groups[block.group_index]
+                with torch.no_grad():
+                    block.flat.write(self._draw(block, group, training=training))
+            self._depth += 1
+            try:
+                yield
+            finally:
+                self._depth -= 1
         finally:
-            for block in self._blocks:
-                block.flat.write(block.mean)
-            self._samples_with_gradient += training
+            for block, weights in zip(self._blocks, before, strict=True):
+                block.flat.write(weights)
+        self._samples_with_gradient += training
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients, and with them what they were taken under.
+
+        So a loop that skips a step, as a gradient scaler does on overflow, goes on with the next draw.
+
+        Args:
+            set_to_none: Whether to drop the gradients rather than fill them with zeros.
+        """
+        super().zero_grad(set_to_none)
+        self._samples_with_gradient = 0
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -234,22 +175,24 @@ class PosteriorOptimizer(Optimizer):
             What `closure` returned, or None.
 
         Raises:
-            InvalidArgumentError: If gradients were not taken under exactly one draw.
+            InvalidArgumentError: If gradients were not taken under exactly one draw, which has ended.
         """
+        self._outside("step")
         loss = None
         if closure is not None:
             with torch.enable_grad(), self.sampled_parameters():
                 loss = closure()
-        if self.needs_sample and self._samples_with_gradient != 1:
+        num_samples, self._samples_with_gradient = self._samples_with_gradient, 0
+        if self.needs_sample and num_samples != 1:
             raise InvalidArgumentError(
                 "step: expected one sampled_parameters() block with gradients before each step, got "
-                f"{self._samples_with_gradient}; accumulate inside one block, predict under torch.no_grad()"
+                f"{num_samples}; accumulate inside one block, predict under torch.no_grad()"
             )
-        self._samples_with_gradient = 0
         for block in self._blocks:
             group = self.param_groups[block.group_index]
             block.mean = block.flat.read()
             block.flat.write(self._update(block, group, block.flat.read_gradient()))
+            block.drawn = {}
         for block in self._points:
             state, lr = block.state, self.param_groups[block.group_index]["lr"]
             state["step"] += 1
@@ -260,6 +203,7 @@ class PosteriorOptimizer(Optimizer):
             block.flat.write(block.flat.read() - lr * direction)
         return loss
 
+    @torch.no_grad()
     def posterior(self, **options: Any) -> Posterior:
         """Return the current posterior of the parameters that have one, as a copy."""
         fields: dict[str, dict[str, Tensor]] = {
@@ -269,7 +213,8 @@ class PosteriorOptimizer(Optimizer):
             "keep": {},
         }
         for block in self._blocks:
-            block.mean = block.flat.read()
+            if not self._depth:
+                block.mean = block.flat.read()
             mean, precision, prior = self._moments(block, self.param_groups[block.group_index], **options)
             fields["mean"] |= block.flat.named(mean.clone())
             fields["precision"] |= block.flat.named(precision + torch.zeros_like(mean))
@@ -279,13 +224,23 @@ class PosteriorOptimizer(Optimizer):
         return Posterior(**fields)
 
     @torch.no_grad()
-    def hold(self, masks: dict[str, Tensor]) -> None:
+    def hold(self, masks: Mapping[str, Tensor]) -> None:
         """Remove entries for good: zero weight, no noise, and no step ever brings them back.
 
         Args:
-            masks: Where each parameter stays (True or 1), keyed by qualified name; names without a
+            masks: Where each parameter stays (True or 1), keyed by qualified name; parameters without a
                 posterior are left alone, since `torch.nn.utils.prune` masks those in the model.
+
+        Raises:
+            InvalidArgumentError: If a name or a shape is not that of a parameter; nothing is then held.
         """
+        self._outside("hold")
+        if unknown := masks.keys() - set(self._names()):
+            raise InvalidArgumentError(
+                f"masks: expected names of the optimizer's parameters, got {sorted(unknown)[0]!r}"
+            )
+        for block in self._blocks:
+            block.check_masks(masks)
         for block in self._blocks:
             block.flat.write(block.flat.read() * block.hold(masks))
 
@@ -293,14 +248,8 @@ class PosteriorOptimizer(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything the next step depends on besides the parameters, noise generator included."""
-        state = super().state_dict()
-        state["posterior"] = {
-            "blocks": [block.saved() for block in self._blocks],
-            "inner": [block.inner.state_dict() for block in self._blocks if block.inner is not None],
-            "points": [block.saved() for block in self._points],
-            "generator": self.generator.get_state(),
-        }
-        return state
+        own = gather_state(self._blocks, self._points, self.generator)
+        return {**super().state_dict(), "posterior": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue exactly where the optimizer that gave `state_dict` stood.
@@ -309,22 +258,18 @@ class PosteriorOptimizer(Optimizer):
             state_dict: What `state_dict()` returned for the same parameters.
 
         Raises:
-            ArtifactError: If it belongs to other parameters or another method.
+            ArtifactError: If it belongs to other parameters or another method; nothing is then changed.
         """
-        saved = dict(state_dict)
-        own = saved.pop("posterior", None)
-        if own is None:
+        self._outside("load_state_dict")
+        if "posterior" not in state_dict:
             raise ArtifactError("optimizer state: expected a posterior optimizer's, got another optimizer's")
-        super().load_state_dict(saved)
-        for kind, blocks in (("blocks", self._blocks), ("points", self._points)):
-            if len(own[kind]) != len(blocks):
-                raise ArtifactError(f"optimizer state: expected {len(blocks)} {kind}, got {len(own[kind])}")
-            for block, tensors in zip(blocks, own[kind], strict=True):
-                block.restore(tensors)
-        for block, inner in zip([block for block in self._blocks if block.inner], own["inner"], strict=True):
-            assert block.inner is not None
-            block.inner.load_state_dict(inner)
-        self.generator.set_state(own["generator"].cpu())
+        own = state_dict["posterior"]
+        names = [group["param_names"] for group in self.param_groups]
+        saved_names = [group.get("param_names", ()) for group in state_dict["param_groups"]]
+        check_state(own, self._blocks, self._points, names=names, saved_names=saved_names)
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != "posterior"})
+        restore_state(own, self._blocks, self._points, self.generator)
+        self._samples_with_gradient = 0
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group while the optimizer is being built; later it is refused.
@@ -333,11 +278,30 @@ class PosteriorOptimizer(Optimizer):
             param_group: As for any torch optimizer.
 
         Raises:
-            InvalidArgumentError: If the optimizer is already built.
+            InvalidArgumentError: If the optimizer is already built, or the group is not as the class demands.
         """
         if self._blocks:
             raise InvalidArgumentError("param_group: expected all groups at construction, got a late one")
         super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        if "param_names" not in group:
+            raise InvalidArgumentError(
+                "params: expected named parameters, got unnamed ones; pass model.named_parameters()"
+            )
+        if len(set(self._names())) < len(self._names()):
+            raise InvalidArgumentError("params: expected each name once, got parameters that share one")
+        check_positive(**{name: group[name] for name in self.positive})
+        if "betas" in group:
+            check_decay_rates(group["betas"])
+
+    def _names(self) -> list[str]:
+        return [name for group in self.param_groups for name in group["param_names"]]
+
+    def _outside(self, action: str) -> None:
+        if self._depth:
+            raise InvalidArgumentError(
+                f"{action}: expected a call after the sampled_parameters() block, got one inside it"
+            )
 
     def _scalar(self, block: Block, value: float) -> Tensor:
         # A 0-dim tensor filled on the device: no synchronisation, and a compiled pass is not rebuilt when
@@ -350,17 +314,3 @@ class PosteriorOptimizer(Optimizer):
 
 def _flatten(pairs: list[tuple[str, nn.Parameter]]) -> FlatParameters:
     return FlatParameters([name for name, _ in pairs], [parameter for _, parameter in pairs])
-
-
-def check_positive(**values: float) -> None:
-    """Raise if a hyper-parameter is not a positive finite number.
-
-    Args:
-        **values: Hyper-parameters by name.
-
-    Raises:
-        InvalidArgumentError: Naming the first that is not.
-    """
-    for name, value in values.items():
-        if not (value > 0 and math.isfinite(value)):
-            raise InvalidArgumentError(f"{name}: expected a positive finite number, got {value}")

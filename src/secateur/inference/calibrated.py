@@ -22,27 +22,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from secateur.errors import InvalidArgumentError
-from secateur.inference.base import Block, Moments, PosteriorOptimizer, adam_direction, check_positive
+from secateur.inference.arguments import check_positive
+from secateur.inference.base import PosteriorOptimizer
+from secateur.inference.block import Block, Moments, adam_direction
 from secateur.inference.flat import FlatParameters
-from secateur.inference.noise import NOISES, draw_noise, signs_from_bits
+from secateur.inference.hessian import HessianSampler, hessian_moments, track_hessian
 
 __all__ = ["Calibrated"]
-
-
-def _sample(
-    mean: Tensor, hessian: Tensor, noise: Tensor, keep: Tensor | None, delta: float, num_data: Tensor
-) -> Tensor:
-    weight = mean + noise * (num_data * (hessian + delta)).rsqrt()
-    return weight if keep is None else weight * keep
-
-
-def _track_hessian(
-    hessian: Tensor, gradient: Tensor, noise: Tensor, delta: float, num_data: Tensor, rate: float
-) -> None:
-    estimate = gradient * noise * (num_data * (hessian + delta)).sqrt()
-    correction = 0.5 * rate**2 * (hessian - estimate).square() / (hessian + delta)
-    hessian.lerp_(estimate, rate).add_(correction)
 
 
 def _adam_update(
@@ -63,7 +49,7 @@ def _adam_update(
 ) -> Tensor:
     if keep is not None:
         gradient = gradient * keep
-    _track_hessian(hessian, gradient, noise, delta, num_data, rate)
+    track_hessian(hessian, gradient, noise, delta, num_data, rate)
     direction = adam_direction(gradient + delta * mean, first, second, step, betas, eps)
     moved = mean - lr * direction
     return moved if keep is None else moved * keep
@@ -95,6 +81,16 @@ class Calibrated(PosteriorOptimizer):
         InvalidArgumentError: If a hyper-parameter is out of range.
     """
 
+    positive = (
+        "lr",
+        "weight_decay",
+        "temperature",
+        "evidence_temperature",
+        "hessian_rate",
+        "hessian_init",
+        "eps",
+    )
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -115,16 +111,6 @@ class Calibrated(PosteriorOptimizer):
         generator: torch.Generator | None = None,
         compile: bool = False,
     ) -> None:
-        check_positive(
-            lr=lr,
-            weight_decay=weight_decay,
-            temperature=temperature,
-            evidence_temperature=evidence_temperature,
-            hessian_rate=hessian_rate,
-            hessian_init=hessian_init,
-        )
-        if noise not in NOISES:
-            raise InvalidArgumentError(f"noise: expected one of {', '.join(NOISES)}, got {noise!r}")
         defaults = {
             "lr": lr,
             "weight_decay": weight_decay,
@@ -135,7 +121,7 @@ class Calibrated(PosteriorOptimizer):
             "betas": betas,
             "eps": eps,
         }
-        self.noise = noise
+        self._has_inner = inner is not None
         super().__init__(
             params,
             defaults,
@@ -148,22 +134,21 @@ class Calibrated(PosteriorOptimizer):
         if inner is not None:
             for block in self._blocks:
                 block.inner = inner([block.mean.clone().requires_grad_()])
-        self._sample_kernel = self._kernel(_sample)
+        self._sampler = HessianSampler(noise, self._kernel)
         self._update_kernel = self._kernel(_adam_update)
-        self._hessian_kernel = self._kernel(_track_hessian)
-        self._sign_kernel = self._kernel(signs_from_bits)
+        self._hessian_kernel = self._kernel(track_hessian)
 
     def _new_state(self, flat: FlatParameters, group: dict[str, Any]) -> dict[str, Tensor]:
-        return {"hessian": flat.full(group["hessian_init"]), **Moments(flat)}
+        moments = {} if self._has_inner else Moments(flat)
+        return {"hessian": flat.full(group["hessian_init"]), **moments}
 
     def _draw(self, block: Block, group: dict[str, Any], *, training: bool) -> Tensor:
-        kind = self.noise if training else "gaussian"
-        noise = draw_noise(kind, block.mean, generator=self.generator, expand=self._sign_kernel)
-        num_data = self._scalar(block, self.num_data / group["temperature"])
-        if training:
-            block.drawn = {"noise": noise, "num_data": num_data}
-        return self._sample_kernel(
-            block.mean, block.state["hessian"], noise, block.keep, group["weight_decay"], num_data
+        return self._sampler.draw(
+            block,
+            delta=group["weight_decay"],
+            num_data=self._scalar(block, self.num_data / group["temperature"]),
+            generator=self.generator,
+            training=training,
         )
 
     def _update(self, block: Block, group: dict[str, Any], gradient: Tensor) -> Tensor:
@@ -203,9 +188,6 @@ class Calibrated(PosteriorOptimizer):
     def _moments(
         self, block: Block, group: dict[str, Any], temperature: float | None = None
     ) -> tuple[Tensor, Tensor | float, dict[str, Tensor]]:
-        num_data = self.num_data / (group["evidence_temperature"] if temperature is None else temperature)
-        precision = num_data * (block.state["hessian"] + group["weight_decay"])
-        prior = torch.tensor(
-            num_data * group["weight_decay"], dtype=block.mean.dtype, device=block.mean.device
-        )
-        return block.mean, precision, dict.fromkeys(block.flat.names, prior)
+        temperature = group["evidence_temperature"] if temperature is None else temperature
+        check_positive(temperature=temperature)
+        return hessian_moments(block, delta=group["weight_decay"], num_data=self.num_data / temperature)

@@ -16,19 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.errors import InvalidArgumentError
-from secateur.inference.base import Block, PosteriorOptimizer, check_positive
+from secateur.inference.base import PosteriorOptimizer
+from secateur.inference.block import Block
 from secateur.inference.flat import FlatParameters
-from secateur.inference.noise import NOISES, draw_noise, signs_from_bits
+from secateur.inference.hessian import HessianSampler, hessian_moments, track_hessian
 
 __all__ = ["IVON"]
-
-
-def _sample(
-    mean: Tensor, hessian: Tensor, noise: Tensor, keep: Tensor | None, delta: float, num_data: Tensor
-) -> Tensor:
-    weight = mean + noise * (num_data * (hessian + delta)).rsqrt()
-    return weight if keep is None else weight * keep
 
 
 def _newton_update(
@@ -47,11 +40,8 @@ def _newton_update(
 ) -> Tensor:
     if keep is not None:
         gradient = gradient * keep
-    rate = 1 - betas[1]
     momentum.lerp_(gradient, 1 - betas[0])
-    estimate = gradient * noise * (num_data * (hessian + delta)).sqrt()
-    correction = 0.5 * rate**2 * (hessian - estimate).square() / (hessian + delta)
-    hessian.lerp_(estimate, rate).add_(correction)
+    track_hessian(hessian, gradient, noise, delta, num_data, 1 - betas[1])
     direction = (momentum / (1 - betas[0] ** step) + delta * mean) / (hessian + delta)
     moved = mean - lr * direction.clamp(-clip_radius, clip_radius)
     return moved if keep is None else moved * keep
@@ -79,6 +69,8 @@ class IVON(PosteriorOptimizer):
         InvalidArgumentError: If a hyper-parameter is out of range.
     """
 
+    positive = ("lr", "weight_decay", "temperature", "hessian_init")
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -96,10 +88,6 @@ class IVON(PosteriorOptimizer):
         generator: torch.Generator | None = None,
         compile: bool = False,
     ) -> None:
-        check_positive(lr=lr, weight_decay=weight_decay, temperature=temperature, hessian_init=hessian_init)
-        if noise not in NOISES:
-            raise InvalidArgumentError(f"noise: expected one of {', '.join(NOISES)}, got {noise!r}")
-        self.noise = noise
         defaults = {
             "lr": lr,
             "weight_decay": weight_decay,
@@ -117,9 +105,8 @@ class IVON(PosteriorOptimizer):
             generator=generator,
             compile=compile,
         )
-        self._sample_kernel = self._kernel(_sample)
+        self._sampler = HessianSampler(noise, self._kernel)
         self._update_kernel = self._kernel(_newton_update)
-        self._sign_kernel = self._kernel(signs_from_bits)
 
     def _new_state(self, flat: FlatParameters, group: dict[str, Any]) -> dict[str, Tensor]:
         return {
@@ -129,13 +116,12 @@ class IVON(PosteriorOptimizer):
         }
 
     def _draw(self, block: Block, group: dict[str, Any], *, training: bool) -> Tensor:
-        kind = self.noise if training else "gaussian"
-        noise = draw_noise(kind, block.mean, generator=self.generator, expand=self._sign_kernel)
-        num_data = self._scalar(block, self.num_data / group["temperature"])
-        if training:
-            block.drawn = {"noise": noise, "num_data": num_data}
-        return self._sample_kernel(
-            block.mean, block.state["hessian"], noise, block.keep, group["weight_decay"], num_data
+        return self._sampler.draw(
+            block,
+            delta=group["weight_decay"],
+            num_data=self._scalar(block, self.num_data / group["temperature"]),
+            generator=self.generator,
+            training=training,
         )
 
     def _update(self, block: Block, group: dict[str, Any], gradient: Tensor) -> Tensor:
@@ -160,6 +146,4 @@ class IVON(PosteriorOptimizer):
         self, block: Block, group: dict[str, Any]
     ) -> tuple[Tensor, Tensor | float, dict[str, Tensor]]:
         num_data = self.num_data / group["temperature"]
-        precision = num_data * (block.state["hessian"] + group["weight_decay"])
-        prior = self._scalar(block, num_data * group["weight_decay"])
-        return block.mean, precision, dict.fromkeys(block.flat.names, prior)
+        return hessian_moments(block, delta=group["weight_decay"], num_data=num_data)

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from secateur.inference.base import Block
+from secateur.inference.block import Block
 from secateur.inference.flat import FlatParameters
 
 __all__ = ["GAMMA_RATE", "GAMMA_SHAPE", "LayerSizes", "adabelief", "inner_step"]
@@ -33,37 +33,40 @@ class LayerSizes:
 
     Attributes:
         num_weights: Weights of each layer, in order.
-        log_factor: log f_l of each layer.
+        log_factor: log f_l of each layer, on the weights' device: made there at each step, it would have the
+            device wait for the host.
         names: Parameter names of each layer.
     """
 
     num_weights: tuple[int, ...]
-    log_factor: tuple[float, ...]
+    log_factor: Float[Tensor, " l"]
     names: tuple[tuple[str, ...], ...]
 
     @classmethod
     def of(
-        cls, flat: FlatParameters, *, hidden_factor: float = 0.1, last_factor: float = 1.0
+        cls, flat: FlatParameters, *, last_layer: str, hidden_factor: float = 0.1, last_factor: float = 1.0
     ) -> "LayerSizes":
         """Group a vector's parameters by the module they belong to.
 
         Args:
             flat: Parameters in the network's order.
+            last_layer: Name of the network's last module, which may be in another vector.
             hidden_factor: f_l of all layers but the last.
             last_factor: f_l of the last layer.
         """
         pairs = zip(flat.names, flat.sizes, strict=True)
-        layers = [list(group) for _, group in groupby(pairs, key=lambda pair: pair[0].rpartition(".")[0])]
-        factors = [hidden_factor] * (len(layers) - 1) + [last_factor]
+        modules = groupby(pairs, key=lambda pair: pair[0].rpartition(".")[0])
+        layers = [(module, list(group)) for module, group in modules]
+        factors = [last_factor if module == last_layer else hidden_factor for module, _ in layers]
         return cls(
-            tuple(sum(size for _, size in layer) for layer in layers),
-            tuple(math.log(factor) for factor in factors),
-            tuple(tuple(name for name, _ in layer) for layer in layers),
+            tuple(sum(size for _, size in layer) for _, layer in layers),
+            flat.full(0.0).new_tensor([math.log(factor) for factor in factors]),
+            tuple(tuple(name for name, _ in layer) for _, layer in layers),
         )
 
     def scale(self, log_precision: Float[Tensor, " l"]) -> Float[Tensor, " l"]:
         """Return s_l from log t_l."""
-        return (log_precision.new_tensor(self.log_factor) - 0.5 * log_precision).exp()
+        return (self.log_factor - 0.5 * log_precision).exp()
 
     def spread(self, per_layer: Float[Tensor, " l"]) -> Float[Tensor, " n"]:
         """Return one value per weight from one per layer."""

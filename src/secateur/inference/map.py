@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.inference.base import Block, PosteriorOptimizer, check_positive
+from secateur.inference.base import PosteriorOptimizer
+from secateur.inference.block import Block
 from secateur.inference.flat import FlatParameters
 from secateur.inference.layer_scale import GAMMA_RATE, GAMMA_SHAPE, LayerSizes, adabelief, inner_step
 
@@ -61,7 +62,6 @@ class FlatMAP(PosteriorOptimizer):
         generator: torch.Generator | None = None,
         compile: bool = False,
     ) -> None:
-        check_positive(lr=lr)
         super().__init__(
             params,
             {"lr": lr},
@@ -71,7 +71,7 @@ class FlatMAP(PosteriorOptimizer):
             generator=generator,
             compile=compile,
         )
-        self._layers = [LayerSizes.of(block.flat) for block in self._blocks]
+        self._layers = [LayerSizes.of(block.flat, last_layer=self.last_layer) for block in self._blocks]
         for block in self._blocks:
             latents = [block.state["z"], block.state["log_precision"]]
             block.inner = adabelief(latents, lr, compile=compile)
@@ -79,7 +79,7 @@ class FlatMAP(PosteriorOptimizer):
         self._weight_kernel = self._kernel(_weights)
 
     def _new_state(self, flat: FlatParameters, group: dict[str, Any]) -> dict[str, Tensor]:
-        layers = LayerSizes.of(flat)
+        layers = LayerSizes.of(flat, last_layer=self.last_layer)
         mean = flat.read()
         log_precision = mean.new_zeros(len(layers.num_weights))
         return {"z": mean / layers.spread(layers.scale(log_precision)), "log_precision": log_precision}

@@ -20,7 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.inference.base import Block, PosteriorOptimizer, check_positive
+from secateur.inference.arguments import check_positive
+from secateur.inference.base import PosteriorOptimizer
+from secateur.inference.block import Block
 from secateur.inference.flat import FlatParameters
 from secateur.inference.layer_scale import GAMMA_RATE, GAMMA_SHAPE, LayerSizes, adabelief, inner_step
 
@@ -104,8 +106,8 @@ class FlatFF(PosteriorOptimizer):
         generator: torch.Generator | None = None,
         compile: bool = False,
     ) -> None:
-        check_positive(lr=lr, init_std=init_std, hidden_factor=hidden_factor, last_factor=last_factor)
-        self._factors = {"hidden_factor": hidden_factor, "last_factor": last_factor}
+        check_positive(init_std=init_std, hidden_factor=hidden_factor, last_factor=last_factor)
+        self._hidden_factor, self._last_factor = hidden_factor, last_factor
         self._log_init_std = math.log(init_std)
         super().__init__(
             params,
@@ -116,14 +118,14 @@ class FlatFF(PosteriorOptimizer):
             generator=generator,
             compile=compile,
         )
-        self._layers = [LayerSizes.of(block.flat, **self._factors) for block in self._blocks]
+        self._layers = [self._sizes(block.flat) for block in self._blocks]
         for block in self._blocks:
             block.inner = adabelief([block.state[name] for name in LATENTS], lr, compile=compile)
         self._build_kernel = self._kernel(_build)
         self._gradient_kernel = self._kernel(_gradients)
 
     def _new_state(self, flat: FlatParameters, group: dict[str, Any]) -> dict[str, Tensor]:
-        layers = LayerSizes.of(flat, **self._factors)
+        layers = self._sizes(flat)
         mean = flat.read()
         precision_loc = mean.new_zeros(len(layers.num_weights))
         return {
@@ -132,6 +134,14 @@ class FlatFF(PosteriorOptimizer):
             "precision_loc": precision_loc,
             "precision_log_std": torch.full_like(precision_loc, self._log_init_std),
         }
+
+    def _sizes(self, flat: FlatParameters) -> LayerSizes:
+        return LayerSizes.of(
+            flat,
+            last_layer=self.last_layer,
+            hidden_factor=self._hidden_factor,
+            last_factor=self._last_factor,
+        )
 
     def _layers_of(self, block: Block) -> LayerSizes:
         return self._layers[self._blocks.index(block)]
