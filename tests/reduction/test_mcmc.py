@@ -24,7 +24,6 @@ from secateur.reduction import (
     single_delta_f,
 )
 
-numpyro = pytest.importorskip("numpyro")
 pytestmark = pytest.mark.slow
 
 FLOAT64 = torch.float64
@@ -44,6 +43,12 @@ class Problem:
     shape: tuple[int, ...]
 
 
+@pytest.fixture(autouse=True)
+def needs_numpyro() -> None:
+    """Imported only where a test runs: JAX takes its time, and belongs to the extra `mcmc`."""
+    pytest.importorskip("numpyro")
+
+
 def correlated_inputs(num_data: int, rng: np.random.Generator) -> np.ndarray:
     """Six regressors, neighbours correlated at 0.6."""
     lag = np.abs(np.subtract.outer(range(6), range(6)))
@@ -59,6 +64,8 @@ def linear() -> Problem:
         return norm.logpdf(targets, weights @ inputs.T).sum(-1)
 
     def sample_targets(x: Any, w: Any) -> Any:
+        import numpyro
+
         return numpyro.distributions.Normal(x @ w, 1.0)
 
     return Problem(inputs, targets, log_likelihood, sample_targets, (6,))
@@ -74,6 +81,8 @@ def logistic() -> Problem:
         return (targets * logits - np.logaddexp(0, logits)).sum(-1)
 
     def sample_targets(x: Any, w: Any) -> Any:
+        import numpyro
+
         return numpyro.distributions.BernoulliLogits(x @ w)
 
     return Problem(inputs, targets, log_likelihood, sample_targets, (6,))
@@ -97,6 +106,7 @@ def multinomial() -> Problem:
 
     def sample_targets(x: Any, w: Any) -> Any:
         import jax.numpy as jnp
+        import numpyro
 
         logits = x @ w
         return numpyro.distributions.CategoricalLogits(
@@ -109,6 +119,7 @@ def multinomial() -> Problem:
 def nuts(problem: Problem, num_draws: int = 4000) -> tuple[np.ndarray, float]:
     """Draws of the full model, flattened, and the smallest effective sample size."""
     import jax
+    import numpyro
 
     def model() -> None:
         prior = numpyro.distributions.Normal(0.0, PRIOR_PRECISION**-0.5)

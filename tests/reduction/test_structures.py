@@ -72,6 +72,38 @@ def test_dense_agrees_with_quadrature_in_two_dimensions(generator: torch.Generat
     assert dense_delta_f(m, precision, **keywords).item() == pytest.approx(math.log(evidence), abs=1e-8)
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 12])
+def test_formula_level_transcription_on_random_draws(size: int, generator: torch.Generator) -> None:
+    """The reference formula of the literature, term by term, with covariances as it is stated there."""
+    prior = positive_definite(generator, 50, size)
+    precision, reduced = (
+        prior + positive_definite(generator, 50, size),
+        prior + positive_definite(generator, 50, size),
+    )
+    m, m0, r0 = normal(generator, 3, 50, size)
+    keywords = {"prior_mean": m0, "prior_precision": prior, "reduced_mean": r0, "reduced_precision": reduced}
+    got, (mean, after) = (
+        dense_delta_f(m, precision, **keywords),
+        dense_reduced_posterior(m, precision, **keywords),
+    )
+    for i in range(50):
+        covariances = [np.linalg.inv(v[i].numpy()) for v in (precision, prior, reduced)]
+        p, p0, r = (np.linalg.inv(covariance) for covariance in covariances)
+        p1 = p + r - p0
+        a, a0, b0 = m[i].numpy(), m0[i].numpy(), r0[i].numpy()
+        a1 = np.linalg.solve(p1, p @ a + r @ b0 - p0 @ a0)
+        volume = (
+            np.linalg.slogdet(p)[1]
+            + np.linalg.slogdet(r)[1]
+            - np.linalg.slogdet(p0)[1]
+            - np.linalg.slogdet(p1)[1]
+        )
+        misfit = a @ p @ a + b0 @ r @ b0 - a0 @ p0 @ a0 - a1 @ p1 @ a1
+        assert got[i].item() == pytest.approx(0.5 * (volume - misfit), abs=1e-8)
+        np.testing.assert_allclose(mean[i].numpy(), a1, atol=1e-8)
+        np.testing.assert_allclose(after[i].numpy(), p1, rtol=1e-6, atol=1e-8)
+
+
 @pytest.mark.parametrize("pins", [pins for k in range(5) for pins in itertools.combinations(range(4), k)])
 def test_point_masses_on_any_subset_equal_conditioning_by_hand(
     pins: tuple[int, ...], generator: torch.Generator
