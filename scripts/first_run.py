@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from datetime import datetime
+from pathlib import Path
 
 from secateur import data
 from secateur.errors import DataError
@@ -22,7 +23,7 @@ def main() -> int:
     else:
         chosen = FASHION_MNIST
     out = f"runs/first-{datetime.now():%Y%m%d-%H%M%S}"
-    command = [sys.executable, "-m", "secateur.cli", "fit", *chosen, "--out", out]
+    command = [str(Path(sys.executable).with_name("secateur")), "fit", *chosen, "--out", out]
     print("$ secateur fit", *chosen, "--out", out, "\n", flush=True)
     return subprocess.run(command, check=False).returncode
 
