@@ -403,6 +403,14 @@ def test_a_network_that_cannot_be_traced_keeps_its_masks_for_good() -> None:
     assert torch.equal(small.linear.weight, model.linear.weight)
 
 
+@pytest.mark.parametrize("name", ["resnet-pad", "resnet-project", "vgg"])
+def test_batch_normalisation_is_folded_on_request(name: str) -> None:
+    model = mask_at_random(make(name, 0), "neuron", 0.4, seed=1)
+    small = compact(model, example(name, 2, 0), fold_batch_norm=True)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in small.modules())
+    assert_equal(model, small, example(name, 3, 1), 1e-10)
+
+
 class Counting(nn.Module):
     """A network that asks Python for its batch size."""
 

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 from secateur.errors import InvalidArgumentError
 from secateur.pruning.compaction.decide import Decision, decide
 from secateur.pruning.compaction.flow import Analysis, analyse
+from secateur.pruning.compaction.fold import fold_batch_norms
 from secateur.pruning.compaction.gather import drop_embedding_rows, pick_inputs
 from secateur.pruning.compaction.permanent import permanent
 from secateur.pruning.compaction.rewrite import drop_constant_operands, rewrite
@@ -27,7 +28,9 @@ class CompactionWarning(UserWarning):
     """Some or all of a network could not be made smaller; the message names the module and the reason."""
 
 
-def compact(model: nn.Module, example_input: Any, *, multiple_of: int = 1) -> nn.Module:
+def compact(
+    model: nn.Module, example_input: Any, *, multiple_of: int = 1, fold_batch_norm: bool = False
+) -> nn.Module:
     """Return a physically smaller module with the outputs of the masked one.
 
     Removed are neurons, channels, attention heads, residual branches and embedding columns that are constant
@@ -40,6 +43,8 @@ def compact(model: nn.Module, example_input: Any, *, multiple_of: int = 1) -> nn
         example_input: A batch, or the tuple of positional arguments of a call. Only its shape, type and
             device matter.
         multiple_of: Units that a layer keeps are rounded up to a multiple of this, for kernels that like it.
+        fold_batch_norm: Write each batch normalisation into the convolution before it: faster, but the
+            result is for running only, not for further training.
 
     Returns:
         A `torch.fx.GraphModule` with the same submodule names, in the same mode, without masks; it was
@@ -83,6 +88,8 @@ def compact(model: nn.Module, example_input: Any, *, multiple_of: int = 1) -> nn
         working, graph, changed = _one_round(working, graph, inputs, multiple_of)
         if not changed:
             break
+    if fold_batch_norm:
+        fold_batch_norms(working, graph)
     pick_inputs(working, graph)
     drop_embedding_rows(working, graph)
     result = fx.GraphModule(working, graph, class_name=type(model).__name__)
