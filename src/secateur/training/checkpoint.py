@@ -1,11 +1,13 @@
 """Checkpoints without pickle: nested state as safetensors, its skeleton as JSON beside the tensors.
 
 One file holds everything, written to a temporary name and renamed, so a run killed at any moment leaves
-either the last complete checkpoint or the one before.
+either the last complete checkpoint or the one before. A checksum over the tensors tells an altered file.
 """
 
 import json
 import os
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,8 @@ def save_nested(path: Path, state: dict[str, Any]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     skeleton = json.dumps(_take_apart(state, tensors))
-    write_whole(path, save(tensors, metadata={"format": FORMAT, "skeleton": skeleton}))
+    metadata = {"format": FORMAT, "skeleton": skeleton, "checksum": _checksum(skeleton, tensors)}
+    write_whole(path, save(tensors, metadata=metadata))
 
 
 def load_nested(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -54,9 +57,24 @@ def load_nested(path: str | os.PathLike[str]) -> dict[str, Any]:
                 raise ArtifactError(
                     f"{path}: expected a checkpoint ({FORMAT}), got {metadata.get('format')!r}"
                 )
-            return _put_together(json.loads(metadata["skeleton"]), file.get_tensor)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise ArtifactError(f"{path}: expected a readable checkpoint, got: {error}") from error
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        expected, found = metadata["checksum"], _checksum(metadata["skeleton"], tensors)
+        if found != expected:
+            raise ValueError(f"checksum {found} instead of {expected}: the file was altered")
+        state = _put_together(json.loads(metadata["skeleton"]), tensors.__getitem__)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"{path}: expected a readable checkpoint, got: {error}; remove the file to begin the run again"
+        ) from error
+    return state
+
+
+def _checksum(skeleton: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the CRC-32 of the skeleton and of every tensor's bytes."""
+    value = zlib.crc32(skeleton.encode())
+    for key in sorted(tensors, key=int):
+        value = zlib.crc32(tensors[key].reshape(-1).view(torch.uint8).numpy().tobytes(), value)
+    return f"{value:08x}"
 
 
 def _take_apart(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -72,7 +90,7 @@ def _take_apart(value: Any, tensors: dict[str, Tensor]) -> Any:
     return value
 
 
-def _put_together(value: Any, tensor_named: Any) -> Any:
+def _put_together(value: Any, tensor_named: Callable[[str], Tensor]) -> Any:
     if isinstance(value, list):
         return [_put_together(item, tensor_named) for item in value]
     if isinstance(value, dict):

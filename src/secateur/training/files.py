@@ -1,18 +1,24 @@
 """The directory of a run: claimed once, every file whole or absent."""
 
+import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from secateur.errors import ArtifactError
 
-__all__ = ["RunDirectory", "read_json", "write_whole"]
+__all__ = ["RunDirectory", "as_json", "read_json", "write_whole"]
+
+
+SUFFIX = ".partial"  # of a file that is being written
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -25,7 +31,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         ArtifactError: If it cannot be written; the old file is then untouched.
     """
-    temporary = path.with_name(path.name + ".partial")
+    temporary = path.with_name(path.name + SUFFIX)
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -33,7 +39,8 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise ArtifactError(
             f"{path}: expected to write it, got: {error}; free space or choose another --out"
         ) from error
@@ -62,9 +69,12 @@ def read_json(path: Path) -> dict[str, Any]:
         ArtifactError: If it is missing or damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: expected a readable JSON file, got: {error}") from error
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,7 @@ class RunDirectory:
 
     @property
     def metrics(self) -> Path:
-        """The figures of a finished run."""
+        """The figures of a finished run, and the digests of its tensors' files."""
         return self.path / "metrics.json"
 
     @property
@@ -107,37 +117,77 @@ class RunDirectory:
         """All that the next epoch depends on."""
         return self.path / "checkpoint.safetensors"
 
-    def claim(self, *, resume: bool) -> bool:
+    def claim(self, *, resume: bool) -> None:
         """Make the directory usable for a fit.
 
         Args:
             resume: Whether to go on with the run that is there, if one is.
 
-        Returns:
-            Whether there is a checkpoint to go on from.
-
         Raises:
-            ArtifactError: If the directory is in use and `resume` is not set, or it cannot be written.
+            ArtifactError: If the directory is in use and `resume` is not set, holds something other than a
+                run, or cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            used = any(self.path.iterdir())
-            if used and not resume:
-                raise ArtifactError(
-                    f"--out {self.path}: expected a new or empty directory, got one with files; "
-                    "choose another, or go on with that run by --resume"
-                )
-            if not os.access(self.path, os.W_OK):
-                raise PermissionError(13, "not writable")
+            names = [entry.name for entry in self.path.iterdir()]
+            writable = os.access(self.path, os.W_OK | os.X_OK)
         except OSError as error:
             raise ArtifactError(f"--out {self.path}: expected a writable directory, got: {error}") from error
-        return self.checkpoint.exists()
+        if names and not resume:
+            raise ArtifactError(
+                f"--out {self.path}: expected a new or empty directory, got one with files; "
+                "choose another, or go on with that run by --resume"
+            )
+        # A run killed before its first file was complete leaves only a temporary one.
+        foreign = [name for name in names if not name.endswith(SUFFIX)]
+        if foreign and self.config.name not in foreign:
+            raise ArtifactError(
+                f"--resume {self.path}: expected a run ({self.config.name}) or an empty directory, got "
+                f"other files ({sorted(foreign)[0]}, ...); choose another --out"
+            )
+        if not writable:
+            raise ArtifactError(f"--out {self.path}: expected a writable directory, got one that is not")
 
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
-        """Write one of the JSON files, whole."""
+        """Write one of the JSON files, whole; null stands for a number that is not finite."""
         write_whole(path, (json.dumps(as_json(value), indent=2, allow_nan=False) + "\n").encode())
 
     def write_history(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write the history, whole."""
         lines = [json.dumps(as_json(row), allow_nan=False) + "\n" for row in rows]
         write_whole(self.history, "".join(lines).encode())
+
+    def write_model(self, tensors: Mapping[str, Tensor]) -> None:
+        """Write the network's tensors, whole; those that share memory are written apart."""
+        copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+        write_whole(self.model, save(copies))
+
+    def digests(self) -> dict[str, str]:
+        """Return the SHA-256 of the files of tensors, by file name."""
+        return {path.name: _sha256(path) for path in (self.model, self.posterior)}
+
+    def verify(self, digests: Mapping[str, str]) -> None:
+        """Check that the files of tensors are those the run wrote.
+
+        Args:
+            digests: What `digests()` returned then.
+
+        Raises:
+            ArtifactError: If one is missing or altered.
+        """
+        for name, expected in digests.items():
+            path = self.path / name
+            try:
+                found = _sha256(path)
+            except OSError as error:
+                raise ArtifactError(f"{path}: expected the file of a finished run, got: {error}") from error
+            if found != expected:
+                raise ArtifactError(
+                    f"{path}: expected the file as the run wrote it (SHA-256 {expected[:12]}...), got an "
+                    f"altered one ({found[:12]}...); fit again, or take it from an intact copy of the run"
+                )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.data import Split
-from secateur.errors import ArtifactError, DataError, DivergenceError
+from secateur.errors import ArtifactError, DataError
 from secateur.inference import PosteriorOptimizer
 from secateur.posterior import Posterior
 from secateur.pruning import Report, Schedule, output_layer, reduce
+from secateur.training.divergence import check_losses, check_weights
 from secateur.training.prediction import evaluation_mode, log_probabilities, score
 from secateur.training.progress import Progress
 from secateur.training.recipe import Recipe
@@ -33,7 +34,7 @@ PROGRESS = (
     "removed_delta_f",
     "best_loss",
 )
-STEPS_BETWEEN_CHECKS = 50  # reading the loss makes a GPU wait
+STEPS_BETWEEN_LOOKS = 50  # at the loss, to show it; on a GPU also to check it, since reading makes it wait
 
 
 @dataclass
@@ -78,6 +79,9 @@ class Trainer:
                 f"batch_size: expected at most the {len(self.train)} training examples, got "
                 f"{self.recipe.batch_size}; lower --batch-size"
             )
+        if self.sparsity is not None:  # a target out of reach is refused before the first step
+            posterior = self.optimizer.posterior()
+            reduce(posterior, sparsity=self._of_posterior(self.sparsity), exclude=self.excluded(posterior))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -123,36 +127,31 @@ class Trainer:
         for group in self.optimizer.param_groups:
             if "temperature" in group:
                 group["temperature"] = self.recipe.temperature_at(self.epoch)
-        total = torch.zeros((), device=device)
+        total, unread = torch.zeros((), device=device), []
         self.model.train()
-        with _seeded(epoch_seed):
+        with _seeded(epoch_seed, device):
             for index, batch in enumerate(batches):
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.recipe.learning_rate_at(self.epoch + index / self.steps_per_epoch)
                 x, y = images[batch], labels[batch]
                 with self.optimizer.sampled_parameters():
                     loss = F.cross_entropy(self.model(x), y)
+                    unread.append(loss.detach())
+                    step = self.epoch * self.steps_per_epoch + index + 1
+                    shown = index % STEPS_BETWEEN_LOOKS == 0 or index + 1 == len(batches)
+                    if shown or device.type == "cpu":  # under the weights that gave the loss
+                        rate = self.optimizer.param_groups[0]["lr"]
+                        value = check_losses(
+                            unread, last_step=step, model=self.model, batch=x, learning_rate=rate
+                        )
+                        unread.clear()
                     self.optimizer.zero_grad()
                     loss.backward()
                 self.optimizer.step()
                 total += loss.detach()
-                step = self.epoch * self.steps_per_epoch + index + 1
-                if index % STEPS_BETWEEN_CHECKS == 0 or index + 1 == len(batches):
-                    value = float(loss.detach())
-                    if not math.isfinite(value):
-                        raise self._diverged(step, x)
-                    progress.step(step, value)
-                else:
-                    progress.step(step)
+                progress.step(step, value if shown else None)
+        check_weights(self.model, step=step, learning_rate=self.optimizer.param_groups[0]["lr"])
         return float(total) / self.steps_per_epoch
-
-    def _diverged(self, step: int, batch: Tensor) -> DivergenceError:
-        layer = _first_bad_layer(self.model, batch)
-        rate = self.optimizer.param_groups[0]["lr"]
-        return DivergenceError(
-            f"step {step}: expected a finite loss, got nan or inf, first in layer {layer}; try a smaller "
-            f"--learning-rate (now {rate:.2g}), and check that inputs are standardised"
-        )
 
     def _reduction_is_due(self) -> bool:
         return self.recipe.schedule is not None and self.recipe.schedule.due(self.epoch)
@@ -162,15 +161,14 @@ class Trainer:
         schedule = self.recipe.schedule
         assert schedule is not None
         before = self.optimizer.posterior()
-        last = output_layer(self.model)
-        prunable_layers = {name.rpartition(".")[0] for name, mean in before.mean.items() if mean.dim() > 1}
-        exclude = [f"{last}.*"] if prunable_layers - {last} else None
+        exclude = self.excluded(before)
         if self.sparsity is None:
             done = reduce_within(
                 before, schedule, self._observed_loss, best_loss=self.best_loss, exclude=exclude
             )
         else:
-            report = reduce(before, sparsity=self._target(schedule), exclude=exclude)
+            target = self._of_posterior(self._target(schedule))
+            report = reduce(before, sparsity=target, exclude=exclude)
             losses = self._observed_loss(before.keep), self._observed_loss(report.masks)
             done = Reduction(report, *losses)
         report = done.report
@@ -194,6 +192,19 @@ class Trainer:
         assert self.sparsity is not None
         due = [epoch for epoch in range(1, self.recipe.epochs + 1) if schedule.due(epoch)]
         return 1 - (1 - self.sparsity) ** ((due.index(self.epoch) + 1) / len(due))
+
+    def _of_posterior(self, sparsity: float) -> float:
+        """Return a sparsity of the whole network as one of the weights that have a posterior."""
+        assert self.sparsity is not None
+        num_weights = sum(parameter.numel() for parameter in self.model.parameters())
+        of_posterior = sum(mean.numel() for mean in self.posterior().mean.values())
+        return sparsity * num_weights / of_posterior
+
+    def excluded(self, posterior: Posterior) -> Sequence[str] | None:
+        """Return the patterns of parameters that stay: the output layer's, if there is any other layer."""
+        last = output_layer(self.model)
+        others = {name.rpartition(".")[0] for name, mean in posterior.mean.items() if mean.dim() > 1} - {last}
+        return [f"{last}.*"] if others else None
 
     def _observed_loss(self, masks: dict[str, Tensor]) -> float:
         """Return the loss of the posterior-mean network under masks on some training data, per datum."""
@@ -252,46 +263,22 @@ class Trainer:
         """
         try:
             self.model.load_state_dict(state["model"])
-        except (RuntimeError, KeyError) as error:
+            self.optimizer.load_state_dict(state["optimizer"])
+            for name in PROGRESS:
+                setattr(self, name, state[name])
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
             line = str(error).splitlines()[-1].strip()
-            raise ArtifactError(f"checkpoint: expected one of this network, got another's: {line}") from error
-        self.optimizer.load_state_dict(state["optimizer"])
-        for name in PROGRESS:
-            setattr(self, name, state[name])
+            raise ArtifactError(
+                f"checkpoint: expected one of this network and method, got another's: {line}"
+            ) from error
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's global generators, which dropout draws from; the caller's states return on exit."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield
-
-
-def _first_bad_layer(model: nn.Module, batch: Tensor) -> str:
-    """Return the first module whose output is not finite, or the first parameter that is not."""
-    for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
-            return name
-    found: list[str] = []
-
-    def watch(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if not found and isinstance(output, Tensor) and not output.isfinite().all():
-                found.append(name)
-
-        return hook
-
-    handles = [
-        module.register_forward_hook(watch(name))
-        for name, module in model.named_modules()
-        if not list(module.children())
-    ]
-    try:
-        with torch.no_grad():
-            model(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found[0] if found else "the loss"

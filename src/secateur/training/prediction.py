@@ -19,13 +19,14 @@ BATCH_SIZE = 500
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode; it returns to its own on exit."""
-    was_training = model.training
+    """Put a model in evaluation mode; each module returns to its own on exit."""
+    were_training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module in were_training:
+            module.training = True
 
 
 @torch.no_grad()
@@ -38,15 +39,37 @@ def log_probabilities(model: nn.Module, images: Tensor, weights: dict[str, Tenso
         weights: Weights to use instead of the model's own, by plain parameter name.
     """
     device = next(model.parameters()).device
-    if weights is not None:
-        held = {f"{name}_orig" for name in masks_of(model)}
-        weights = {f"{n}_orig" if f"{n}_orig" in held else n: value for n, value in weights.items()}
-    outputs = []
-    for batch in images.split(BATCH_SIZE):
-        batch = batch.to(device)
-        logits = model(batch) if weights is None else functional_call(model, weights, (batch,))
-        outputs.append(logits.float().log_softmax(-1))
+    with _masked_under_their_names(model, weights) as given:
+        outputs = []
+        for batch in images.split(BATCH_SIZE):
+            batch = batch.to(device)
+            logits = model(batch) if given is None else functional_call(model, given, (batch,))
+            outputs.append(logits.float().log_softmax(-1))
     return torch.cat(outputs)
+
+
+@contextmanager
+def _masked_under_their_names(
+    model: nn.Module, weights: dict[str, Tensor] | None
+) -> Iterator[dict[str, Tensor] | None]:
+    """Yield weights under the names that the parameters of a masked model have.
+
+    The pruning hooks of a masked module leave the weights they computed last as an attribute of it; on
+    exit that is the model's own again.
+    """
+    if weights is None:
+        yield None
+        return
+    held = {}
+    for qualified in masks_of(model):
+        prefix, _, name = qualified.rpartition(".")
+        module = model.get_submodule(prefix)
+        held[qualified] = (module, name, getattr(module, name))
+    try:
+        yield {f"{name}_orig" if name in held else name: value for name, value in weights.items()}
+    finally:
+        for module, name, own in held.values():
+            setattr(module, name, own)
 
 
 def score(

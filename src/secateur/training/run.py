@@ -2,7 +2,6 @@
 
 import json
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from secateur import networks
-from secateur.data import Split
 from secateur.data import load as load_data
-from secateur.errors import ArtifactError, InvalidArgumentError
-from secateur.metrics import reliability
+from secateur.data import names as data_names
+from secateur.errors import ArtifactError, DataError, InvalidArgumentError
 from secateur.posterior import Posterior
 from secateur.pruning import apply_masks
-from secateur.training.device import resolve_device
+from secateur.training.device import layout, placed, resolve_device
 from secateur.training.files import RunDirectory, read_json
-from secateur.training.prediction import evaluation_mode, log_probabilities, score
+from secateur.training.judging import figures, is_point
+from secateur.training.prediction import evaluation_mode, log_probabilities
 from secateur.version import __version__
 
-__all__ = ["Run", "best_temperature", "evaluate", "figures", "load_run", "versions"]
+__all__ = ["Run", "evaluate", "load_run", "versions"]
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,20 @@ class Run:
             x: Inputs, standardised as the training data were.
             num_samples: Draws to average over; 0 uses the posterior-mean network in one pass.
             seed: Seed of the draws.
+
+        Raises:
+            DataError: If `x` are not images of the shape the network was trained on.
+            InvalidArgumentError: If `num_samples` is negative.
         """
+        expected = tuple(self.config["image_shape"])
+        if tuple(x.shape[1:]) != expected:
+            raise DataError(f"x: expected images of shape (n, *{expected}), got {tuple(x.shape)}")
+        if num_samples < 0:
+            raise InvalidArgumentError(f"num_samples: expected at least 0, got {num_samples}")
+        temperature = self.config["predictive_temperature"]
         with evaluation_mode(self.model):
-            if num_samples == 0 or self.config["predictive_temperature"] == 0 or is_point(self.posterior):
+            if num_samples == 0 or temperature == 0 or is_point(self.posterior):
                 return log_probabilities(self.model, x).exp()
-            temperature = self.config["predictive_temperature"]
             warm = self.posterior.at_temperature(temperature)
             device = next(iter(warm.mean.values())).device
             generator = torch.Generator(device).manual_seed(seed)
@@ -70,11 +78,6 @@ class Run:
         return total / num_samples
 
 
-def is_point(posterior: Posterior) -> bool:
-    """Return whether a posterior is a point estimate, without spread."""
-    return any(bool(torch.isinf(precision).any()) for precision in posterior.precision.values())
-
-
 def versions() -> dict[str, str]:
     """Return the versions a result may depend on."""
     return {
@@ -83,79 +86,6 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
-
-
-def figures(
-    model: nn.Module,
-    posterior: Posterior,
-    split: Split,
-    *,
-    temperature: float,
-    num_samples: int,
-    seed: int,
-) -> dict[str, Any]:
-    """Return the figures of the averaged prediction, beside those of the posterior-mean network.
-
-    Args:
-        model: Network at the posterior mean.
-        posterior: Its posterior.
-        split: Data to judge by.
-        temperature: Temperature of the draws.
-        num_samples: Draws to average over; a point posterior has one.
-        seed: Seed of the draws.
-    """
-    mean_figures, mean_predicted = score(model, split)
-    if temperature == 0 or is_point(posterior):
-        averaged, predicted, num_samples = mean_figures, mean_predicted, 1
-    else:
-        device = next(iter(posterior.mean.values())).device
-        averaged, predicted = score(
-            model,
-            split,
-            posterior.at_temperature(temperature),
-            num_samples=num_samples,
-            generator=torch.Generator(device).manual_seed(seed),
-        )
-    bins = reliability(predicted, split.labels.cpu())
-    return {
-        **averaged.as_dict(),
-        "num_samples": num_samples,
-        "temperature": temperature,
-        "mean_network": mean_figures.as_dict(),
-        "reliability": {
-            "confidence": bins.confidence.tolist(),
-            "accuracy": bins.accuracy.tolist(),
-            "count": bins.count.tolist(),
-        },
-    }
-
-
-def best_temperature(
-    model: nn.Module,
-    posterior: Posterior,
-    held_out: Split,
-    temperatures: Sequence[float],
-    *,
-    num_samples: int = 32,
-    seed: int = 0,
-) -> float:
-    """Return the temperature whose averaged prediction has the least loss on held-out data.
-
-    Args:
-        model: Network at the posterior mean.
-        posterior: Its posterior.
-        held_out: Data it was not trained on.
-        temperatures: Temperatures to try; 0 is the posterior mean alone.
-        num_samples: Draws to average over, the same ones at each temperature.
-        seed: Seed of the draws.
-    """
-    losses = {}
-    for temperature in temperatures:
-        found = figures(
-            model, posterior, held_out, temperature=temperature, num_samples=num_samples, seed=seed
-        )
-        losses[temperature] = found["negative_log_likelihood"]
-    return min(losses, key=losses.__getitem__)
 
 
 def load_run(out: Path | str, *, model: nn.Module | None = None, device: torch.device | str = "cpu") -> Run:
@@ -174,9 +104,13 @@ def load_run(out: Path | str, *, model: nn.Module | None = None, device: torch.d
         raise ArtifactError(
             f"{out}: expected a finished run (metrics.json), got none; finish it by secateur fit ... --resume"
         )
-    config = read_json(directory.config)
+    config, metrics = read_json(directory.config), read_json(directory.metrics)
+    if missing := REQUIRED - config.keys():
+        raise ArtifactError(f"{directory.config}: expected the field {sorted(missing)[0]!r}, got none")
+    directory.verify(metrics.get("sha256", {}))
+    named = config["network"] in networks.names()
     if model is None:
-        if config["network"] not in networks.names():
+        if not named:
             raise ArtifactError(
                 f"{out}: expected the run's own network as `model`, got none for {config['network']!r}"
             )
@@ -185,6 +119,7 @@ def load_run(out: Path | str, *, model: nn.Module | None = None, device: torch.d
             image_shape=tuple(config["image_shape"]),
             num_classes=config["num_classes"],
             dropout=config["recipe"]["dropout"],
+            seed=0,  # the weights are replaced, and the global random state stays as it was
         )
     try:
         model.load_state_dict(load_file(directory.model))
@@ -194,17 +129,35 @@ def load_run(out: Path | str, *, model: nn.Module | None = None, device: torch.d
             f"{directory.model}: expected the weights of this network, got: {line}"
         ) from error
     posterior = Posterior.load(directory.posterior)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    for name, mean in posterior.mean.items():
+        if shapes.get(name) != mean.shape:
+            raise ArtifactError(
+                f"{directory.posterior}: expected the posterior of this network, got {name!r} of shape "
+                f"{tuple(mean.shape)}"
+            )
+    model.to(device, memory_format=layout(torch.device(device), named=named))  # type: ignore[call-overload]
+    posterior = posterior.to(device)
     apply_masks(model, posterior.keep)
-    model.to(device).eval()
-    history = directory.history.read_text().splitlines() if directory.history.exists() else []
+    model.eval()
     return Run(
         model=model,
-        posterior=posterior.to(device),
-        metrics=read_json(directory.metrics),
+        posterior=posterior,
+        metrics=metrics,
         config=config,
-        history=[json.loads(line) for line in history],
+        history=_read_history(directory.history),
         out=directory.path,
     )
+
+
+REQUIRED = {"network", "data", "image_shape", "num_classes", "recipe", "seed", "predictive_temperature"}
+
+
+def _read_history(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: expected one JSON object per line, got: {error}") from error
 
 
 def evaluate(
@@ -214,7 +167,7 @@ def evaluate(
     device: str = "auto",
     num_samples: int = 100,
     split: str = "test",
-    seed: int = 0,
+    seed: int | None = None,
 ) -> dict[str, Any]:
     """Judge a finished run again.
 
@@ -224,26 +177,34 @@ def evaluate(
         device: "auto", "cpu", "cuda", ...
         num_samples: Posterior samples to average over.
         split: "test" or "train".
-        seed: Seed of the draws.
+        seed: Seed of the draws; the run's own when None.
 
     Returns:
         The figures of the average and, under "mean_network", of the posterior-mean network.
 
     Raises:
-        InvalidArgumentError: If `split` is neither.
+        InvalidArgumentError: If `split` is neither, or `num_samples` is not positive.
         ArtifactError: If the run is missing, damaged, or its data set has no name.
     """
     if split not in ("test", "train"):
         raise InvalidArgumentError(f"split: expected test or train, got {split!r}")
-    run = load_run(out, device=resolve_device(device))
+    if num_samples < 1:
+        raise InvalidArgumentError(f"num_samples: expected at least 1, got {num_samples}")
+    where = resolve_device(device)
+    run = load_run(out, device=where)
+    if run.config["data"] not in data_names():
+        raise ArtifactError(
+            f"{out}: expected a run on one of the data sets {', '.join(data_names())}, got one on "
+            f"{run.config['data']!r}; use load_run(...).predict on your own data"
+        )
     data = load_data(
         run.config["data"], data_dir=data_dir, image_size=networks.image_size(run.config["network"])
     )
     return figures(
         run.model,
         run.posterior,
-        getattr(data, split),
+        placed(getattr(data, split), where, layout(where, named=True)),
         temperature=run.config["predictive_temperature"],
         num_samples=num_samples,
-        seed=seed,
+        seed=run.config["seed"] if seed is None else seed,
     )

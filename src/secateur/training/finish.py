@@ -1,0 +1,95 @@
+"""The end of a fit: judged, written, masked."""
+
+from typing import Any
+
+from secateur.data import Split
+from secateur.posterior import Posterior
+from secateur.pruning import apply_masks
+from secateur.pruning.ranking import candidates
+from secateur.training.files import RunDirectory
+from secateur.training.judging import figures
+from secateur.training.loop import Trainer
+from secateur.training.run import Run
+
+__all__ = ["finish"]
+
+
+def finish(
+    trainer: Trainer, config: dict[str, Any], judged: Split, num_samples: int, directory: RunDirectory | None
+) -> Run:
+    """Judge the result, write the artefacts, mask the network.
+
+    Args:
+        trainer: A fit whose last epoch is done.
+        config: What becomes `config.json`, with the predictive temperature.
+        judged: Data to judge by.
+        num_samples: Posterior samples to average over.
+        directory: Where to write, if anywhere; `metrics.json` comes last and marks the run as finished.
+
+    Raises:
+        ArtifactError: If a file cannot be written.
+    """
+    posterior = trainer.posterior()
+    results = figures(
+        trainer.model,
+        posterior,
+        judged,
+        temperature=config["predictive_temperature"],
+        num_samples=num_samples,
+        seed=trainer.seed,
+    )
+    num_weights, num_kept = trainer.counts()
+    layers = _rows(trainer, posterior)
+    steps = trainer.epoch * trainer.steps_per_epoch
+    metrics = {
+        **results,
+        "sparsity": 1 - num_kept / num_weights,
+        "num_weights": num_weights,
+        "num_kept": num_kept,
+        "num_prunable": sum(row["num_weights"] for row in layers if row["prunable"]),
+        "seconds": trainer.seconds,
+        "seconds_per_iteration": trainer.training_seconds / steps,
+        "evaluated_on": "train" if trainer.test is None else "test",
+        "layers": layers,
+        "reductions": trainer.reductions,
+    }
+    if directory is not None:
+        directory.write_json(directory.config, config)
+        directory.write_model(trainer.model.state_dict())
+        posterior.save(directory.posterior)
+        metrics["sha256"] = directory.digests()
+        directory.write_json(directory.metrics, metrics)
+    apply_masks(trainer.model, posterior.keep)
+    trainer.model.eval()
+    return Run(
+        model=trainer.model,
+        posterior=posterior,
+        metrics=metrics,
+        config=config,
+        history=trainer.history,
+        out=None if directory is None else directory.path,
+    )
+
+
+def _rows(trainer: Trainer, posterior: Posterior) -> list[dict[str, Any]]:
+    """Return what was kept of each parameter."""
+    may_go = candidates(posterior, exclude=trainer.excluded(posterior)) if _has_layers(posterior) else {}
+    prunable = {name for names in may_go.values() for name in names}
+    rows = []
+    for name, parameter in trainer.model.named_parameters():
+        num_weights = parameter.numel()
+        num_kept = int(posterior.keep[name].sum()) if name in posterior.keep else num_weights
+        rows.append({
+            "name": name,
+            "shape": list(parameter.shape),
+            "num_weights": num_weights,
+            "num_kept": num_kept,
+            "sparsity": 1 - num_kept / num_weights,
+            "delta_f": trainer.removed_delta_f.get(name, 0.0),
+            "prunable": name in prunable,
+        })
+    return rows
+
+
+def _has_layers(posterior: Posterior) -> bool:
+    return any(mean.dim() > 1 for mean in posterior.mean.values())

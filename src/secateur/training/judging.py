@@ -1,0 +1,92 @@
+"""Figures of a finished fit: the averaged prediction beside the posterior-mean network's."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.data import Split
+from secateur.metrics import reliability
+from secateur.posterior import Posterior
+from secateur.training.prediction import score
+
+__all__ = ["best_temperature", "figures", "is_point"]
+
+
+def is_point(posterior: Posterior) -> bool:
+    """Return whether a posterior is a point estimate, without spread."""
+    return any(bool(torch.isinf(precision).any()) for precision in posterior.precision.values())
+
+
+def figures(
+    model: nn.Module,
+    posterior: Posterior,
+    split: Split,
+    *,
+    temperature: float,
+    num_samples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Return the figures of the averaged prediction, beside those of the posterior-mean network.
+
+    Args:
+        model: Network at the posterior mean.
+        posterior: Its posterior.
+        split: Data to judge by.
+        temperature: Temperature of the draws.
+        num_samples: Draws to average over; a point posterior has one.
+        seed: Seed of the draws.
+    """
+    mean_figures, mean_predicted = score(model, split)
+    if temperature == 0 or is_point(posterior):
+        averaged, predicted, num_samples = mean_figures, mean_predicted, 1
+    else:
+        device = next(iter(posterior.mean.values())).device
+        averaged, predicted = score(
+            model,
+            split,
+            posterior.at_temperature(temperature),
+            num_samples=num_samples,
+            generator=torch.Generator(device).manual_seed(seed),
+        )
+    bins = reliability(predicted, split.labels.cpu())
+    return {
+        **averaged.as_dict(),
+        "num_samples": num_samples,
+        "temperature": temperature,
+        "mean_network": mean_figures.as_dict(),
+        "reliability": {
+            "confidence": bins.confidence.tolist(),
+            "accuracy": bins.accuracy.tolist(),
+            "count": bins.count.tolist(),
+        },
+    }
+
+
+def best_temperature(
+    model: nn.Module,
+    posterior: Posterior,
+    held_out: Split,
+    temperatures: Sequence[float],
+    *,
+    num_samples: int = 32,
+    seed: int = 0,
+) -> float:
+    """Return the temperature whose averaged prediction has the least loss on held-out data.
+
+    Args:
+        model: Network at the posterior mean.
+        posterior: Its posterior.
+        held_out: Data it was not trained on.
+        temperatures: Temperatures to try; 0 is the posterior mean alone.
+        num_samples: Draws to average over, the same ones at each temperature.
+        seed: Seed of the draws.
+    """
+    losses = {}
+    for temperature in temperatures:
+        found = figures(
+            model, posterior, held_out, temperature=temperature, num_samples=num_samples, seed=seed
+        )
+        losses[temperature] = found["negative_log_likelihood"]
+    return min(losses, key=losses.__getitem__)

@@ -1,0 +1,162 @@
+"""What is to be learned and by which network: names or values in, checked tensors and a module out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune as torch_prune
+
+from secateur import networks
+from secateur.data import Dataset, Split, load, validate
+from secateur.errors import DataError, InvalidArgumentError
+from secateur.pruning import masks_of
+from secateur.training.prediction import evaluation_mode
+from secateur.training.recipe import Recipe
+
+__all__ = ["Problem", "build_network", "take_masks", "without_holdout"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What to learn, by name and as tensors.
+
+    Attributes:
+        name: Name of the data set, "custom" for data without one.
+        train: Data to learn from; there are some.
+        test: Data to judge by, if any.
+        num_classes: Number of classes, where the data set says.
+    """
+
+    name: str
+    train: Split
+    test: Split | None
+    num_classes: int | None
+
+    @classmethod
+    def of(
+        cls,
+        network: str | nn.Module,
+        train: str | Dataset | Split,
+        test: Split | None,
+        data_dir: Path | None,
+    ) -> "Problem":
+        """Load what was given by name.
+
+        Args:
+            network: Network to learn with; one of ours says which image size it needs.
+            train: Name of a data set, or the data.
+            test: Data to judge by instead of the data set's own.
+            data_dir: Where to look for data sets first.
+
+        Raises:
+            DataError: If data are missing or damaged, or there are none.
+            UsageError: If a name does not exist.
+        """
+        size = networks.image_size(network) if isinstance(network, str) else None
+        if isinstance(train, str):
+            train = load(train, data_dir=data_dir, image_size=size)
+        if isinstance(train, Dataset):
+            given = train.test if test is None else test
+            problem = cls(train.name, train.train, given, train.num_classes)
+        else:
+            problem = cls("custom", train, test, None)
+        if not len(problem.train):
+            raise DataError(f"{problem.name} training data: expected at least one image, got none")
+        return problem
+
+    def check(self, num_classes: int) -> None:
+        """Refuse data that do not fit each other or the network.
+
+        Args:
+            num_classes: Number of the network's logits.
+
+        Raises:
+            DataError: Naming what does not fit.
+        """
+        shape = self.train.image_shape
+        validate(self.train, num_classes=num_classes, image_shape=shape, name=f"{self.name} training data")
+        if self.test is not None:
+            validate(self.test, num_classes=num_classes, image_shape=shape, name=f"{self.name} test data")
+
+
+def build_network(
+    network: str | nn.Module, problem: Problem, recipe: Recipe, seed: int
+) -> tuple[nn.Module, int]:
+    """Return the network and its number of classes.
+
+    Args:
+        network: Name of one of ours, or a module.
+        problem: What it is to learn.
+        recipe: Says how much dropout.
+        seed: Seeds the initial weights of a named network.
+
+    Raises:
+        DataError: If the network does not take the images, or the labels cannot be class numbers.
+        InvalidArgumentError: If a module has no parameters, or its output is not one row of logits per image.
+    """
+    if isinstance(network, str):
+        num_classes = problem.num_classes
+        if num_classes is None:
+            num_classes = int(problem.train.labels.max()) + 1
+            if not 1 <= num_classes <= len(problem.train):
+                raise DataError(
+                    f"{problem.name} training data: expected labels from 0 to fewer than the "
+                    f"{len(problem.train)} images, got {num_classes - 1}"
+                )
+        model = networks.build(
+            network,
+            image_shape=problem.train.image_shape,
+            num_classes=num_classes,
+            dropout=recipe.dropout,
+            seed=seed,
+        )
+        return model, num_classes
+    first = next(network.parameters(), None)
+    if first is None:
+        raise InvalidArgumentError(f"network: expected parameters to train, got none in {type(network)}")
+    example = problem.train.images[:1].to(first.device)
+    try:
+        with evaluation_mode(network), torch.no_grad():
+            outputs = network(example)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"{problem.name}: expected images the network takes, got shape {problem.train.image_shape}: {reason}"
+        ) from error
+    if not isinstance(outputs, Tensor) or outputs.dim() != 2 or len(outputs) != 1:
+        got = str(tuple(outputs.shape)) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise InvalidArgumentError(f"network: expected logits of shape (n, classes) for n = 1, got {got}")
+    return network, outputs.shape[1]
+
+
+def take_masks(model: nn.Module) -> dict[str, Tensor]:
+    """Take the masks of an earlier pruning off a network, and return them for the optimiser to hold.
+
+    Args:
+        model: Network; its removed weights stay zero, under their parameters' plain names.
+    """
+    masks = masks_of(model)
+    for qualified in masks:
+        prefix, _, name = qualified.rpartition(".")
+        torch_prune.remove(model.get_submodule(prefix), name)
+    return masks
+
+
+def without_holdout(train: Split, recipe: Recipe, seed: int) -> tuple[Split, Split | None]:
+    """Return the data to train on, and those held out for the choice of temperature, if any.
+
+    Args:
+        train: All training data.
+        recipe: Says how many are held out.
+        seed: Seeds which.
+    """
+    num_held_out = recipe.num_held_out(len(train))
+    if num_held_out == 0:
+        return train, None
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    held_out, rest = order[:num_held_out], order[num_held_out:]
+    return (
+        Split(train.images[rest], train.labels[rest]),
+        Split(train.images[held_out], train.labels[held_out]),
+    )
