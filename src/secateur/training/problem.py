@@ -122,7 +122,8 @@ def build_network(
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
-            f"{problem.name}: expected images the network takes, got shape {problem.train.image_shape}: {reason}"
+            f"{problem.name}: expected images that the network takes, got "
+            f"shape {problem.train.image_shape}: {reason}"
         ) from error
     if not isinstance(outputs, Tensor) or outputs.dim() != 2 or len(outputs) != 1:
         got = str(tuple(outputs.shape)) if isinstance(outputs, Tensor) else type(outputs).__name__
