@@ -20,20 +20,17 @@ def fold_batch_norms(root: nn.Module, graph: fx.Graph) -> None:
     """
     calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
     for node in list(graph.nodes):
-        if node.op != "call_module" or not isinstance(root.get_submodule(str(node.target)), _NORMS):
+        norm = root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(norm, _NORMS) or norm.running_mean is None:
             continue
-        norm, source = root.get_submodule(str(node.target)), node.args[0] if node.args else None
+        source = node.args[0] if node.args else None
         if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) != 1:
             continue
-        layer = root.get_submodule(str(source.target))
-        if (
-            calls.count(str(source.target)) != 1
-            or calls.count(str(node.target)) != 1
-            or norm.running_mean is None
-        ):
+        if calls.count(str(source.target)) != 1 or calls.count(str(node.target)) != 1:
             continue
+        layer = root.get_submodule(str(source.target))
         if type(layer) in _CONVOLUTIONS:
-            merged: nn.Module = fuse_conv_bn_eval(layer, norm)  # type: ignore[type-var]
+            merged: nn.Module = fuse_conv_bn_eval(layer, norm)
         elif type(layer) is nn.Linear:
             merged = fuse_linear_bn_eval(layer, norm)
         else:
