@@ -29,9 +29,9 @@ def fold_batch_norms(root: nn.Module, graph: fx.Graph) -> None:
         if calls.count(str(source.target)) != 1 or calls.count(str(node.target)) != 1:
             continue
         layer = root.get_submodule(str(source.target))
-        if type(layer) in _CONVOLUTIONS:
+        if isinstance(layer, _CONVOLUTIONS):
             merged: nn.Module = fuse_conv_bn_eval(layer, norm)
-        elif type(layer) is nn.Linear:
+        elif isinstance(layer, nn.Linear):
             merged = fuse_linear_bn_eval(layer, norm)
         else:
             continue
