@@ -50,6 +50,9 @@ class Posterior:
                 )
         if unknown := self.keep.keys() - self.mean.keys():
             raise InvalidArgumentError(f"keep: expected names of mean, got {sorted(unknown)[0]!r}")
+        for name, keep in self.keep.items():
+            if keep.dtype != torch.bool:
+                raise InvalidArgumentError(f"keep[{name!r}]: expected booleans, got {keep.dtype}")
         for name, mean in self.mean.items():
             exact = {"precision": self.precision[name], "keep": self.keep.get(name, mean)}
             for attribute, tensor in exact.items():
@@ -140,6 +143,9 @@ class Posterior:
 
         Args:
             path: File to write; replaced only once the new one is complete.
+
+        Raises:
+            ArtifactError: If it cannot be written; the old file is then untouched.
         """
         path = Path(path)
         tensors = {
@@ -148,8 +154,14 @@ class Posterior:
             for name, tensor in getattr(self, kind).items()
         }
         temporary = path.with_name(path.name + ".partial")
-        save_file(tensors, temporary, metadata={"format": FORMAT})
-        temporary.replace(path)
+        try:
+            save_file(tensors, temporary, metadata={"format": FORMAT})
+            temporary.replace(path)
+        except (SafetensorError, OSError) as error:
+            temporary.unlink(missing_ok=True)
+            raise ArtifactError(
+                f"{path}: expected to write it, got: {error}; choose another path or free space"
+            ) from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Posterior":
@@ -170,6 +182,6 @@ class Posterior:
                 for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
                     kind, _, name = key.partition("/")
                     kinds[kind][name] = file.get_tensor(key)
-        except (SafetensorError, OSError, KeyError) as error:
+            return cls(**kinds)
+        except (SafetensorError, OSError, KeyError, InvalidArgumentError) as error:
             raise ArtifactError(f"{path}: expected a readable posterior, got: {error}") from error
-        return cls(**kinds)

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 from secateur.errors import InvalidArgumentError
 
-__all__ = ["check_decay_rates", "check_positive", "chosen"]
+__all__ = ["check_decay_rates", "check_patterns", "check_positive", "chosen"]
 
 
 def chosen(name: str, include: Sequence[str] | None, exclude: Sequence[str] | None) -> bool:
@@ -23,11 +23,24 @@ def chosen(name: str, include: Sequence[str] | None, exclude: Sequence[str] | No
     >>> chosen("head.bias", ["head.*"], ["*.bias"]), chosen("head.weight", None, ["*.bias"])
     (False, True)
     """
-    for argument, patterns in (("include", include), ("exclude", exclude)):
-        if isinstance(patterns, str):  # each of its letters would be a pattern
-            raise InvalidArgumentError(f"{argument}: expected a list of patterns, got {patterns!r}")
+    check_patterns(include, exclude)
     included = include is None or any(fnmatchcase(name, pattern) for pattern in include)
     return included and not any(fnmatchcase(name, pattern) for pattern in exclude or ())
+
+
+def check_patterns(include: Sequence[str] | None, exclude: Sequence[str] | None) -> None:
+    """Raise if one string is given where a list of patterns is meant; each letter would be a pattern.
+
+    Args:
+        include: Patterns or None.
+        exclude: Patterns or None.
+
+    Raises:
+        InvalidArgumentError: Naming the argument.
+    """
+    for argument, patterns in (("include", include), ("exclude", exclude)):
+        if isinstance(patterns, str):
+            raise InvalidArgumentError(f"{argument}: expected a list of patterns, got {patterns!r}")
 
 
 def check_positive(**values: float) -> None:

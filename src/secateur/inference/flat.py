@@ -22,10 +22,10 @@ class FlatParameters:
 
     Args:
         names: Qualified names.
-        parameters: The parameters, on one device and of one floating dtype.
+        parameters: The parameters, on one device, all float32 or all float64.
 
     Raises:
-        InvalidArgumentError: If dtypes or devices differ.
+        InvalidArgumentError: If dtypes or devices differ, or the dtype is another.
     """
 
     def __init__(self, names: Sequence[str], parameters: Sequence[nn.Parameter]) -> None:
@@ -38,6 +38,13 @@ class FlatParameters:
             raise InvalidArgumentError(
                 f"parameters: expected one dtype and device per parameter group, got {found}; "
                 "give each kind a group of its own"
+            )
+        ((dtype, _),) = kinds
+        if dtype not in {torch.float32, torch.float64}:
+            # A running average in half precision does not move, so its precision would mean nothing.
+            raise InvalidArgumentError(
+                f"parameters: expected float32 or float64, got {dtype}; keep the parameters in float32 and "
+                "use torch.autocast"
             )
 
     def __len__(self) -> int:
@@ -59,9 +66,12 @@ class FlatParameters:
 
     def read_gradient(self) -> Float[Tensor, " n"]:
         """Return the parameters' gradients as one vector; zero where there is none."""
-        return torch.cat([
-            (torch.zeros_like(parameter) if parameter.grad is None else parameter.grad).reshape(-1)
+        gradients = [
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             for parameter in self.parameters
+        ]
+        return torch.cat([
+            (gradient.to_dense() if gradient.is_sparse else gradient).reshape(-1) for gradient in gradients
         ])
 
     @torch.no_grad()

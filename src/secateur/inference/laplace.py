@@ -6,25 +6,30 @@ Laplace's approximation with the diagonal of the generalised Gauss-Newton matrix
 
 at the trained weights. For cross-entropy B_i = (diag(p) - p p^T) diag(p)^-1/2; for squared error (noise
 variance 1) it is the identity. The sum over outputs c is exact, one vector-Jacobian product per output,
-vectorised over data.
+vectorised over data and outputs.
 
 Without a prior precision, one per layer is found by maximising the Laplace evidence (MacKay 1992,
 doi:10.1162/neco.1992.4.3.415):  P0 <- gamma / sum w^2,  gamma = sum_k 1 - P0 / P_k.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.prune import BasePruningMethod
 
 from secateur.errors import InvalidArgumentError
-from secateur.inference.base import chosen
+from secateur.inference.arguments import check_positive, chosen
 from secateur.posterior import Posterior
 
 __all__ = ["LOSSES", "laplace"]
 
 LOSSES = ("cross-entropy", "squared-error")
+NUMBERS_AT_ONCE = 1 << 27  # a gigabyte with the squares, in float32
+MAX_PRECISION = 1e30  # of weights that are all zero, where the evidence has no maximum; finite in float32
 
 
 def laplace(
@@ -35,12 +40,12 @@ def laplace(
     prior_precision: float | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
-    chunk_size: int = 32,
+    chunk_size: int | None = None,
 ) -> Posterior:
     """Return the diagonal Laplace posterior of a trained network.
 
-    The model is put in evaluation mode for the pass and left as it was. Each batch's inputs are read; its
-    labels are not, since the GGN of these losses does not depend on them.
+    The model is put in evaluation mode for the pass, and each module returns to its own mode. Each batch's
+    inputs are read; its labels are not, since the GGN of these losses does not depend on them.
 
     Args:
         model: Trained network; its outputs are logits (or means), shape (batch, outputs).
@@ -49,15 +54,19 @@ def laplace(
         prior_precision: Prior inverse variance of each weight; per layer by evidence when None.
         include: Name patterns (`fnmatch`) of the parameters that get a posterior; all when None.
         exclude: Name patterns of parameters that stay points.
-        chunk_size: Data whose gradients are held at once; lower it to save memory.
+        chunk_size: Data whose gradients are held at once, `outputs * weights` numbers for each; when None,
+            as many (up to 32) as fit in about a gigabyte.
 
     Raises:
-        InvalidArgumentError: If the loss is unknown, nothing is chosen, or the loader is empty.
+        InvalidArgumentError: If the loss is unknown, nothing is chosen, the loader is empty, or the outputs
+            are not (batch, outputs).
     """
     if loss_fn not in LOSSES:
         raise InvalidArgumentError(f"loss_fn: expected one of {', '.join(LOSSES)}, got {loss_fn!r}")
-    if prior_precision is not None and not prior_precision > 0:
-        raise InvalidArgumentError(f"prior_precision: expected a positive number, got {prior_precision}")
+    if prior_precision is not None:
+        check_positive(prior_precision=prior_precision)
+    if chunk_size is not None:
+        check_positive(chunk_size=chunk_size)
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     studied = {name: weight for name, weight in weights.items() if chosen(name, include, exclude)}
     if not studied:
@@ -72,22 +81,24 @@ def laplace(
             return functional_call(model, {**rest, **chosen_weights}, (example[None],))[0]
 
         values, pull_back = vjp(outputs, studied)[:2]
+        if values.dim() != 1:
+            got = ", ".join(["batch", *map(str, values.shape)])
+            raise InvalidArgumentError(f"model: expected outputs of shape (batch, outputs), got ({got})")
         (rows,) = vmap(pull_back)(_loss_root(values, loss_fn))
         return {name: row.square().sum(0) for name, row in rows.items()}
 
     curvature = {name: torch.zeros_like(weight) for name, weight in studied.items()}
+    device = next(iter(weights.values())).device
     num_data = 0
-    was_training = model.training
-    model.eval()
-    try:
+    with _evaluation_mode(model):
         for inputs, _ in loader:
+            if chunk_size is None:
+                chunk_size = _chunk_size(model, inputs[:1].to(device), studied)
             num_data += len(inputs)
             for part in inputs.split(chunk_size):
-                each = vmap(squares)(part.to(next(iter(weights.values())).device))
+                each = vmap(squares)(part.to(device))
                 for name, value in each.items():
                     curvature[name] += value.sum(0)
-    finally:
-        model.train(was_training)
     if num_data == 0:
         raise InvalidArgumentError("loader: expected at least one batch, got none")
     if prior_precision is not None:
@@ -100,6 +111,34 @@ def laplace(
         precision={name: curvature[name] + prior[name] for name in studied},
         prior_precision=prior,
     )
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put every module in evaluation mode; each returns to its own mode on exit.
+
+    Masked modules leave the weight of their last forward pass behind, here one that belongs to a transform
+    that has ended; they get the one their parameters make.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with sdpa_kernel(SDPBackend.MATH):  # the one attention kernel that is vectorised over data
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+            for hook in module._forward_pre_hooks.values():
+                if isinstance(hook, BasePruningMethod):
+                    with torch.no_grad():
+                        hook(module, None)
+
+
+def _chunk_size(model: nn.Module, example: Tensor, studied: dict[str, Tensor]) -> int:
+    with torch.no_grad():
+        num_outputs = model(example).numel()
+    numbers = num_outputs * sum(weight.numel() for weight in studied.values())
+    return min(32, max(1, NUMBERS_AT_ONCE // numbers))
 
 
 def _loss_root(outputs: Tensor, loss_fn: str) -> Tensor:
@@ -126,5 +165,5 @@ def _evidence_prior(
         precision = len(weight) / power
         for _ in range(num_iterations):
             precision = (curve / (curve + precision)).sum().clamp_min(1e-6) / power
-        prior |= dict.fromkeys(names, precision.to(weights[names[0]].dtype))
+        prior |= dict.fromkeys(names, precision.clamp_max(MAX_PRECISION).to(weights[names[0]].dtype))
     return prior

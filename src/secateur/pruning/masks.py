@@ -5,15 +5,17 @@ before each forward pass, so removed entries get no gradient and no optimiser br
 are part of the model's `state_dict`, and `torch.nn.utils.prune.remove` makes them permanent.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from glob import escape
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from secateur.errors import InvalidArgumentError
+from secateur.inference.arguments import check_patterns
 from secateur.posterior import Posterior
-from secateur.pruning.ranking import Report, reduce
+from secateur.pruning.ranking import Report, candidates, reduce
 
 __all__ = ["apply_masks", "masks_of", "output_layer", "prune"]
 
@@ -40,42 +42,69 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     Args:
         model: Any module.
         masks: True (or 1) where an entry stays, keyed by parameter name; masks without a removed entry
-            leave their parameter as it is.
+            leave their parameter as it is. Tied weights are masked wherever they are used.
 
     Raises:
         InvalidArgumentError: If a name is not a parameter of the model, or a shape differs; the model is
             then unchanged.
     """
+    owners = _owners(model)
+    by_name = dict(model.named_parameters(remove_duplicate=False))
     placed = []
     for qualified, mask in masks.items():
-        prefix, _, name = qualified.rpartition(".")
-        module, parameter = _find(model, prefix, name)
+        parameter = by_name.get(f"{qualified}_orig", by_name.get(qualified))
         if parameter is None:
             raise InvalidArgumentError(f"masks: expected names of the model's parameters, got {qualified!r}")
         if parameter.shape != mask.shape:
             raise InvalidArgumentError(
                 f"masks[{qualified!r}]: expected shape {tuple(parameter.shape)}, got {tuple(mask.shape)}"
             )
-        placed.append((module, name, parameter, mask.to(parameter)))
-    for module, name, parameter, mask in placed:
-        if f"{name}_orig" in module._parameters:
-            total = getattr(module, f"{name}_mask").mul_(mask)
-            setattr(module, name, parameter * total)
-        elif not mask.all():
-            total = mask
-            torch_prune.custom_from_mask(module, name, mask)
-        else:
+        placed.append((parameter, (mask != 0).to(parameter)))
+    for parameter, mask in placed:
+        for module, name in owners[parameter]:  # several where weights are tied
+            if f"{name}_mask" in module._buffers:
+                mask *= getattr(module, f"{name}_mask")
+        if mask.all():
             continue
         # in place, also for optimisers that keep the parameter: a removed weight is zero, not hidden
-        parameter.mul_(total)
+        parameter.mul_(mask)
+        for module, name in owners[parameter]:
+            if f"{name}_mask" in module._buffers:
+                getattr(module, f"{name}_mask").copy_(mask)
+                setattr(module, name, parameter * mask)
+            else:
+                torch_prune.custom_from_mask(module, name, mask)
+    for module in model.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            _keep_projection_masked(module)
 
 
-def _find(model: nn.Module, prefix: str, name: str) -> tuple[nn.Module, nn.Parameter | None]:
-    try:
-        module = model.get_submodule(prefix)
-    except AttributeError:
-        return model, None
-    return module, module._parameters.get(f"{name}_orig", module._parameters.get(name))
+def _owners(model: nn.Module) -> dict[nn.Parameter, list[tuple[nn.Module, str]]]:
+    """Return every module that holds each parameter, with the parameter's name before masking."""
+    owners: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            plain = name.removesuffix("_orig")
+            if parameter is not None:
+                masked = f"{plain}_mask" in module._buffers
+                owners.setdefault(parameter, []).append((module, plain if masked else name))
+    return owners
+
+
+def _keep_projection_masked(module: nn.MultiheadAttention) -> None:
+    """Let an attention layer bring its output projection up to date before each forward pass.
+
+    It reads `out_proj.weight` without calling `out_proj`, so the hooks that mask it there never run.
+    """
+    masked = any(name.endswith("_mask") for name in module.out_proj._buffers)
+    if masked and _refresh_projection not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(_refresh_projection)
+
+
+def _refresh_projection(module: nn.MultiheadAttention, _inputs: object) -> None:
+    for hook in module.out_proj._forward_pre_hooks.values():
+        if isinstance(hook, torch_prune.BasePruningMethod):
+            hook(module.out_proj, ())
 
 
 def output_layer(model: nn.Module) -> str | None:
@@ -89,6 +118,24 @@ def output_layer(model: nn.Module) -> str | None:
         if any(parameter.dim() > 1 for parameter in module.parameters(recurse=False)):
             last = name
     return last
+
+
+def output_parameters(model: nn.Module) -> list[str]:
+    """Return the names of the output layer's parameters before masking, tied ones under every name.
+
+    Args:
+        model: As for `output_layer`.
+    """
+    last = output_layer(model)
+    if last is None:
+        return []
+    own = set(model.get_submodule(last).parameters(recurse=False))
+    masked = {f"{name}_orig": name for name in masks_of(model)}
+    return [
+        masked.get(name, name)
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if parameter in own
+    ]
 
 
 def prune(
@@ -122,13 +169,26 @@ def prune(
             then unchanged.
     """
     known = _with_masks(posterior, masks_of(model))
-    last = output_layer(model)
-    others = [name for name, mean in known.mean.items() if name.rpartition(".")[0] != last and mean.dim() > 1]
-    if include is None and others:
-        exclude = [*(exclude or ()), f"{last}.*"]
+    check_patterns(include, exclude)
+    output = output_parameters(model)
+    if include is None and any(mean.dim() > 1 for name, mean in known.mean.items() if name not in output):
+        exclude = [*(exclude or ()), *map(escape, output)]
+    if granularity != "weight":
+        _check_rows(model, candidates(known, include=include, exclude=exclude))
     report = reduce(known, sparsity=sparsity, granularity=granularity, include=include, exclude=exclude)
     apply_masks(model, report.masks)
     return report
+
+
+def _check_rows(model: nn.Module, layers: Iterable[str]) -> None:
+    """Raise if a layer's rows are not its output units."""
+    modules = dict(model.named_modules())
+    for name in layers:
+        if isinstance(modules.get(name), nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+            raise InvalidArgumentError(
+                "granularity: expected layers whose first axis is the output, got the transposed "
+                f"convolution {name}; exclude it, or use 'weight'"
+            )
 
 
 def _with_masks(posterior: Posterior, masks: Mapping[str, Tensor]) -> Posterior:

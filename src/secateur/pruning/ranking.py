@@ -8,12 +8,12 @@ Layer: the parameters of one module together, bias included, as in arXiv:2309.12
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
 
 from secateur.errors import InvalidArgumentError
+from secateur.inference.arguments import chosen
 from secateur.posterior import Posterior
 from secateur.reduction import delta_f, spike_and_slab
 
@@ -109,24 +109,19 @@ def candidates(
     layers: dict[str, list[str]] = {}
     for name in posterior.mean:
         layers.setdefault(name.rpartition(".")[0], []).append(name)
-    chosen = {}
+    kept = {}
     for layer, names in layers.items():
         if include is None and max(posterior.mean[name].dim() for name in names) < 2:
             continue
-        left = tuple(
-            name
-            for name in names
-            if (include is None or any(fnmatchcase(name, pattern) for pattern in include))
-            and not any(fnmatchcase(name, pattern) for pattern in exclude or ())
-        )
+        left = tuple(name for name in names if chosen(name, include, exclude))
         if left:
-            chosen[layer] = left
-    if not chosen:
+            kept[layer] = left
+    if not kept:
         raise InvalidArgumentError(
             f"include, exclude: expected at least one parameter to reduce, got include={include}, "
             f"exclude={exclude} for parameters {', '.join(posterior.mean)}"
         )
-    return chosen
+    return kept
 
 
 def reduce(
@@ -146,17 +141,19 @@ def reduce(
 
     Args:
         posterior: Posterior of the weights; its `keep` says what is already out.
-        sparsity: Exact fraction of all the posterior's entries to be out afterwards; in [0, 1).
-        max_fraction: Largest fraction of the entries still in to remove now, best evidence first.
-        max_sparsity: Sparsity at which evidence-led removal ends.
+        sparsity: Exact fraction of all the posterior's entries to be out afterwards, to the entry (to the
+            largest number of whole units not above it, where units go).
+        max_fraction: Largest fraction of the entries still in to remove now, best evidence first; only
+            without `sparsity`.
+        max_sparsity: Sparsity at which evidence-led removal ends; only without `sparsity`.
         granularity: "weight", or "neuron" / "channel" for whole output units with their bias, whose
             delta_f is the sum over the unit.
         include: Name patterns of parameters that may go; weights and biases of all layers when None.
         exclude: Name patterns of parameters that stay.
 
     Raises:
-        InvalidArgumentError: If an argument is out of range, the target cannot be met, or the posterior is
-            a point estimate.
+        InvalidArgumentError: If an argument is out of range, the target cannot be met, the posterior is a
+            point estimate, or a layer's parameters have no rows in common.
     """
     if granularity not in GRANULARITIES:
         raise InvalidArgumentError(
@@ -169,6 +166,11 @@ def reduce(
     }.items():
         if value is not None and not 0 <= value <= 1:
             raise InvalidArgumentError(f"{name}: expected a fraction between 0 and 1, got {value}")
+    if sparsity is not None and (max_fraction < 1 or max_sparsity < 1):
+        raise InvalidArgumentError(
+            f"sparsity: expected no cap beside a target, got max_fraction={max_fraction}, "
+            f"max_sparsity={max_sparsity}"
+        )
     evidence = _evidence(posterior, candidates(posterior, include=include, exclude=exclude))
     units = {name: _Units.of(layer, posterior, granularity) for name, layer in evidence.items()}
     total = sum(mean.numel() for mean in posterior.mean.values())
@@ -222,10 +224,17 @@ class _Units:
     @classmethod
     def of(cls, layer: dict[str, Tensor], posterior: Posterior, granularity: str) -> "_Units":
         evidence, size = [], []
+        rows = {name: each.shape[0] if each.dim() else 1 for name, each in layer.items()}
+        if granularity != "weight" and len(set(rows.values())) > 1:
+            found = ", ".join(f"{name} has {count}" for name, count in rows.items())
+            raise InvalidArgumentError(
+                f"granularity: expected a layer's parameters to have the same rows, got: {found}; exclude "
+                "one, or use 'weight'"
+            )
         for name, each in layer.items():
             keep = posterior.keep.get(name)
             present = torch.ones_like(each, dtype=torch.bool) if keep is None else keep
-            shape = (each.shape[0], -1) if granularity != "weight" else (-1, 1)
+            shape = (rows[name], -1) if granularity != "weight" else (-1, 1)
             evidence.append(
                 (each * present).reshape(shape).sum(1) if granularity != "weight" else each.flatten()
             )
@@ -295,7 +304,7 @@ def _report(
         layers.append(
             LayerRow(
                 name=layer,
-                shape=tuple(posterior.mean[names[0]].shape),
+                shape=tuple(max((posterior.mean[name] for name in names), key=Tensor.dim).shape),
                 num_weights=sum(masks[name].numel() for name in names),
                 num_kept=kept,
                 num_removed=before - kept,
