@@ -43,7 +43,7 @@ def check_patterns(include: Sequence[str] | None, exclude: Sequence[str] | None)
             raise InvalidArgumentError(f"{argument}: expected a list of patterns, got {patterns!r}")
 
 
-def check_positive(**values: float) -> None:
+def check_positive(**values: float | int) -> None:
     """Raise if a hyper-parameter is not a positive finite number.
 
     Args:
