@@ -28,7 +28,9 @@ from secateur.inference.block import Block, Moments, adam_direction
 from secateur.inference.flat import FlatParameters
 from secateur.inference.hessian import HessianSampler, hessian_moments, track_hessian
 
-__all__ = ["Calibrated"]
+__all__ = ["PRIOR_PRECISION", "Calibrated"]
+
+PRIOR_PRECISION = 12.0  # a statement about weights, so it does not grow with the data
 
 
 def _adam_update(
@@ -62,7 +64,8 @@ class Calibrated(PosteriorOptimizer):
         params: `model.named_parameters()`, or groups of them.
         lr: Step size of the mean.
         num_data: Number of training data N; the loss is a mean over a batch of them.
-        weight_decay: Prior precision per datum delta; the prior precision of a weight is N * delta.
+        weight_decay: Prior precision per datum delta; the prior precision of a weight is N * delta. When
+            None, that is 12 (a prior std of 0.29) whatever the number of data.
         temperature: Training temperature T; below 1 the sampling noise is smaller.
         evidence_temperature: Temperature of `posterior()`, so of the evidence; 1 is the data as they are.
         hessian_rate: Rate r of the running Hessian.
@@ -97,7 +100,7 @@ class Calibrated(PosteriorOptimizer):
         lr: float = 2e-3,
         *,
         num_data: int,
-        weight_decay: float = 3e-4,
+        weight_decay: float | None = None,
         temperature: float = 0.1,
         evidence_temperature: float = 1.0,
         hessian_rate: float = 1e-3,

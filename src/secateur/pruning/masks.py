@@ -143,6 +143,7 @@ def prune(
     posterior: Posterior,
     *,
     sparsity: float | None = None,
+    max_fraction: float = 1.0,
     granularity: str = "weight",
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
@@ -157,6 +158,8 @@ def prune(
         posterior: Posterior of its weights.
         sparsity: Exact fraction of all the posterior's entries to be out afterwards; when None, the
             evidence decides.
+        max_fraction: Largest fraction of what is still in to remove now, best evidence first. Below 1, in
+            several calls with training between them, it spares accuracy: weights are not independent.
         granularity: "weight", "neuron" or "channel".
         include: Name patterns (`fnmatch`) of parameters that may go.
         exclude: Name patterns of parameters that stay.
@@ -175,7 +178,14 @@ def prune(
         exclude = [*(exclude or ()), *map(escape, output)]
     if granularity != "weight":
         _check_rows(model, candidates(known, include=include, exclude=exclude))
-    report = reduce(known, sparsity=sparsity, granularity=granularity, include=include, exclude=exclude)
+    report = reduce(
+        known,
+        sparsity=sparsity,
+        max_fraction=max_fraction,
+        granularity=granularity,
+        include=include,
+        exclude=exclude,
+    )
     apply_masks(model, report.masks)
     return report
 

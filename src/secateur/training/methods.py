@@ -10,6 +10,7 @@ from typing import Any
 
 from secateur.errors import unknown_name
 from secateur.inference import IVON, Calibrated, FlatFF, FlatMAP, PosteriorOptimizer
+from secateur.inference.calibrated import PRIOR_PRECISION
 from secateur.pruning import Schedule
 from secateur.training.recipe import Recipe
 
@@ -34,7 +35,6 @@ class Method:
     default_epochs: int = 50
 
 
-PRIOR_PRECISION = 12.0  # weights of standard deviation 0.29
 PREDICTIVE_TEMPERATURES = (0.0, 0.1, 0.2, 1 / 3, 0.5, 0.7, 1.0)
 MAX_LOSS_RISE = 0.25  # nats per datum
 STEPS_BETWEEN_REDUCTIONS = 500  # for the curvature of what is left to be felt
@@ -135,7 +135,6 @@ def _bmr_recipe(epochs: int, num_data: int) -> Recipe:
 def _calibrated(
     params: Iterable[Any], recipe: Recipe, *, num_data: int, **options: Any
 ) -> PosteriorOptimizer:
-    # The prior is a statement about weights, so its precision does not grow with the data; the decay does.
     return Calibrated(params, num_data=num_data, weight_decay=recipe.prior_precision / num_data, **options)
 
 

@@ -36,6 +36,9 @@ def permanent(model: nn.Module) -> nn.Module:
         ]
         for name in [hook._tensor_name for hook in hooks]:
             prune.remove(module, name)
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if getattr(hook, "__module__", None) == "secateur.pruning.masks":  # kept a mask up to date
+                del module._forward_pre_hooks[key]
         for name in list(getattr(module, "parametrizations", {})):
             parametrize.remove_parametrizations(module, name, leave_parametrized=True)
     return duplicate
