@@ -15,6 +15,7 @@ from torch.nn.utils import prune
 
 from secateur.errors import InvalidArgumentError
 from secateur.networks import build
+from secateur.pruning import apply_masks
 from secateur.pruning.compaction import CompactionWarning, compact, permanent
 
 
@@ -447,6 +448,18 @@ def test_shared_layers_are_left_alone() -> None:
         model.first.weight[1:3] = 0
     small = compact(model, torch.zeros(1, 4, dtype=torch.float64))
     assert_equal(model, small, torch.randn(3, 4, dtype=torch.float64), 1e-12)
+
+
+def test_torch_s_own_transformer_layer_loses_its_dead_units() -> None:
+    model = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True).double().eval()
+    removed = {"linear1.weight": (torch.arange(32) % 2 == 0).unsqueeze(1).expand(32, 16)}
+    removed["self_attn.out_proj.weight"] = torch.arange(16).unsqueeze(1).expand(16, 16) % 3 > 0
+    apply_masks(model, removed)
+    x = torch.randn(2, 5, 16, dtype=torch.float64)
+    small = compact(model, x)
+    assert small.get_submodule("linear1").out_features == 16
+    assert not any(module._forward_pre_hooks for module in small.modules())
+    assert_equal(model, small, torch.randn(3, 5, 16, dtype=torch.float64), 1e-10)
 
 
 def test_bad_arguments_are_named() -> None:
