@@ -114,9 +114,10 @@ class Calibrated(PosteriorOptimizer):
         generator: torch.Generator | None = None,
         compile: bool = False,
     ) -> None:
+        default_decay = PRIOR_PRECISION / max(num_data, 1)
         defaults = {
             "lr": lr,
-            "weight_decay": weight_decay,
+            "weight_decay": default_decay if weight_decay is None else weight_decay,
             "temperature": temperature,
             "evidence_temperature": evidence_temperature,
             "hessian_rate": hessian_rate,
