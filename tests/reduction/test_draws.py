@@ -74,6 +74,13 @@ def test_bad_draws_are_named(draws: np.ndarray) -> None:
         from_draws(draws, num_draw_axes=2)
     with pytest.raises(InvalidArgumentError, match="draws must be at least 8 for 6 parameters, got 7"):
         from_draws(np.zeros((7, 6)), covariance=True)
+    with pytest.raises(
+        InvalidArgumentError, match=r"draws must be of positive variance, got 0 at index \(0,\)"
+    ):
+        from_draws(np.ones((9, 2)))
+    repeated = np.random.default_rng(0).normal(size=(50, 1)) * np.ones(2)
+    with pytest.raises(InvalidArgumentError, match=r"draws must be free of linear dependence"):
+        from_draws(repeated, covariance=True)
     with pytest.raises(InvalidArgumentError, match=r"variable must be one of \['a', 'b'\], got None"):
         from_draws({"a": np.zeros(5), "b": np.zeros(5)})
     with pytest.raises(InvalidArgumentError, match="num_draw_axes must be 1 to 2, got 3"):

@@ -14,8 +14,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from secateur.errors import InvalidArgumentError, NotNestedError
-from secateur.reduction import delta_f, reduced_posterior
-from secateur.reduction import gaussian as implementation
+from secateur.reduction import _streaming, delta_f, reduced_posterior
 
 FLOAT64 = torch.float64
 
@@ -255,11 +254,23 @@ def test_streaming_in_chunks_changes_no_number(
         "tensor priors": {"prior_precision": precision / 2, "reduced_precision": precision + 1},
     }[form]
     whole = delta_f(mean, precision, **keywords)
-    monkeypatch.setattr(implementation, "CHUNK_SIZE", 10)
+    monkeypatch.setattr(_streaming, "CHUNK_SIZE", 10)
     torch.testing.assert_close(delta_f(mean, precision, **keywords), whole)
     # A transposed tensor is not one run of memory; it must take the other way and agree.
     if not isinstance(keywords["prior_precision"], torch.Tensor):
         torch.testing.assert_close(delta_f(mean.T, precision.T, **keywords), whole.T)
+
+
+def test_streaming_takes_numbers_shared_by_all_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    mean, precision = torch.linspace(-1, 1, 50, dtype=FLOAT64), torch.linspace(5, 9, 50, dtype=FLOAT64)
+    whole = [delta_f(mean, 6.0, prior_precision=2.0), delta_f(0.3, precision, prior_precision=2.0)]
+    monkeypatch.setattr(_streaming, "CHUNK_SIZE", 16)
+    chunked = [delta_f(mean, 6.0, prior_precision=2.0), delta_f(0.3, precision, prior_precision=2.0)]
+    torch.testing.assert_close(chunked, whole)
+
+
+def test_no_weights_no_evidence() -> None:
+    assert delta_f(torch.empty(0, 3), 1.0, prior_precision=1.0).shape == (0, 3)
 
 
 @pytest.mark.parametrize("chunk_size", [2, 1000])
@@ -282,7 +293,7 @@ def test_streaming_in_chunks_changes_no_number(
 def test_bad_values_name_the_argument_and_the_first_index(
     name: str, value: float, message: str, chunk_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(implementation, "CHUNK_SIZE", chunk_size)
+    monkeypatch.setattr(_streaming, "CHUNK_SIZE", chunk_size)
     values = {
         "mean": torch.zeros(3, 4),
         "precision": torch.full((3, 4), 9.0),

@@ -104,6 +104,15 @@ def test_greedy_search_removes_the_best_and_updates_after_each_removal() -> None
         assert torch.equal(found.removed[step + 1], tries[best])
 
 
+def test_single_precision_is_searched_in_double() -> None:
+    mean, precision, keywords = problem(60, seed=1)
+    single = {name: value.float() for name, value in keywords.items()}
+    found = search_subsets(mean.float(), precision.float(), **single)
+    exact = search_subsets(mean, precision, **keywords)
+    assert found.delta_f.dtype == FLOAT64
+    torch.testing.assert_close(found.delta_f, exact.delta_f, rtol=1e-3, atol=1e-2)
+
+
 def test_greedy_finds_the_best_subset_where_parameters_are_independent() -> None:
     mean, precision, keywords = problem(8)
     diagonal = precision.diagonal().diag()

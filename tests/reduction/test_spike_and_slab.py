@@ -1,7 +1,6 @@
 """The spike-and-slab decision against a naive transcription of its fixed point."""
 
 import math
-import sys
 
 import pytest
 import torch
@@ -10,11 +9,10 @@ from hypothesis import strategies as st
 from scipy.special import digamma, expit
 
 from secateur.errors import InvalidArgumentError
-from secateur.reduction import spike_and_slab
+from secateur.reduction import _streaming, spike_and_slab
 from secateur.reduction._validation import first_index
 
 FLOAT64 = torch.float64
-IMPLEMENTATION = sys.modules[spike_and_slab.__module__]  # the package exports a function of that name
 
 
 def naive_log_odds(delta_f: list[float], num_removed: int, alpha: float, beta: float, steps: int) -> float:
@@ -49,7 +47,7 @@ def test_streaming_in_chunks_changes_no_decision(
 ) -> None:
     delta_f = 4 * torch.randn(13, 21, dtype=dtype, generator=generator) - 1
     whole = spike_and_slab(delta_f, num_removed=40)
-    monkeypatch.setattr(IMPLEMENTATION, "CHUNK_SIZE", 10)
+    monkeypatch.setattr(_streaming, "CHUNK_SIZE", 10)
     chunked = spike_and_slab(delta_f, num_removed=40)
     torch.testing.assert_close(chunked.keep_probability, whole.keep_probability)
     torch.testing.assert_close(chunked.log_odds, whole.log_odds)
@@ -82,7 +80,7 @@ def test_is_differentiable() -> None:
 @pytest.mark.parametrize("steps", [0, 4])
 @pytest.mark.parametrize("chunk_size", [2, 1000])
 def test_nan_is_refused_with_its_index(steps: int, chunk_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(IMPLEMENTATION, "CHUNK_SIZE", chunk_size)
+    monkeypatch.setattr(_streaming, "CHUNK_SIZE", chunk_size)
     delta_f = torch.zeros(2, 3)
     delta_f[1, 1:] = math.nan
     with pytest.raises(

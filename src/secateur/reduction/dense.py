@@ -108,7 +108,7 @@ def dense_reduced_posterior(
 
     Returns:
         Mean (*b, n) and precision (*b, n, n). A pinned coordinate has its reduced mean, `inf` on the
-        diagonal and zeros beside it, so the result can be reduced again.
+        diagonal and zeros beside it; to reduce further, go on with the free coordinates.
 
     Raises:
         InvalidArgumentError: As for `dense_delta_f`.

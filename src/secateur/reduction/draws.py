@@ -18,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from secateur.errors import InvalidArgumentError
-from secateur.reduction._validation import require_finite
+from secateur.reduction._linear_algebra import cholesky
+from secateur.reduction._validation import require, require_finite
 
 __all__ = ["DrawnGaussian", "from_draws"]
 
@@ -101,7 +102,8 @@ def from_draws(
         Mean and precision, ready for `delta_f`, or with a covariance for `dense_delta_f`.
 
     Raises:
-        InvalidArgumentError: If the variable is not there, a draw is not finite, or there are too few draws.
+        InvalidArgumentError: If the variable is not there, a draw is not finite, or there are too few draws
+            or draws that do not vary.
 
     Example:
         >>> import numpy as np
@@ -122,9 +124,10 @@ def from_draws(
     mean = flat.mean(0)
     centred = flat - mean
     if covariance:
-        precision = torch.linalg.inv(centred.mT @ centred / (num_draws - 1))
-        return DrawnGaussian(mean, 0.5 * (precision + precision.mT), num_draws)
+        factor = cholesky("draws", centred.mT @ centred / (num_draws - 1), "free of linear dependence")
+        return DrawnGaussian(mean, torch.cholesky_inverse(factor), num_draws)
     variance = centred.square().sum(0) / (num_draws - 1)
+    require("draws", variance.reshape(shape), variance.reshape(shape) > 0, "of positive variance")
     return DrawnGaussian(mean.reshape(shape), (1 / variance).reshape(shape), num_draws)
 
 

@@ -27,6 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from secateur.errors import NotNestedError
+from secateur.reduction import _streaming
 from secateur.reduction._validation import (
     Values,
     broadcast_shape,
@@ -38,9 +39,6 @@ from secateur.reduction._validation import (
 )
 
 __all__ = ["delta_f", "reduced_posterior"]
-
-CHUNK_SIZE = 1 << 18
-"""Weights per chunk of the streamed pass: a few buffers of them fit a core's second-level cache."""
 
 
 def delta_f(
@@ -177,35 +175,35 @@ def _evidence(
 
 def _streams(values: dict[str, Tensor], shape: torch.Size) -> bool:
     """Whether the arguments are one flat run of memory each, need no gradient and exceed a chunk."""
-    if shape.numel() <= CHUNK_SIZE or any(v.device.type != "cpu" for v in values.values()):
+    if shape.numel() <= _streaming.CHUNK_SIZE or any(v.device.type != "cpu" for v in values.values()):
         return False
     if torch.is_grad_enabled() and any(v.requires_grad for v in values.values()):
         return False
     return all(v.numel() == 1 or (v.shape == shape and v.is_contiguous()) for v in values.values())
 
 
-@torch.no_grad()
 def _streamed(values: dict[str, Tensor], shape: torch.Size) -> tuple[Tensor, bool]:
     """Evidence chunk by chunk, and whether all of it is finite: no temporary is larger than a chunk."""
-    flat = [v.reshape(()) if v.numel() == 1 else v.reshape(-1) for v in values.values()]
-    mean, _, prior, reduced, prior_mean, reduced_mean = flat
-    point_mass = reduced.dim() == 0 and reduced.item() == math.inf
+    flat = [v.detach().reshape(()) if v.numel() == 1 else v.detach().reshape(-1) for v in values.values()]
+    mean, precision, prior, reduced, prior_mean, reduced_mean = flat
+    shared = (prior, reduced, prior_mean, reduced_mean)
+    point_mass = all(v.dim() == 0 for v in shared) and reduced.item() == math.inf
     result = torch.empty(shape, dtype=mean.dtype)
-    outputs, scratch = result.reshape(-1), torch.empty(CHUNK_SIZE, dtype=mean.dtype)
-    finite = True
+    outputs = result.reshape(-1)
+    at_prior = prior.log() - prior * (prior_mean - reduced_mean).square() if point_mass else prior
 
-    for start in range(0, outputs.numel(), CHUNK_SIZE):
-        out = outputs[start : start + CHUNK_SIZE]
-        chunk = [v if v.dim() == 0 else v[start : start + CHUNK_SIZE] for v in flat]
-        if point_mass and prior.dim() == 0 and prior_mean.dim() == 0 and reduced_mean.dim() == 0:
-            misfit = torch.sub(chunk[0], reduced_mean, out=scratch[: out.numel()])
-            misfit.square_().mul_(chunk[1])
-            at_prior = prior.log() - prior * (prior_mean - reduced_mean).square()
-            torch.log(chunk[1], out=out).sub_(misfit).sub_(at_prior).mul_(0.5)
-        else:
-            out.copy_(_evidence(*chunk))
-        finite &= math.isfinite(out.sum().item())
-    return result, finite
+    def pruned(chunk: slice) -> float:
+        """The case of pruning: every weight pinned to one value, under one prior."""
+        out = torch.log(precision[chunk], out=outputs[chunk])
+        out.sub_((mean[chunk] - reduced_mean).square_().mul_(precision[chunk]))
+        return out.sub_(at_prior).mul_(0.5).sum().item()
+
+    def general(chunk: slice) -> float:
+        outputs[chunk] = _evidence(*(v if v.dim() == 0 else v[chunk] for v in flat))
+        return outputs[chunk].sum().item()
+
+    work = pruned if point_mass and mean.dim() == precision.dim() == 1 else general
+    return result, all(map(math.isfinite, _streaming.over_chunks(work, outputs.numel())))
 
 
 def _explain(values: dict[str, Tensor], result: Tensor) -> None:

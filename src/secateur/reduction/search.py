@@ -146,7 +146,7 @@ def search_subsets(
             exhaustive where possible.
 
     Returns:
-        All visited models with evidence and probability.
+        All visited models with evidence and probability, computed in float64.
 
     Raises:
         InvalidArgumentError: If shapes disagree, a precision is not symmetric positive definite, or there are
@@ -269,6 +269,8 @@ def one_model(
         prior_mean=prior_mean,
         reduced_mean=reduced_mean,
     )
+    # Many rank-one updates follow one another; in float32 their rounding would add up.
+    values = {name: value.to(torch.float64) for name, value in values.items()}
     m = values["mean"]
     if m.dim() != 1:
         raise InvalidArgumentError(f"mean must have shape (n,), got {tuple(m.shape)}")

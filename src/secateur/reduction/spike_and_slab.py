@@ -20,12 +20,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from secateur.errors import InvalidArgumentError
+from secateur.reduction import _streaming
 from secateur.reduction._validation import require
 
 __all__ = ["SpikeAndSlab", "spike_and_slab"]
-
-CHUNK_SIZE = 1 << 18
-"""Weights per chunk of the streamed passes; the chunk stays in cache between its operations."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,9 @@ def spike_and_slab(
         if count < 0:
             raise InvalidArgumentError(f"{name} must not be negative, got {count}")
 
-    streams = delta_f.device.type == "cpu" and delta_f.is_contiguous() and delta_f.numel() > CHUNK_SIZE
+    streams = (
+        delta_f.device.type == "cpu" and delta_f.is_contiguous() and delta_f.numel() > _streaming.CHUNK_SIZE
+    )
     if torch.is_grad_enabled() and delta_f.requires_grad:
         streams = False
     total = delta_f.numel()
@@ -114,26 +114,27 @@ def _sum(delta_f: Tensor, log_odds: Tensor) -> Tensor:
     return torch.sigmoid(log_odds.to(delta_f.dtype) - delta_f).sum(dtype=torch.float64)
 
 
-@torch.no_grad()
 def _streamed_sum(delta_f: Tensor, log_odds: Tensor) -> Tensor:
     """The same, chunk by chunk."""
-    flat, zeta, kept = delta_f.reshape(-1), log_odds.to(delta_f.dtype), 0.0
-    scratch = torch.empty(CHUNK_SIZE, dtype=delta_f.dtype)
-    for start in range(0, flat.numel(), CHUNK_SIZE):
-        chunk = flat[start : start + CHUNK_SIZE]
-        stays = torch.sub(zeta, chunk, out=scratch[: chunk.numel()]).sigmoid_()
-        kept += stays.sum().item()
-    return torch.tensor(kept, dtype=torch.float64)
+    flat, zeta = delta_f.detach().reshape(-1), log_odds.to(delta_f.dtype)
+
+    def kept(chunk: slice) -> float:
+        return (zeta - flat[chunk]).sigmoid_().sum().item()
+
+    return torch.tensor(math.fsum(_streaming.over_chunks(kept, flat.numel())), dtype=torch.float64)
 
 
-@torch.no_grad()
 def _streamed_decision(delta_f: Tensor, log_odds: Tensor) -> tuple[Tensor, Tensor]:
     """Probability of staying and decision, chunk by chunk."""
-    keep_probability = torch.empty_like(delta_f)
-    keep = torch.empty_like(delta_f, dtype=torch.bool)
-    flat, probabilities, decisions = delta_f.reshape(-1), keep_probability.reshape(-1), keep.reshape(-1)
-    for start in range(0, flat.numel(), CHUNK_SIZE):
-        chunk, chosen = flat[start : start + CHUNK_SIZE], slice(start, start + CHUNK_SIZE)
-        torch.sub(log_odds, chunk, out=probabilities[chosen]).sigmoid_()
-        torch.le(chunk, log_odds, out=decisions[chosen])
+    flat, zeta = delta_f.detach().reshape(-1), log_odds.detach()
+    keep_probability = torch.empty(delta_f.shape, dtype=delta_f.dtype)
+    keep = torch.empty(delta_f.shape, dtype=torch.bool)
+    probabilities, decisions = keep_probability.reshape(-1), keep.reshape(-1)
+
+    def decide(chunk: slice) -> float:
+        torch.sub(zeta, flat[chunk], out=probabilities[chunk]).sigmoid_()
+        torch.le(flat[chunk], zeta, out=decisions[chunk])
+        return 0.0
+
+    _streaming.over_chunks(decide, flat.numel())
     return keep_probability, keep
