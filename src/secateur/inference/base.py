@@ -268,6 +268,10 @@ class PosteriorOptimizer(Optimizer):
         saved_names = [group.get("param_names", ()) for group in state_dict["param_groups"]]
         check_state(own, self._blocks, self._points, names=names, saved_names=saved_names)
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "posterior"})
+        for group in self.param_groups:
+            for key, default in self.defaults.items():
+                if isinstance(default, tuple):
+                    group[key] = tuple(group[key])  # files without pickle know only lists
         restore_state(own, self._blocks, self._points, self.generator)
         self._samples_with_gradient = 0
 
