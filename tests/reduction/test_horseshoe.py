@@ -86,6 +86,16 @@ def test_the_seed_decides_everything() -> None:
     assert ((first / second).log().abs() < 0.5).all()
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_fit_takes_its_own_gradients(mode: type[torch.no_grad]) -> None:
+    mean, precision = layer()
+    expected = horseshoe(mean, precision, prior_precision=1.0, max_steps=20)
+    with mode():
+        got = horseshoe(mean.clone(), precision.clone(), prior_precision=1.0, max_steps=20)
+    assert torch.equal(got.scale.clone(), expected.scale)
+    assert not got.scale.requires_grad
+
+
 def test_no_signal_is_never_better_than_signal_and_steps_are_bounded() -> None:
     mean, precision = layer()
     short = horseshoe(mean, precision, prior_precision=1.0, max_steps=30)

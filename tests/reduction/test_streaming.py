@@ -44,6 +44,14 @@ def test_results_do_not_depend_on_the_threads(num_threads: int, generator: torch
     torch.testing.assert_close(decision.log_odds, reference.log_odds.detach())
 
 
+def test_streams_under_inference_mode(num_threads: int) -> None:
+    precision = torch.linspace(5, 9, 2 * _streaming.CHUNK_SIZE)
+    expected = spike_and_slab(delta_f(0.1, precision, prior_precision=0.5))
+    with torch.inference_mode():
+        got = spike_and_slab(delta_f(0.1, precision, prior_precision=0.5))
+    assert torch.equal(got.keep_probability.clone(), expected.keep_probability)
+
+
 def test_an_error_in_a_thread_reaches_the_caller(num_threads: int) -> None:
     def work(chunk: slice) -> float:
         raise RuntimeError("in a thread")

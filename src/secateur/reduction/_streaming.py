@@ -29,10 +29,11 @@ def over_chunks(work: Callable[[slice], float], size: int) -> list[float]:
     """
     starts = range(0, size, CHUNK_SIZE)
     num_threads = min(torch.get_num_threads(), len(starts))
+    inference = torch.is_inference_mode_enabled()
 
     def stretch(thread: int) -> list[float]:
         mine = starts[len(starts) * thread // num_threads : len(starts) * (thread + 1) // num_threads]
-        with torch.no_grad():  # a thread does not inherit the mode of the one that started it
+        with torch.inference_mode(inference), torch.no_grad():  # a thread inherits no mode
             return [work(slice(start, min(start + CHUNK_SIZE, size))) for start in mine]
 
     if num_threads <= 1:

@@ -137,8 +137,12 @@ def horseshoe(
     p = torch.maximum(values["precision"].detach(), p0)
     if generator is None:
         generator = torch.Generator(m.device).manual_seed(0)
-    guide = _Guide.prior(hyperprior, shape, m, slab_concentration, slab_rate, global_scale)
-    guide, bound, num_steps, converged = _fit(guide, (m, p, p0), max_steps, window, learning_rate, generator)
+    with torch.inference_mode(False), torch.enable_grad():  # the fit needs gradients, whoever calls
+        gaussian = (m.clone(), p.clone(), p0.clone())
+        guide = _Guide.prior(hyperprior, shape, gaussian[0], slab_concentration, slab_rate, global_scale)
+        guide, bound, num_steps, converged = _fit(
+            guide, gaussian, max_steps, window, learning_rate, generator
+        )
 
     new_precision = guide.expected_precision().expand(shape)
     scale = new_precision.rsqrt()
@@ -250,19 +254,17 @@ def _fit(
     bounds: list[float] = []
     before: tuple[float, float] | None = None
     halvings = step = 0
-    average = [leaf.detach().clone() for leaf in leaves]
+    average = sums
 
     while step < max_steps and halvings < NUM_HALVINGS:
-        with torch.enable_grad():
-            current = _with(guide, leaves)
-            noise = tuple(torch.empty_like(loc).normal_(generator=generator) for loc in current.loc)
-            evidence = sum(
-                _evidence(current.log_precision(draw), *gaussian)
-                for draw in (noise, tuple(-e for e in noise))
-            )
-            bound = 0.5 * evidence - current.divergence()
-            optimizer.zero_grad()
-            (-bound).backward()
+        current = _with(guide, leaves)
+        noise = tuple(torch.empty_like(loc).normal_(generator=generator) for loc in current.loc)
+        evidence = sum(
+            _evidence(current.log_precision(draw), *gaussian) for draw in (noise, tuple(-e for e in noise))
+        )
+        bound = 0.5 * evidence - current.divergence()
+        optimizer.zero_grad()
+        (-bound).backward()
         optimizer.step()
         step += 1
         bounds.append(bound.item())
@@ -280,8 +282,9 @@ def _fit(
         before, bounds = now, []
         for total in sums:
             total.zero_()
-    last = before[0] if before is not None else sum(bounds) / len(bounds)
-    return _with(guide, average), last, step, halvings == NUM_HALVINGS
+    if before is None:  # not one whole window
+        return _with(guide, [total / step for total in sums]), sum(bounds) / step, step, False
+    return _with(guide, average), before[0], step, halvings == NUM_HALVINGS
 
 
 def _with(guide: _Guide, leaves: list[Tensor]) -> _Guide:
