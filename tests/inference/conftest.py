@@ -48,7 +48,7 @@ def build(request) -> Build:
 
 
 class Classifier(nn.Module):
-    """Embedding, attention block and head: normalisation, tied shapes and in-projections as in a transformer."""
+    """Embedding, attention block and head, as in a transformer."""
 
     def __init__(self) -> None:
         super().__init__()

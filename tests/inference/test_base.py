@@ -285,7 +285,7 @@ def test_state_of_another_method_is_refused(make_task):
         optimizer.load_state_dict(IVON(parameters, num_data=64).state_dict())
     with pytest.raises(ArtifactError, match="another optimizer's"):
         optimizer.load_state_dict(torch.optim.Adam(parameters).state_dict())
-    with pytest.raises(ArtifactError, match="expected 0 points, got 1; include or exclude differ|another network"):
+    with pytest.raises(ArtifactError, match=r"got 1; include or exclude differ|another network"):
         optimizer.load_state_dict(Calibrated(parameters, num_data=64, exclude=["0.*"]).state_dict())
     with_sgd = Calibrated(parameters, num_data=64, inner=lambda p: torch.optim.SGD(p, lr=1.0))
     with_adam = Calibrated(parameters, num_data=64, inner=torch.optim.Adam)
@@ -405,7 +405,8 @@ def test_the_output_layer_has_its_own_scale_whatever_the_groups(kind, make_task)
     split = [{"params": pairs[:2]}, {"params": pairs[2:]}]
     for groups, exclude in ((pairs, None), (split, None), (pairs, ["4.*"])):
         prior = kind(groups, num_data=64, exclude=exclude).posterior().prior_precision
-        assert prior and all(value.item() == pytest.approx(expected[name]) for name, value in prior.items())
+        assert prior
+        assert all(value.item() == pytest.approx(expected[name]) for name, value in prior.items())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -423,9 +424,11 @@ def test_everything_stays_in_the_parameters_dtype(build, dtype):
 
 def test_kinds_of_numbers_that_cannot_be_mixed_or_averaged_raise(build):
     mixed = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, dtype=torch.float64))
-    with pytest.raises(InvalidArgumentError, match=r"one dtype and device.*torch.float32 on cpu, torch.float64"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"one dtype and device.*torch.float32 on cpu, torch.float64"
+    ):
         build(mixed.named_parameters())
-    with pytest.raises(InvalidArgumentError, match="expected float32 or float64, got torch.bfloat16"):
+    with pytest.raises(InvalidArgumentError, match=r"expected float32 or float64, got torch\.bfloat16"):
         build(nn.Linear(2, 2, dtype=torch.bfloat16).named_parameters())
     build([{"params": list(layer.named_parameters(str(i)))} for i, layer in enumerate(mixed)])
 
@@ -447,10 +450,16 @@ def test_sparse_gradients_are_taken(build):
         (lambda m: {"params": m.parameters()}, "expected named parameters"),
         (lambda m: {"params": [*m.named_parameters(), *nn.Linear(2, 2).named_parameters("0")]}, "name once"),
         (lambda m: {"params": m.named_parameters(), "include": ["nothing*"]}, "at least one parameter"),
-        (lambda m: {"params": m.named_parameters(), "exclude": "2.*"}, r"exclude: expected a list of patterns"),
+        (
+            lambda m: {"params": m.named_parameters(), "exclude": "2.*"},
+            r"exclude: expected a list of patterns",
+        ),
         (lambda m: {"params": m.named_parameters(), "num_data": 0}, "num_data: expected a positive"),
         (lambda m: {"params": m.named_parameters(), "lr": -1.0}, "lr: expected a positive"),
-        (lambda m: {"params": [{"params": list(m.named_parameters()), "lr": 0.0}]}, "lr: expected a positive"),
+        (
+            lambda m: {"params": [{"params": list(m.named_parameters()), "lr": 0.0}]},
+            "lr: expected a positive",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(build, make_task, arguments, message):
@@ -523,6 +532,7 @@ def test_torch_schedulers_move_the_learning_rate(build, make_task, scheduler):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, on import
 def test_compiled_equals_eager(build, make_task):
     found = []
     for compile in (False, True):

@@ -31,7 +31,7 @@ INPUTS, TARGETS = data()
 GRAM, CROSS = INPUTS.T @ INPUTS, INPUTS.T @ TARGETS
 PRIOR = NUM_DATA * DELTA
 EXACT_MEAN = torch.linalg.solve(GRAM + PRIOR * torch.eye(NUM_INPUTS, dtype=torch.float64), CROSS)
-# KL(q || exact posterior) is least, among independent Gaussians, at its mean and the diagonal of its precision
+# of all independent Gaussians, the nearest has the exact mean and the diagonal of the exact precision
 MEAN_FIELD_PRECISION = GRAM.diagonal() + PRIOR
 
 
@@ -210,7 +210,7 @@ def test_flat_ff_reaches_the_optimum_of_its_closed_form_objective():
 
 
 def test_flat_map_reaches_the_optimum_of_its_objective():
-    """Two layers of a linear model: a hidden one with factor 1/10, the last with factor 1, biases included."""
+    """Two layers of a linear model: a hidden one with factor 1/10, the last with factor 1."""
     torch.manual_seed(3)
     model = nn.Sequential(nn.Linear(3, 2, dtype=torch.float64), nn.Linear(2, 1, dtype=torch.float64))
     optimizer = FlatMAP(model.named_parameters(), num_data=NUM_DATA)

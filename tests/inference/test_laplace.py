@@ -17,7 +17,7 @@ def loader(task, batch_size=24):
 
 
 def dense_ggn(model: nn.Module, inputs: torch.Tensor, loss_fn: str) -> dict[str, torch.Tensor]:
-    """Diagonal of sum_i J_i^T H_i J_i with whole Jacobians and the loss's own Hessian: the naive definition."""
+    """Diagonal of sum_i J_i^T H_i J_i by whole Jacobians and the loss's own Hessian."""
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     for example in inputs:
