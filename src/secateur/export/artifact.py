@@ -24,6 +24,7 @@ from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.export.architecture import build, describe
 from secateur.export.codec import CodedMask, decode_mask, encode_mask, entropy_bits
 from secateur.export.files import replacing
+from secateur.export.sparse_kernels import with_csr, without_csr
 from secateur.pruning.compaction import permanent
 
 __all__ = ["VERSION", "entropy_bound", "load", "save"]
@@ -62,7 +63,7 @@ def save(
 
     Args:
         network: A compact network, or any that is built of torch's own layers and functions. Masks are
-            made permanent in the file.
+            made permanent in the file; layers with CSR kernels get them again when it is loaded.
         path: The file, usually `*.safetensors`; replaced as a whole.
         values: Type that weights are rounded to: `"float32"`, `"float16"` or `"bfloat16"`. None keeps each
             as it is.
@@ -78,7 +79,8 @@ def save(
     """
     if values is not None and values not in _STORED:
         raise InvalidArgumentError(f"values: expected one of {', '.join(_STORED)} or None, got {values!r}")
-    plain = permanent(network).eval()
+    plain, csr = without_csr(network)
+    plain.eval()
     parameters = [name for name, _ in plain.named_parameters()]
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in plain.state_dict().items()}
     description: dict[str, Any]
@@ -90,6 +92,8 @@ def save(
         description = {"factory": factory, "arguments": dict(factory_arguments or {})}
     tensors, index = _pack(state, None if values is None else _STORED[values])
     header = {**description, "parameters": parameters, "tensors": index}
+    if csr:
+        header["csr"] = list(csr)
     text = json.dumps(header, separators=(",", ":"), allow_nan=False)
     metadata = {
         "format": _FORMAT,
@@ -169,18 +173,18 @@ def load(path: str | Path, *, factory: str | Callable[..., nn.Module] | None = N
     try:
         header = json.loads(text)
         state = _unpack(header["tensors"], tensors)
-        parameters = set(header["parameters"])
+        parameters, csr = set(header["parameters"]), header.get("csr", [])
         if "architecture" in header:
-            return build(header["architecture"], state, parameters)
+            return with_csr(build(header["architecture"], state, parameters), csr)
         name, arguments = header["factory"], header["arguments"]
-    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise ArtifactError(f"expected a whole network in {path}, got a damaged one: {error}") from error
     network = _confirmed(name, factory)(**arguments)
     try:
         network.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise ArtifactError(f"expected weights for what {name} returns, got others: {error}") from error
-    return network.eval()
+    return with_csr(network.eval(), csr)
 
 
 def _read(path: Path) -> tuple[str, dict[str, Tensor]]:

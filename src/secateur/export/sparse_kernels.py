@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,16 @@ from torch import Tensor, nn
 
 from secateur.pruning.compaction import permanent
 
-__all__ = ["CsrConv2d", "CsrLinear", "KernelRow", "SemiStructuredLinear", "measure_kernels", "sparse"]
+__all__ = [
+    "CsrConv2d",
+    "CsrLinear",
+    "KernelRow",
+    "SemiStructuredLinear",
+    "measure_kernels",
+    "sparse",
+    "with_csr",
+    "without_csr",
+]
 
 _MARGIN = 0.95  # a sparse kernel has to save a twentieth
 _SECONDS = 0.1  # spent on each layer
@@ -110,6 +119,11 @@ class CsrLinear(_Csr):
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer.weight.detach(), layer.bias)
 
+    def dense(self) -> nn.Linear:
+        """Return the dense layer it stands for."""
+        layer = nn.Linear(self.in_features, self.out_features, self.bias is not None)
+        return _filled(layer, self)
+
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b, shapes (*n, in) -> (*n, out)."""
         if x.dim() == 2:
@@ -131,6 +145,20 @@ class CsrConv2d(_Csr):
         self.kernel_size, self.stride = layer.kernel_size, layer.stride
         self.padding, self.dilation = layer.padding, layer.dilation
 
+    def dense(self) -> nn.Conv2d:
+        """Return the dense layer it stands for."""
+        height, width = self.kernel_size
+        layer = nn.Conv2d(
+            self.in_features // (height * width),
+            self.out_features,
+            (height, width),
+            self.stride,  # type: ignore[arg-type]
+            self.padding,  # type: ignore[arg-type]
+            self.dilation,  # type: ignore[arg-type]
+            bias=self.bias is not None,
+        )
+        return _filled(layer, self)
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution, shapes (n, c, h, w) -> (n, out, h', w')."""
         height, width = (
@@ -142,6 +170,57 @@ class CsrConv2d(_Csr):
         patches = F.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)  # type: ignore[arg-type]
         columns = patches.transpose(0, 1).reshape(self.in_features, -1)
         return self.product(columns).reshape(self.out_features, len(x), height, width).transpose(0, 1)
+
+
+_Layer = TypeVar("_Layer", nn.Linear, nn.Conv2d)
+
+
+@torch.no_grad()
+def _filled(layer: _Layer, csr: _Csr) -> _Layer:
+    """Return a dense layer in evaluation mode with the weights of its sparse twin."""
+    layer.to(csr.values)
+    layer.weight.copy_(csr.matrix().to_dense().reshape(layer.weight.shape))
+    if layer.bias is not None and csr.bias is not None:
+        layer.bias.copy_(csr.bias)
+    return layer.eval()
+
+
+def without_csr(network: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return a copy with dense layers in place of CSR ones, and the names of those layers.
+
+    Args:
+        network: What `sparse` returned, or any module. It is not changed.
+    """
+    plain = permanent(network)
+    layers = [(n, m) for n, m in plain.named_modules() if isinstance(m, (CsrLinear, CsrConv2d))]
+    for name, layer in layers:
+        plain.set_submodule(name, layer.dense())
+    return plain, tuple(name for name, _ in layers)
+
+
+def with_csr(network: nn.Module, names: Sequence[str]) -> nn.Module:
+    """Put CSR kernels in place of the named layers, the reverse of `without_csr`.
+
+    Args:
+        network: Network with dense layers; changed in place.
+        names: Qualified names of layers of type `nn.Linear` or `nn.Conv2d`.
+
+    Returns:
+        The network.
+
+    Raises:
+        AttributeError: If there is no such layer.
+        TypeError: If a layer has no CSR kernel.
+    """
+    for name in names:
+        layer = network.get_submodule(name)
+        if type(layer) is nn.Linear:
+            network.set_submodule(name, CsrLinear(layer).eval())
+        elif type(layer) is nn.Conv2d and layer.groups == 1 and not isinstance(layer.padding, str):
+            network.set_submodule(name, CsrConv2d(layer).eval())
+        else:
+            raise TypeError(f"{name}: expected a linear layer or a plain convolution, got {layer}")
+    return network
 
 
 class SemiStructuredLinear(nn.Module):

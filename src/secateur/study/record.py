@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from secateur.errors import ArtifactError
 from secateur.study.fields import Fields, parse, read_text
+from secateur.study.measurements import Bench, read_bench
 
 __all__ = ["Epoch", "FirstLayer", "Layer", "Record", "Reduction", "Reliability", "Scores", "read"]
 
@@ -100,6 +101,7 @@ class Record:
         averaged: Scores of the prediction averaged over posterior samples.
         mean_network: Scores of the one-pass network at the posterior mean; None where there is no other.
         evaluated_on: Which data the scores are from, `test` or `train`.
+        bench: The network's forms measured side by side; None where nobody asked for it.
     """
 
     directory: Path
@@ -119,6 +121,7 @@ class Record:
     reductions: tuple[Reduction, ...]
     epochs: tuple[Epoch, ...]
     first_layer: FirstLayer | None
+    bench: Bench | None = None
 
 
 def read(directory: Path) -> Record:
@@ -158,6 +161,7 @@ def read(directory: Path) -> Record:
         reductions=tuple(map(_reduction, metrics.rows("reductions"))),
         epochs=_history(directory / "history.jsonl"),
         first_layer=_first_layer(directory / "model.safetensors", layers),
+        bench=read_bench(directory / "bench.json"),
     )
 
 

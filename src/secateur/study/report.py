@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from secateur.study import sections, wording
+from secateur.study.measured_section import measured
 from secateur.study.record import Record, read
 from secateur.training.files import write_whole
 
@@ -39,6 +40,7 @@ def render(record: Record) -> str:
         sections.results(record),
         sections.epochs(record),
         sections.layers(record),
+        measured(record),
         sections.first_layer(record),
         sections.reliability(record),
         sections.reductions(record),

@@ -1,0 +1,27 @@
+"""`secateur compact`: remove physically what a run's masks made dead."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+__all__ = ["EXAMPLE", "compact"]
+
+EXAMPLE = "Example: secateur compact runs/mlp-fashion-mnist-calibrated-seed0 --multiple-of 8"
+
+
+def compact(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="RUN/compact.safetensors by default.")
+    ] = None,
+    multiple_of: Annotated[
+        int, typer.Option(min=1, help="Round the units that a layer keeps up to a multiple of this.")
+    ] = 1,
+) -> None:
+    """Remove dead units from a run's network, save it, and say what is left of each layer."""
+    from secateur.export.finished_run import compact_run
+    from secateur.study import leaving
+
+    leaving.show_compact(compact_run(run, out=out, multiple_of=multiple_of), run, Console())

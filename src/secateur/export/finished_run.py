@@ -1,0 +1,178 @@
+"""What a finished run leaves as: its compact network, and files for other programs.
+
+Here a run's directory stands for its network: an example input follows from the image shape it was trained
+on, and the files go into that directory unless another place is named.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from secateur import networks
+from secateur.data import Split
+from secateur.data import load as load_data
+from secateur.data import names as data_names
+from secateur.errors import ArtifactError, InvalidArgumentError, unknown_name
+from secateur.export import artifact
+from secateur.export.onnx_graph import OnnxFile, onnx
+from secateur.export.sparse_kernels import KernelRow, measure_kernels, sparse
+from secateur.pruning import compact
+from secateur.training import Run, load_run
+
+__all__ = ["FORMATS", "Exported", "compact_run", "example_images", "export_run", "run_data"]
+
+FORMATS = ("onnx", "safetensors", "sparse")
+_TO = {"onnx": "network.onnx", "safetensors": "network.safetensors", "sparse": "sparse.safetensors"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written.
+
+    Attributes:
+        path: The file.
+        num_bytes: Its size.
+        network: What is in it; None where that is a graph of several networks.
+        num_weights: Parameters before.
+        kernels: The choice of kernel for each layer; empty where none was made.
+        largest_difference: From the masked network's outputs, relative to the largest of them; None where
+            the file is the average over samples.
+    """
+
+    path: Path
+    num_bytes: int
+    network: nn.Module | None
+    num_weights: int
+    kernels: tuple[KernelRow, ...] = ()
+    largest_difference: float | None = None
+
+
+def example_images(run: Run, count: int = 2) -> Tensor:
+    """Return random images of the shape a run was trained on, always the same ones.
+
+    Args:
+        run: A finished run.
+        count: How many.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape = (count, *run.config["image_shape"])
+    return torch.randn(shape, generator=generator).to(next(run.model.parameters()).device)
+
+
+def run_data(run: Run, split: str, data_dir: Path | None) -> Split:
+    """Return data of the set that a run was trained on.
+
+    Args:
+        run: A finished run.
+        split: "test" or "train".
+        data_dir: Where to look first.
+
+    Raises:
+        ArtifactError: If that data set has no name.
+        DataError: If it cannot be found.
+    """
+    name = run.config["data"]
+    if name not in data_names():
+        raise ArtifactError(
+            f"{run.out}: expected a run on one of the data sets {', '.join(data_names())}, got one on {name!r}"
+        )
+    network = run.config["network"]
+    size = networks.image_size(network) if network in networks.names() else None
+    found: Split = getattr(load_data(name, data_dir=data_dir, image_size=size), split)
+    return found
+
+
+def compact_run(directory: Path, *, out: Path | None = None, multiple_of: int = 1) -> Exported:
+    """Remove physically what a run's masks made dead, and save the smaller network.
+
+    Args:
+        directory: Of a finished run; nothing of it is changed.
+        out: File to write; `compact.safetensors` in the directory when None.
+        multiple_of: Units that a layer keeps are rounded up to a multiple of this.
+
+    Raises:
+        ArtifactError: If the run is missing or damaged, or the file cannot be written.
+        InvalidArgumentError: If `multiple_of` is not positive.
+    """
+    run = load_run(directory)
+    images = example_images(run)
+    small = compact(run.model, images, multiple_of=multiple_of)
+    return _saved(run, small, out or directory / "compact.safetensors", images)
+
+
+def export_run(
+    directory: Path, *, to: str, out: Path | None = None, num_samples: int = 0, batch: int = 1
+) -> Exported:
+    """Write the compact network of a run for another program, or for another place.
+
+    Args:
+        directory: Of a finished run; nothing of it is changed.
+        to: One of `FORMATS`: an ONNX graph, Secateur's own file, or that file with the sparse kernels that
+            are faster on this machine.
+        out: File to write; in the directory when None.
+        num_samples: For ONNX: draws from the posterior, at the run's predictive temperature, whose
+            probabilities the one graph averages; 0 takes the posterior mean.
+        batch: For sparse kernels: the batch size to be fast at.
+
+    Raises:
+        UsageError: If there is no such format.
+        ArtifactError: If the run is missing or damaged, or the file cannot be written.
+        InvalidArgumentError: If an argument is out of range, or ONNX cannot hold the network.
+    """
+    if to not in FORMATS:
+        raise unknown_name("format", to, FORMATS)
+    if num_samples and to != "onnx":
+        raise InvalidArgumentError(f"samples: expected none for --to {to}, got {num_samples}; use --to onnx")
+    run = load_run(directory)
+    images = example_images(run)
+    path = out or directory / _TO[to]
+    if to == "onnx":
+        written, network = _onnx(run, path, images, num_samples)
+        difference = None if num_samples else written.largest_difference
+        return Exported(path, written.num_bytes, network, _count(run.model), (), difference)
+    small = compact(run.model, images)
+    if to == "safetensors":
+        return _saved(run, small, path, images)
+    many = example_images(run, batch)
+    kernels = measure_kernels(small, many)
+    return _saved(run, sparse(small, many, kernels=kernels), path, images, kernels)
+
+
+def _onnx(run: Run, path: Path, images: Tensor, num_samples: int) -> tuple[OnnxFile, nn.Module | None]:
+    try:
+        if not num_samples:
+            small = compact(run.model, images)
+            return onnx(small, path, images), small
+        temperature = run.config["predictive_temperature"]
+        if temperature == 0:
+            raise InvalidArgumentError(
+                "samples: expected none, since this run predicts best by its mean alone (temperature 0), "
+                f"got {num_samples}; leave --samples away"
+            )
+        posterior = run.posterior.at_temperature(temperature)
+        generator = torch.Generator().manual_seed(run.config["seed"])
+        written = onnx(
+            run.model, path, images, posterior=posterior, num_samples=num_samples, generator=generator
+        )
+        return written, None
+    except OSError as error:
+        raise ArtifactError(f"{path}: expected to write it, got: {error}; choose another --out") from error
+
+
+def _saved(
+    run: Run, network: nn.Module, path: Path, images: Tensor, kernels: tuple[KernelRow, ...] = ()
+) -> Exported:
+    try:
+        num_bytes = artifact.save(network, path)
+    except OSError as error:
+        raise ArtifactError(f"{path}: expected to write it, got: {error}; choose another --out") from error
+    with torch.no_grad():
+        expected, found = run.model(images), artifact.load(path)(images)
+    difference = float((expected - found).abs().max() / expected.abs().max().clamp_min(1e-30))
+    return Exported(path, num_bytes, network, _count(run.model), kernels, difference)
+
+
+def _count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
