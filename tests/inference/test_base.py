@@ -526,24 +526,3 @@ def test_torch_schedulers_move_the_learning_rate(build, make_task, scheduler):
         schedule.step()
     assert len(set(rates)) > 3
     assert all(step > 0 for step in steps)
-
-
-# Compilation ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, on import
-def test_compiled_equals_eager(build, make_task):
-    found = []
-    for compile in (False, True):
-        task = make_task("mlp")
-        optimizer = build(task.model.named_parameters(), compile=compile)
-        for step in range(6):
-            if step == 3:
-                optimizer.hold(masks_at_random(task.model))
-            task.step(optimizer)
-        posterior = optimizer.posterior()
-        found.append((posterior.mean, posterior.precision))
-    for eager, compiled in zip(*found, strict=True):
-        for name in eager:
-            torch.testing.assert_close(compiled[name], eager[name], rtol=2e-3, atol=1e-4)
