@@ -35,7 +35,7 @@ class Method:
     default_epochs: int = 50
 
 
-PREDICTIVE_TEMPERATURES = (0.0, 0.1, 0.2, 1 / 3, 0.5, 0.7, 1.0)
+PREDICTIVE_TEMPERATURES = (0.0, 0.1, 0.2, 1 / 3, 0.5, 0.7, 1.0, 1.4, 2.0)
 MAX_LOSS_RISE = 0.25  # nats per datum
 STEPS_BETWEEN_REDUCTIONS = 500  # for the curvature of what is left to be felt
 STEPS_OF_WARM_UP = 1000  # the running Hessian forgets its initial value at a rate of 1e-3 per step
@@ -87,7 +87,7 @@ def _calibrated_recipe(epochs: int, num_data: int) -> Recipe:
         settle_learning_rate=3e-3,
         prior_precision=PRIOR_PRECISION,
         temperature=0.1,
-        settle_temperature=1 / 3,
+        settle_temperature=0.5,
         predictive_temperatures=PREDICTIVE_TEMPERATURES,
         holdout=0.05,
         schedule=Schedule(
