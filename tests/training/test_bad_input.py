@@ -17,7 +17,6 @@ from secateur.errors import (
     ArtifactError,
     DataError,
     InvalidArgumentError,
-    SecateurError,
     UsageError,
 )
 from secateur.training import evaluate, load_run
@@ -151,7 +150,7 @@ class TestOut:
         file = tmp_path / "file"
         file.write_text("mine")
         for resume in (False, True):
-            with pytest.raises(ArtifactError, match="--out .*expected a writable directory") as caught:
+            with pytest.raises(ArtifactError, match=r"--out .*expected a writable directory") as caught:
                 fit(out=file / below, resume=resume)
             one_line(caught)
         assert file.read_text() == "mine"
@@ -258,7 +257,9 @@ def other_header(data: bytes) -> bytes:
     return data[:8] + b"#" + data[9:]
 
 
-@pytest.mark.parametrize("damage", [truncated, flipped, other_header, lambda data: b"", lambda data: b"x" * 99])
+@pytest.mark.parametrize(
+    "damage", [truncated, flipped, other_header, lambda data: b"", lambda data: b"x" * 99]
+)
 class TestDamage:
     def test_of_a_checkpoint(self, fit, unfinished, contents, damage):
         path = unfinished / "checkpoint.safetensors"

@@ -49,10 +49,9 @@ def finished(tmp_path_factory, digits):
         patch.setattr(methods, "STEPS_OF_WARM_UP", 80)
         patch.setattr(methods, "STEPS_BETWEEN_REDUCTIONS", 80)
         out = tmp_path_factory.mktemp("runs") / "run"
-        run = secateur.fit(
+        return secateur.fit(
             "lenet", "digits", epochs=3, seed=3, out=out, device="cpu", num_samples=8, compile=False
         )
-    return run
 
 
 def test_the_files_hold_what_the_run_returned(finished):
@@ -60,8 +59,9 @@ def test_the_files_hold_what_the_run_returned(finished):
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics.keys() >= KEYS
     assert metrics == finished.metrics
-    assert json.loads((out / "config.json").read_text())["predictive_temperature"] == (
-        finished.config["predictive_temperature"]
+    assert (
+        json.loads((out / "config.json").read_text())["predictive_temperature"]
+        == (finished.config["predictive_temperature"])
     )
     history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     assert history == finished.history
@@ -122,7 +122,9 @@ def test_prediction_leaves_the_masked_weights_as_they_were(finished, digits):
     """Pruning hooks keep the last computed weight on the module; a sampled one must not stay there."""
     finished.predict(torch.randn(3, 1, 32, 32), num_samples=2)
     for name, module in finished.model.named_modules():
-        for parameter, mask in ((n, b) for n, b in module.named_buffers(recurse=False) if n.endswith("_mask")):
+        for parameter, mask in (
+            (n, b) for n, b in module.named_buffers(recurse=False) if n.endswith("_mask")
+        ):
             plain = parameter.removesuffix("_mask")
             expected = getattr(module, f"{plain}_orig") * mask
             assert torch.equal(getattr(module, plain), expected), name

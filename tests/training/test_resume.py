@@ -195,7 +195,9 @@ def killed_at_random(driver, repeatable, tmp_path, *, epochs, kills, seed):
     survived = 0
     for _ in range(kills):
         try:
-            survived += driver.fit(tmp_path / "part", epochs=epochs, kill_after=moments.uniform(0, seconds)) == 0
+            survived += (
+                driver.fit(tmp_path / "part", epochs=epochs, kill_after=moments.uniform(0, seconds)) == 0
+            )
         except ProcessLookupError:  # it was done before the kill
             driver.read()
     assert driver.fit(tmp_path / "part", epochs=epochs) == 0

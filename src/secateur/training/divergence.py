@@ -31,7 +31,7 @@ def check_losses(
     for number, value in enumerate(values, last_step - len(values) + 1):
         if not math.isfinite(value):
             layer = _first_bad_parameter(model) or _first_bad_module(model, batch)
-            raise _diverged(number, f"loss, got {value}, first in {layer}", learning_rate)
+            raise _diverged(number, f"a finite loss, got {value}, first in {layer}", learning_rate)
     return values[-1]
 
 
@@ -47,12 +47,12 @@ def check_weights(model: nn.Module, *, step: int, learning_rate: float) -> None:
         DivergenceError: With the step and the first parameter that is not finite.
     """
     if name := _first_bad_parameter(model):
-        raise _diverged(step, f"weights, got nan or inf, first in {name}", learning_rate)
+        raise _diverged(step, f"finite weights, got nan or inf, first in {name}", learning_rate)
 
 
 def _diverged(step: int, what: str, learning_rate: float) -> DivergenceError:
     return DivergenceError(
-        f"step {step}: expected a finite {what}; try a smaller --learning-rate (now {learning_rate:.2g}), "
+        f"step {step}: expected {what}; try a smaller --learning-rate (now {learning_rate:.2g}), "
         "and check that inputs are standardised"
     )
 

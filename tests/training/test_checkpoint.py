@@ -1,0 +1,85 @@
+"""Nested state comes back from a file as it was, without pickle; any altered byte is noticed."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from secateur.errors import ArtifactError
+from secateur.training.checkpoint import load_nested, save_nested
+
+STATE = {
+    "weights": {"a.weight": torch.arange(6.0).view(2, 3), "empty": torch.zeros(0)},
+    "lists": [[1, 2.5, None, True, "text"], [torch.tensor(3)]],
+    7: {0: torch.tensor([True, False]), 1: torch.tensor(0.1, dtype=torch.bfloat16)},
+    "best": math.inf,
+    "exact": 0.1 + 0.2,
+}
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and a == b
+
+
+def test_round_trip(tmp_path):
+    save_nested(tmp_path / "x", STATE)
+    assert same(load_nested(tmp_path / "x"), STATE)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_views_and_shared_memory_are_written_apart(tmp_path):
+    whole = torch.arange(10.0)
+    save_nested(tmp_path / "x", {"whole": whole, "part": whole[2:4], "turned": whole.view(2, 5).T})
+    read = load_nested(tmp_path / "x")
+    assert torch.equal(read["part"], whole[2:4])
+    assert torch.equal(read["turned"], whole.view(2, 5).T)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "x"
+    save_nested(path, STATE)
+    return path, path.read_bytes()
+
+
+@given(data=st.data())
+def test_no_altered_byte_passes(written, data):
+    path, content = written
+    position = data.draw(st.integers(0, len(content) - 1))
+    value = data.draw(st.integers(0, 255).filter(lambda value: value != content[position]))
+    path.write_bytes(content[:position] + bytes([value]) + content[position + 1 :])
+    try:
+        read = load_nested(path)
+    except ArtifactError as error:
+        message = str(error)
+    else:
+        assert same(read, STATE)  # white space of the header
+        return
+    assert "expected" in message
+    assert "\n" not in message
+
+
+@given(length=st.integers(0, 400))
+def test_no_truncated_file_passes(written, length):
+    path, content = written
+    path.write_bytes(content[: min(length, len(content) - 1)])
+    with pytest.raises(ArtifactError, match="expected a"):
+        load_nested(path)
+
+
+def test_what_is_no_checkpoint(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "other")
+    with pytest.raises(ArtifactError, match="expected a checkpoint"):
+        load_nested(tmp_path / "other")
+    with pytest.raises(ArtifactError, match="expected a readable checkpoint"):
+        load_nested(tmp_path / "none")
