@@ -87,7 +87,7 @@ def _calibrated_recipe(epochs: int, num_data: int) -> Recipe:
         settle_learning_rate=3e-3,
         prior_precision=PRIOR_PRECISION,
         temperature=0.1,
-        settle_temperature=1 / 3,
+        settle_temperature=0.5,
         predictive_temperatures=PREDICTIVE_TEMPERATURES,
         holdout=0.05,
         schedule=Schedule(
