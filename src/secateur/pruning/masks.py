@@ -158,8 +158,9 @@ def prune(
         posterior: Posterior of its weights.
         sparsity: Exact fraction of all the posterior's entries to be out afterwards; when None, the
             evidence decides.
-        max_fraction: Largest fraction of what is still in to remove now, best evidence first. Below 1, in
-            several calls with training between them, it spares accuracy: weights are not independent.
+        max_fraction: Largest fraction of what is still in to remove now, best evidence first; only without
+            `sparsity`. Below 1, in several calls with training between them, it spares accuracy: weights
+            are not independent.
         granularity: "weight", "neuron" or "channel".
         include: Name patterns (`fnmatch`) of parameters that may go.
         exclude: Name patterns of parameters that stay.
