@@ -71,9 +71,9 @@ class Reliability:
         count: Data per bin, never 0.
     """
 
-    confidence: Float[Tensor, "b"]
-    accuracy: Float[Tensor, "b"]
-    count: Int64[Tensor, "b"]
+    confidence: Float[Tensor, " b"]
+    accuracy: Float[Tensor, " b"]
+    count: Int64[Tensor, " b"]
 
 
 def average_log_probabilities(log_probabilities: Float[Tensor, "s n k"]) -> Float[Tensor, "n k"]:
@@ -89,7 +89,7 @@ def average_log_probabilities(log_probabilities: Float[Tensor, "s n k"]) -> Floa
 
 
 def log_likelihoods(
-    log_probabilities: Float[Tensor, "*s n k"], labels: Int64[Tensor, "n"]
+    log_probabilities: Float[Tensor, "*s n k"], labels: Int64[Tensor, " n"]
 ) -> Float[Tensor, "*s n"]:
     """Return the log probability of each datum's own label, in nats.
 
@@ -101,7 +101,7 @@ def log_likelihoods(
     return log_probabilities.gather(-1, index).squeeze(-1)
 
 
-def accuracy(log_probabilities: Float[Tensor, "n k"], labels: Int64[Tensor, "n"]) -> float:
+def accuracy(log_probabilities: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
     """Return the fraction of data whose most probable class is the label.
 
     Args:
@@ -111,7 +111,7 @@ def accuracy(log_probabilities: Float[Tensor, "n k"], labels: Int64[Tensor, "n"]
     return (log_probabilities.argmax(-1) == labels).double().mean().item()
 
 
-def negative_log_likelihood(log_probabilities: Float[Tensor, "n k"], labels: Int64[Tensor, "n"]) -> float:
+def negative_log_likelihood(log_probabilities: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
     """Return the mean over data of -ln p(label), in nats per datum.
 
     Args:
@@ -121,7 +121,7 @@ def negative_log_likelihood(log_probabilities: Float[Tensor, "n k"], labels: Int
     return -log_likelihoods(log_probabilities, labels).double().mean().item()
 
 
-def brier_score(log_probabilities: Float[Tensor, "n k"], labels: Int64[Tensor, "n"]) -> float:
+def brier_score(log_probabilities: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
     """Return the mean over data of the squared distance between probabilities and one-hot label.
 
     The distance is summed over the classes, so the score lies between 0 and 2.
@@ -138,7 +138,7 @@ def brier_score(log_probabilities: Float[Tensor, "n k"], labels: Int64[Tensor, "
     return (probabilities - truth).square().sum(-1).mean().item()
 
 
-def log_predictive_density(log_probabilities: Float[Tensor, "*s n k"], labels: Int64[Tensor, "n"]) -> float:
+def log_predictive_density(log_probabilities: Float[Tensor, "*s n k"], labels: Int64[Tensor, " n"]) -> float:
     """Return the log probability of all labels jointly, averaged over samples, divided by n.
 
     Args:
@@ -157,7 +157,7 @@ def _joint_density(per_datum: Float[Tensor, "*s n"]) -> float:
 
 
 def reliability(
-    log_probabilities: Float[Tensor, "n k"], labels: Int64[Tensor, "n"], *, num_bins: int = 20
+    log_probabilities: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], *, num_bins: int = 20
 ) -> Reliability:
     """Return mean confidence, accuracy and count in bins of equal mass.
 
@@ -183,7 +183,7 @@ def reliability(
 
 
 def expected_calibration_error(
-    log_probabilities: Float[Tensor, "n k"], labels: Int64[Tensor, "n"], *, num_bins: int = 20
+    log_probabilities: Float[Tensor, "n k"], labels: Int64[Tensor, " n"], *, num_bins: int = 20
 ) -> float:
     """Return the mean over data of |accuracy - confidence| of the datum's bin, between 0 and 1.
 
@@ -201,7 +201,7 @@ def expected_calibration_error(
     return ((gap * table.count).sum() / table.count.sum()).item()
 
 
-def predictive_entropy(log_probabilities: Float[Tensor, "n k"]) -> Float[Tensor, "n"]:
+def predictive_entropy(log_probabilities: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
     """Return -sum_k p ln p of each prediction, in nats: a score of how foreign a datum looks.
 
     Args:
@@ -210,7 +210,7 @@ def predictive_entropy(log_probabilities: Float[Tensor, "n k"]) -> Float[Tensor,
     return torch.special.entr(log_probabilities.exp()).sum(-1)
 
 
-def auroc(inside: Float[Tensor, "n"], outside: Float[Tensor, "m"]) -> float:
+def auroc(inside: Float[Tensor, " n"], outside: Float[Tensor, " m"]) -> float:
     """Return the probability that a foreign datum scores above a known one; ties count one half.
 
     This is the area under the ROC curve for detecting data from outside the training distribution.
@@ -241,7 +241,7 @@ def auroc(inside: Float[Tensor, "n"], outside: Float[Tensor, "m"]) -> float:
 
 def evaluate(
     log_probabilities: Float[Tensor, "n k"],
-    labels: Int64[Tensor, "n"],
+    labels: Int64[Tensor, " n"],
     *,
     sample_log_likelihoods: Float[Tensor, "s n"] | None = None,
 ) -> Metrics:

@@ -201,7 +201,7 @@ def _parse(layout: Layout, content_of: Callable[[str], bytes | None], *, name: s
 
 def _records(
     layout: Layout, content: bytes, num_records: int, path: Path
-) -> tuple[UInt8[Tensor, "n 3 32 32"], Int64[Tensor, "n"]]:
+) -> tuple[UInt8[Tensor, "n 3 32 32"], Int64[Tensor, " n"]]:
     size = layout.num_label_bytes + _NUM_PIXEL_BYTES
     if len(content) != num_records * size:
         raise DataError(

@@ -24,7 +24,7 @@ class Split:
     """
 
     images: Float[Tensor, "n c h w"]
-    labels: Int64[Tensor, "n"]
+    labels: Int64[Tensor, " n"]
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4:

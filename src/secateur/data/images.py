@@ -21,9 +21,9 @@ class RawImages:
 
     name: str
     train_images: UInt8[Tensor, "n c h w"]
-    train_labels: Int64[Tensor, "n"]
+    train_labels: Int64[Tensor, " n"]
     test_images: UInt8[Tensor, "m c h w"]
-    test_labels: Int64[Tensor, "m"]
+    test_labels: Int64[Tensor, " m"]
     class_names: tuple[str, ...]
 
 
@@ -78,7 +78,7 @@ def prepare(raw: RawImages, *, image_size: int | None = None, like: Dataset | No
     )
 
 
-def _moments_of(like: Dataset, *, num_channels: int) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:
+def _moments_of(like: Dataset, *, num_channels: int) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
     if len(like.pixel_mean) != num_channels or len(like.pixel_std) != num_channels:
         raise DataError(
             f"expected a data set with pixel mean and std of {num_channels} channel(s) to standardise like,"
@@ -88,7 +88,7 @@ def _moments_of(like: Dataset, *, num_channels: int) -> tuple[Float[Tensor, "c"]
     return mean, std
 
 
-def _channel_moments(images: UInt8[Tensor, "n c h w"]) -> tuple[Float[Tensor, "c"], Float[Tensor, "c"]]:
+def _channel_moments(images: UInt8[Tensor, "n c h w"]) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
     """Return mean and std per channel, exact in float64: a byte has only 256 values to count."""
     values = torch.arange(256, dtype=torch.float64)
     share = torch.stack([torch.bincount(c.flatten(), minlength=256) for c in images.unbind(1)]).double()
@@ -99,7 +99,7 @@ def _channel_moments(images: UInt8[Tensor, "n c h w"]) -> tuple[Float[Tensor, "c
 
 
 def _standardise(
-    images: UInt8[Tensor, "n c h w"], mean: Float[Tensor, "c"], std: Float[Tensor, "c"]
+    images: UInt8[Tensor, "n c h w"], mean: Float[Tensor, " c"], std: Float[Tensor, " c"]
 ) -> Float[Tensor, "n c h w"]:
     shape = (-1, 1, 1)
     return images.float().sub_(mean.float().view(shape)).div_(std.float().view(shape))

@@ -33,7 +33,7 @@ class ModelAverage:
         num_models: Models that entered the average.
     """
 
-    mean: Float[Tensor, "n"]
+    mean: Float[Tensor, " n"]
     covariance: Float[Tensor, "n n"]
     num_models: int
 

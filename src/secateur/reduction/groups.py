@@ -134,7 +134,7 @@ def kronecker_row_delta_f(
     prior_precision: Values,
     prior_mean: Values = 0.0,
     reduced_mean: Values = 0.0,
-) -> Float[Tensor, "n"]:
+) -> Float[Tensor, " n"]:
     """Return the joint log evidence of removing each row alone under a matrix-normal posterior.
 
     Row i has the marginal N(m_i, (A^-1)_ii B^-1), so all rows together cost one inverse and one product.

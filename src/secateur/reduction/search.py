@@ -47,10 +47,10 @@ class SubsetSearch:
     """
 
     removed: Bool[Tensor, "num_models n"]
-    delta_f: Float[Tensor, "num_models"]
-    probability: Float[Tensor, "num_models"]
-    best: Bool[Tensor, "n"]
-    keep_probability: Float[Tensor, "n"]
+    delta_f: Float[Tensor, " num_models"]
+    probability: Float[Tensor, " num_models"]
+    best: Bool[Tensor, " n"]
+    keep_probability: Float[Tensor, " n"]
     method: Literal["exhaustive", "greedy"]
 
 
