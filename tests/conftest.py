@@ -2,6 +2,11 @@
 
 import pytest
 import torch
+from hypothesis import settings
+
+# The same examples in every run, and no deadline: the machines that run this are shared and noisy.
+settings.register_profile("secateur", deadline=None, derandomize=True, database=None)
+settings.load_profile("secateur")
 
 
 @pytest.fixture
