@@ -76,7 +76,8 @@ def run_data(run: Run, split: str, data_dir: Path | None) -> Split:
     name = run.config["data"]
     if name not in data_names():
         raise ArtifactError(
-            f"{run.out}: expected a run on one of the data sets {', '.join(data_names())}, got one on {name!r}"
+            f"{run.out}: expected a run on one of the data sets {', '.join(data_names())}, "
+            f"got one on {name!r}"
         )
     network = run.config["network"]
     size = networks.image_size(network) if network in networks.names() else None

@@ -1,17 +1,21 @@
 """Decide what goes, hold it out, remove it physically."""
 
 from secateur.pruning.compaction import CompactionWarning, compact
+from secateur.pruning.finishing import FinishingReport, FinishingRound, finish_structured
 from secateur.pruning.masks import apply_masks, masks_of, output_layer, prune
 from secateur.pruning.ranking import LayerRow, Report, reduce
 from secateur.pruning.schedule import Schedule
 
 __all__ = [
     "CompactionWarning",
+    "FinishingReport",
+    "FinishingRound",
     "LayerRow",
     "Report",
     "Schedule",
     "apply_masks",
     "compact",
+    "finish_structured",
     "masks_of",
     "output_layer",
     "prune",

@@ -14,11 +14,12 @@ from secateur.export import KernelRow
 from secateur.export.finished_run import Exported
 from secateur.study import wording
 from secateur.study.measurements import Bench, Kernel, Variant, read_bench
+from secateur.study.pruned_run import Pruned
 
-__all__ = ["num_bytes", "show_compact", "show_exported", "show_measured", "times"]
+__all__ = ["num_bytes", "show_compact", "show_exported", "show_measured", "show_pruned", "times"]
 
 
-def num_bytes(value: float) -> str:
+def num_bytes(value: float | int) -> str:
     """Return a size for reading: 812 B, 6.1 kB, 4.6 MB (powers of 1000); a dash where there is none.
 
     >>> num_bytes(6130), num_bytes(812)
@@ -63,9 +64,13 @@ def show_compact(exported: Exported, run: Path, console: Console) -> None:
     table = _table("layer", "units", "inputs", "weights")
     for name, layer in exported.network.named_modules():
         if isinstance(layer, nn.Linear):
-            table.add_row(name, f"{layer.out_features:,}", f"{layer.in_features:,}", f"{layer.weight.numel():,}")
+            table.add_row(
+                name, f"{layer.out_features:,}", f"{layer.in_features:,}", f"{layer.weight.numel():,}"
+            )
         elif isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-            table.add_row(name, f"{layer.out_channels:,}", f"{layer.in_channels:,}", f"{layer.weight.numel():,}")
+            table.add_row(
+                name, f"{layer.out_channels:,}", f"{layer.in_channels:,}", f"{layer.weight.numel():,}"
+            )
     _print(console, table)
     left = sum(parameter.numel() for parameter in exported.network.parameters())
     console.print(
@@ -109,7 +114,7 @@ def _kernel_table(rows: list[tuple[int | None, KernelRow | Kernel]]) -> Table:
 
 
 def _micro(seconds: float) -> str:
-    return f"{1e6 * seconds:,.0f} µs" if math.isfinite(seconds) else wording.DASH
+    return f"{1e6 * seconds:,.0f} us" if math.isfinite(seconds) else wording.DASH
 
 
 def show_measured(run: Path, console: Console) -> None:
@@ -126,7 +131,9 @@ def show_measured(run: Path, console: Console) -> None:
     if bench is None:
         raise ArtifactError(f"expected bench.json in {run}, got no such file; secateur bench writes it")
     first = bench.variants[0]
-    table = _table("variant", "on disk", "", "parameters", "multiply-adds", "memory", "accuracy", "difference")
+    table = _table(
+        "variant", "on disk", "", "parameters", "multiply-adds", "memory", "accuracy", "difference"
+    )
     for row in bench.variants:
         table.add_row(row.name, *_sizes(row, first, bench))
     _print(console, table)
@@ -151,7 +158,28 @@ def show_measured(run: Path, console: Console) -> None:
         ),
         soft_wrap=True,
     )
-    console.print(Text(f"Kept in {Path(run) / 'bench.json'}, shown in {Path(run) / 'report.html'}"), soft_wrap=True)
+    console.print(
+        Text(f"Kept in {Path(run) / 'bench.json'}, shown in {Path(run) / 'report.html'}"), soft_wrap=True
+    )
+
+
+def show_pruned(pruned: Pruned, console: Console) -> None:
+    """Print what a further pruning did.
+
+    Args:
+        pruned: What became of the run.
+        console: Where to print.
+    """
+    console.print(
+        Text(
+            f"Removed {pruned.kept_before - pruned.kept_after:,} of the {pruned.kept_before:,} weights that "
+            f"were in. Training loss {wording.number(pruned.loss_before, 4)} before, "
+            f"{wording.number(pruned.loss_after, 4)} after; accuracy "
+            f"{wording.number(pruned.accuracy_before, 4)} before, {wording.number(pruned.accuracy_after, 4)} "
+            f"after. Predicted evidence {wording.number(pruned.predicted_delta_f, 0)} nats."
+        ),
+        soft_wrap=True,
+    )
 
 
 def _sizes(row: Variant, first: Variant, bench: Bench) -> list[str]:

@@ -38,16 +38,18 @@ def measured(record: Record) -> str:
     differences = [row.largest_difference for row in bench.variants[1 if bench.dense_run else 0 :]]
     worst = max(differences, default=0.0)
     compared = (
-        f" Dense is another run, which kept its weights: {escape(bench.dense_run)}." if bench.dense_run else ""
+        f" Dense is another run, which kept its weights: {escape(bench.dense_run)}."
+        if bench.dense_run
+        else ""
     )
     remarks = "".join(f" {escape(remark)}." for remark in bench.remarks)
     return (
         "<section>\n<h2>Smaller and faster for real</h2>\n"
         "<p>The same network in the forms it can take, each beside how many times smaller or faster it is "
         f"than the dense one.{compared}</p>\n"
-        f'<table class="scores">\n<thead><tr><th></th>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n'
-        f'<p class="note">Times are medians (quartiles below) of calls taken in turn, with torch '
-        f"{escape(bench.torch)} on {escape(bench.machine)}, {threads}. Memory is what weights and "
+        f'<table class="scores">\n<thead><tr><th></th>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>'
+        f'\n<p class="note">Times are medians (quartiles below) of calls taken in turn, with '
+        f"torch {escape(bench.torch)} on {escape(bench.machine)}, {threads}. Memory is what weights and "
         "intermediate results need at once, at the largest batch. Outputs differ from the masked network's "
         f"by {worst:.0e} of the largest at most. The kept weights need {num_bytes(bench.entropy_bound)} at "
         f"least, if which ones they are was random.{remarks}</p>\n</section>\n"
@@ -58,7 +60,8 @@ def _row(row: Variant, bench: Bench) -> str:
     first = bench.variants[0]
     meaning = _MEANING.get(row.name, "sparse kernels where they were faster" if "sparse" in row.name else "")
     cells = [
-        f'<td class="num">{num_bytes(row.file_bytes)}<small> {times(first.file_bytes, row.file_bytes)}</small></td>',
+        f'<td class="num">{num_bytes(row.file_bytes)}'
+        f"<small> {times(first.file_bytes, row.file_bytes)}</small></td>",
         f'<td class="num wide">{wording.number(row.num_parameters, 0)}</td>',
         f'<td class="num wide">{wording.number(row.num_macs, 0)}</td>',
         f'<td class="num wide">{num_bytes(row.peak_memory)}</td>',

@@ -18,7 +18,7 @@ from secateur.pruning.compaction.rewrite import drop_constant_operands, rewrite
 from secateur.pruning.compaction.rules import RULES
 from secateur.pruning.compaction.tracing import UntraceableError, trace, with_one_more
 
-__all__ = ["CompactionWarning", "compact"]
+__all__ = ["CompactionWarning", "compact", "in_double"]
 
 _CHOICES = 3  # axes tried for the slots where a reshape leaves several possible
 _ROUNDS = 8
@@ -128,7 +128,7 @@ def _one_round(
 ) -> tuple[nn.Module, fx.Graph, bool]:
     """Remove what can be seen to be removable now; return the new root, its graph, whether it changed."""
     small, smaller_graph = copy.deepcopy(root), _copied(graph)
-    precise, precise_inputs = _in_double(small, inputs)
+    precise, precise_inputs = in_double(small, inputs)
     analysis = analyse(precise, graph, precise_inputs, RULES)
     if drop_constant_operands(analysis, small, smaller_graph):
         return small, smaller_graph, True
@@ -165,7 +165,7 @@ def _num_kept(analysis: Analysis, decision: Decision) -> int:
     return total
 
 
-def _in_double(network: nn.Module, inputs: tuple[Any, ...]) -> tuple[nn.Module, tuple[Any, ...]]:
+def in_double(network: nn.Module, inputs: tuple[Any, ...]) -> tuple[nn.Module, tuple[Any, ...]]:
     """Return network and inputs in float64, or as they are where the network insists on its own precision."""
     precise = copy.deepcopy(network).eval().double()
     doubled = pytree.tree_map(
@@ -193,7 +193,7 @@ def _largest_difference(masked: nn.Module, compacted: nn.Module, inputs: tuple[A
     Compared are the example, other values of its shape, and a batch of twice its size (where the masked
     network takes one), in float64, so that what is found is an error and not rounding.
     """
-    reference, precise = _in_double(masked, inputs)
+    reference, precise = in_double(masked, inputs)
     candidate = copy.deepcopy(compacted).eval()
     if any(x.dtype == torch.float64 for x in pytree.tree_leaves(precise) if isinstance(x, Tensor)):
         candidate = candidate.double()

@@ -1,0 +1,63 @@
+"""`secateur prune`: prune the network of a finished run further, as a new run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from secateur.cli.invocation import command_line
+
+__all__ = ["EXAMPLE", "prune"]
+
+EXAMPLE = "Example: secateur prune runs/first --granularity unit --max-loss-rise 0.005 --out runs/second"
+
+
+def prune(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Directory of a finished run, which is only read.")
+    ],
+    sparsity: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of weights to be out; by default the evidence decides."),
+    ] = None,
+    granularity: Annotated[
+        str,
+        typer.Option(metavar="KIND", help="weight, neuron, channel, head, or unit for all three of these."),
+    ] = "weight",
+    max_loss_rise: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="NATS",
+            help="Remove whole units past what the evidence asks for, until the training loss has risen "
+            "by this.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="New or empty; RUN-pruned by default.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Networks averaged in the test.")] = 100,
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder with data sets; else $SECATEUR_DATA.")
+    ] = None,
+) -> None:
+    """Remove more of a finished run's network without training, judge it, and write a new run."""
+    given = dict(locals())
+    from secateur.study import leaving, report, summary
+    from secateur.study.pruned_run import prune_run
+
+    console = Console()
+    pruned = prune_run(
+        run,
+        out=out or run.with_name(f"{run.resolve().name}-pruned"),
+        sparsity=sparsity,
+        granularity=granularity,
+        max_loss_rise=max_loss_rise,
+        num_samples=samples,
+        data_dir=data_dir,
+        command=command_line(prune, given),
+    )
+    report.write(pruned.directory)
+    summary.show(pruned.directory, console)
+    leaving.show_pruned(pruned, console)

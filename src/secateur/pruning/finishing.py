@@ -1,0 +1,306 @@
+"""Structured finishing: from scattered zeros to whole units gone, by joint evidence and observed loss.
+
+Removing single weights leaves most units with a few of theirs, so there is little for `compact` to remove.
+This step asks for each neuron, channel and head that is left what the evidence says of it as a whole:
+
+    delta_f(unit) = sum of delta_f over its weights still in, those that make it and those that read it
+
+(mean-field weights are independent, so evidence adds up; in nats, > 0 favours removal). Where every weight
+has just been found worth its place, so is every unit. A *price* then says how many nats a unit must be worth
+beyond that, as a prior that favours whole units; with an infinite price the observed loss alone decides how
+far down the ranking to go.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import InvalidArgumentError
+from secateur.posterior import Posterior
+from secateur.pruning.compaction.permanent import permanent
+from secateur.pruning.compaction.units import KINDS, Units, find_units
+from secateur.pruning.masks import apply_masks, masks_of, output_parameters
+from secateur.pruning.ranking import candidates, reduce
+from secateur.reduction import delta_f, spike_and_slab
+
+__all__ = ["FinishingReport", "FinishingRound", "finish_structured"]
+
+_LEAST_FRACTION = 1e-3  # of the weights, in the last reduction
+
+
+@dataclass(frozen=True)
+class FinishingRound:
+    """One removal of several units, or the last reduction of single weights.
+
+    Attributes:
+        num_units: Units removed; 0 where single weights were.
+        num_weights: Weights removed, those that had no reader left included.
+        predicted_delta_f: Their summed evidence, in nats.
+        loss_before: Observed loss before, in nats per datum; nan where none is observed.
+        loss_after: The same afterwards.
+    """
+
+    num_units: int
+    num_weights: int
+    predicted_delta_f: float
+    loss_before: float
+    loss_after: float
+
+
+@dataclass(frozen=True)
+class FinishingReport:
+    """What was decided.
+
+    Attributes:
+        masks: True where an entry stays, for every parameter of which one went.
+        rounds: The removals, in order.
+        units_before: Units in use before, by the layer that makes them.
+        units_after: The same afterwards.
+    """
+
+    masks: dict[str, Tensor]
+    rounds: tuple[FinishingRound, ...]
+    units_before: dict[str, int]
+    units_after: dict[str, int]
+
+    @property
+    def num_units_removed(self) -> int:
+        """Units removed, those included that nothing read any more."""
+        return sum(self.units_before.values()) - sum(self.units_after.values())
+
+    @property
+    def num_weights_removed(self) -> int:
+        """Weights removed."""
+        return sum(each.num_weights for each in self.rounds)
+
+    @property
+    def predicted_delta_f(self) -> float:
+        """Summed evidence of all removals, in nats: optimistic, since weights are not independent."""
+        return math.fsum(each.predicted_delta_f for each in self.rounds)
+
+
+def finish_structured(
+    model: nn.Module,
+    posterior: Posterior,
+    example_input: Any,
+    *,
+    kinds: tuple[str, ...] = KINDS,
+    price: float = 0.0,
+    loss: Callable[[nn.Module], float] | None = None,
+    max_loss_rise: float = 0.01,
+    max_fraction: float = 0.2,
+    reduce_again: bool = True,
+) -> FinishingReport:
+    """Remove whole units from a masked model, in place, then reduce its weights once more.
+
+    Units with the most evidence for removal go first, in rounds. With `loss`, a round that would raise it
+    too far is halved until it fits, down to a single unit.
+
+    Args:
+        model: The network the posterior belongs to, masked or not.
+        posterior: Posterior of its weights, with a finite precision.
+        example_input: A batch, or the tuple of positional arguments of a call; only its shape matters.
+        kinds: Which units may go: "neuron", "channel", "head".
+        price: Nats that a unit has to be worth, beyond its layer's spike-and-slab threshold, to stay.
+        loss: Returns the loss of a network in evaluation mode on some training data, in nats per datum.
+        max_loss_rise: How far all removals together may raise it, in nats per datum.
+        max_fraction: Largest fraction of the units still in use to remove in one round.
+        reduce_again: Whether to ask for single weights again once the units are gone.
+
+    Returns:
+        What was decided; the model is masked accordingly.
+
+    Raises:
+        InvalidArgumentError: If an argument is out of range, or the posterior is a point estimate or of
+            another network; the model is then unchanged.
+    """
+    _check(kinds, price, loss, max_loss_rise, max_fraction)
+    state = _State.of(model, posterior, find_units(model, example_input), kinds)
+    observe = _observer(model, loss)
+    ceiling = observe({}) + max_loss_rise
+    keep = state.without_readers(state.keep)
+    before = state.in_use(keep)
+    rounds: list[FinishingRound] = []
+
+    def accept(after: dict[str, Tensor], num_units: int, now: float) -> dict[str, Tensor]:
+        gone = {name: keep[name] & ~mask for name, mask in after.items()}
+        count = sum(int(flag.sum()) for flag in gone.values())
+        evidence = math.fsum(
+            float(state.evidence[name][flag].sum(dtype=torch.float64))
+            for name, flag in gone.items()
+            if name in state.evidence
+        )
+        last = rounds[-1].loss_after if rounds else ceiling - max_loss_rise
+        rounds.append(FinishingRound(num_units, count, evidence, last, now))
+        return after
+
+    while len(ranked := state.ranked(keep, price)):
+        count = max(1, math.floor(max_fraction * int(state.in_use(keep).sum())))
+        count = min(count, len(ranked))
+        while count:
+            trial = state.without_readers(state.without(keep, ranked[:count]))
+            now = observe(trial)
+            if loss is None or now <= ceiling:
+                break
+            count //= 2
+        if not count:
+            break
+        keep = accept(trial, count, now)
+    if reduce_again:
+        exclude = output_parameters(model)
+        fraction = 1.0
+        while fraction > _LEAST_FRACTION:
+            known = replace(posterior, keep={n: keep[n] for n in posterior.mean})
+            report = reduce(known, max_fraction=fraction, exclude=exclude or None)
+            trial = state.without_readers(keep | report.masks)
+            now = observe(trial)
+            if report.num_removed == 0:
+                break
+            if loss is None or now <= ceiling:
+                keep = accept(trial, 0, now)
+                break
+            fraction /= 2
+    masks = {name: mask for name, mask in keep.items() if not mask.all()}
+    apply_masks(model, masks)
+    return FinishingReport(masks, tuple(rounds), state.by_layer(before), state.by_layer(state.in_use(keep)))
+
+
+def _check(
+    kinds: tuple[str, ...], price: float, loss: object, max_loss_rise: float, max_fraction: float
+) -> None:
+    if not kinds or set(kinds) - set(KINDS):
+        raise InvalidArgumentError(f"kinds: expected some of {', '.join(KINDS)}, got {kinds}")
+    if not price >= 0:
+        raise InvalidArgumentError(f"price: expected at least 0 nats, got {price}")
+    if math.isinf(price) and loss is None:
+        raise InvalidArgumentError("price: expected a finite one without a loss to observe, got inf")
+    if not max_loss_rise >= 0:
+        raise InvalidArgumentError(f"max_loss_rise: expected at least 0 nats per datum, got {max_loss_rise}")
+    if not 0 < max_fraction <= 1:
+        raise InvalidArgumentError(f"max_fraction: expected a fraction in (0, 1], got {max_fraction}")
+
+
+def _observer(
+    model: nn.Module, loss: Callable[[nn.Module], float] | None
+) -> Callable[[dict[str, Tensor]], float]:
+    """Return the loss of the model under masks, in evaluation mode; the model itself is not touched."""
+    if loss is None:
+        return lambda _: math.nan
+    plain = permanent(model).eval()
+    weights = {name: parameter.detach().clone() for name, parameter in plain.named_parameters()}
+
+    @torch.no_grad()
+    def observe(masks: dict[str, Tensor]) -> float:
+        for name, parameter in plain.named_parameters():
+            parameter.copy_(weights[name] * masks[name] if name in masks else weights[name])
+        return float(loss(plain))
+
+    return observe
+
+
+@dataclass(frozen=True)
+class _State:
+    """Units, and what each entry of the network would contribute to the evidence for removing them."""
+
+    units: Units
+    evidence: dict[str, Tensor]  # delta_f per entry, of parameters that have one
+    keep: dict[str, Tensor]  # True where an entry is in, for every parameter of the model
+    allowed: Tensor  # (units,)
+
+    @classmethod
+    def of(cls, model: nn.Module, posterior: Posterior, units: Units, kinds: tuple[str, ...]) -> "_State":
+        masks = masks_of(model)
+        keep = {}
+        for name, parameter in model.named_parameters():
+            plain = name.removesuffix("_orig") if name.removesuffix("_orig") in masks else name
+            keep[plain] = masks.get(plain, torch.ones_like(parameter, dtype=torch.bool)).clone()
+        for name, mean in posterior.mean.items():
+            if name not in keep or keep[name].shape != mean.shape:
+                raise InvalidArgumentError(f"posterior: expected parameters of the model, got {name!r}")
+            if torch.isinf(posterior.precision[name]).any():
+                raise InvalidArgumentError(
+                    f"posterior.precision[{name!r}]: expected finite values, got inf: a point estimate has "
+                    "no evidence; use secateur.inference.laplace(model, loader) or a method with a posterior"
+                )
+            if name in posterior.keep:
+                keep[name] &= posterior.keep[name].to(keep[name].device)
+        evidence = {
+            name: delta_f(
+                posterior.mean[name],
+                posterior.precision[name],
+                prior_precision=posterior.prior_precision[name],
+            )
+            for names in candidates(posterior).values()  # scales of normalisation layers follow their unit
+            for name in names
+        }
+        return cls(
+            units, evidence, keep, torch.tensor([kind in kinds for kind in units.kind], dtype=torch.bool)
+        )
+
+    def _sums(self, entries: dict[str, Tensor], *, produces: bool, least_dim: int = 1) -> Tensor:
+        """Add up entries by unit, on one side of it, shape (units,)."""
+        total = torch.zeros(len(self.units), dtype=torch.float64)
+        for axis in self.units.axes:
+            values = entries.get(axis.parameter)
+            if values is None or axis.produces != produces or values.dim() < least_dim:
+                continue
+            others = [other for other in range(values.dim()) if other != axis.axis]
+            each = values.sum(others, dtype=torch.float64) if others else values.double()
+            inside = axis.unit >= 0
+            total.index_add_(0, axis.unit[inside], each.cpu()[inside])
+        return total
+
+    def in_use(self, keep: dict[str, Tensor]) -> Tensor:
+        """Return which units have weights that make them and weights that read them."""
+        return (self._sums(keep, produces=True, least_dim=2) > 0) & (self._sums(keep, produces=False) > 0)
+
+    def ranked(self, keep: dict[str, Tensor], price: float) -> Tensor:
+        """Return the units that the evidence does not pay for, the clearest first."""
+        present = {name: each * keep[name] for name, each in self.evidence.items()}
+        evidence = self._sums(present, produces=True) + self._sums(present, produces=False)
+        in_use = self.in_use(keep)
+        threshold = torch.full_like(evidence, math.inf)
+        best = torch.zeros_like(in_use)  # a layer without any unit would not depend on the input
+        layers = self.units.layer
+        for layer in dict.fromkeys(layers):
+            own = torch.tensor([name == layer for name in layers])
+            if (own & in_use).any():
+                odds = spike_and_slab(evidence[own & in_use], num_removed=int((own & ~in_use).sum())).log_odds
+                threshold[own] = float(odds)
+                best[torch.where(own & in_use, evidence, math.inf).argmin()] = True
+        wanted = in_use & self.allowed & ~best & (evidence > threshold - price)
+        order = evidence.argsort(descending=True, stable=True)
+        return order[wanted[order]]
+
+    def without(self, keep: dict[str, Tensor], gone: Tensor) -> dict[str, Tensor]:
+        """Return the masks without these units: neither what makes nor what reads them."""
+        marked = torch.zeros(len(self.units) + 1, dtype=torch.bool)  # the last stands for -1, no unit
+        marked[gone] = True
+        masks = dict(keep)
+        for axis in self.units.axes:
+            mask = masks[axis.parameter]
+            flag = marked[axis.unit].to(mask.device)
+            masks[axis.parameter] = mask & ~flag.reshape([
+                -1 if a == axis.axis else 1 for a in range(mask.dim())
+            ])
+        return masks
+
+    def without_readers(self, keep: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the masks without the weights of units that nothing reads any more."""
+        while True:
+            makes, reads = (self._sums(keep, produces=side) > 0 for side in (True, False))
+            unread = makes & ~reads
+            if not unread.any():
+                return keep
+            keep = self.without(keep, unread.nonzero().flatten())
+
+    def by_layer(self, flags: Tensor) -> dict[str, int]:
+        """Count units by the layer that makes them."""
+        counts = dict.fromkeys(self.units.layer, 0)
+        for layer, flag in zip(self.units.layer, flags.tolist(), strict=True):
+            counts[layer] += flag
+        return counts

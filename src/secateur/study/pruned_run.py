@@ -1,0 +1,226 @@
+"""A finished run pruned further, as a run of its own: judged anew, while the old one stays as it is."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from secateur.data import Split
+from secateur.errors import ArtifactError, InvalidArgumentError, UsageError
+from secateur.export.finished_run import example_images, run_data
+from secateur.posterior import Posterior
+from secateur.pruning import finish_structured, masks_of, prune
+from secateur.pruning.compaction import permanent
+from secateur.reduction import delta_f
+from secateur.training import Run, load_run
+from secateur.training.files import RunDirectory
+from secateur.training.judging import figures
+from secateur.training.prediction import evaluation_mode
+from secateur.training.run import versions
+
+__all__ = ["GRANULARITIES", "Pruned", "prune_run"]
+
+GRANULARITIES = ("weight", "neuron", "channel", "head", "unit")
+_OBSERVED_DATA = 5000
+_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What became of a run.
+
+    Attributes:
+        directory: Of the new run.
+        num_weights: Weights of the network.
+        kept_before: Weights that were in.
+        kept_after: Weights that are in.
+        predicted_delta_f: Summed evidence for the removals, in nats.
+        loss_before: Training loss before, in nats per datum.
+        loss_after: The same afterwards.
+        accuracy_before: Of the averaged prediction, before.
+        accuracy_after: The same afterwards.
+    """
+
+    directory: Path
+    num_weights: int
+    kept_before: int
+    kept_after: int
+    predicted_delta_f: float
+    loss_before: float
+    loss_after: float
+    accuracy_before: float
+    accuracy_after: float
+
+
+def prune_run(
+    directory: Path,
+    *,
+    out: Path,
+    sparsity: float | None = None,
+    granularity: str = "weight",
+    max_loss_rise: float | None = None,
+    num_samples: int = 100,
+    data_dir: Path | None = None,
+    command: str | None = None,
+) -> Pruned:
+    """Prune the network of a finished run further, and write the result as a new run.
+
+    Args:
+        directory: Of a finished run; nothing of it is changed.
+        out: Directory of the new run, new or empty.
+        sparsity: Exact fraction of the posterior's entries to be out; the evidence decides when None.
+        granularity: "weight"; or "neuron", "channel", "head", or "unit" for all three, to remove these
+            whole and then to ask for single weights again.
+        max_loss_rise: Remove whole units past what the evidence asks for, those it misses least first, until
+            the training loss has risen by this, in nats per datum.
+        num_samples: Posterior samples to average over when the result is judged.
+        data_dir: Where to look for the data set first.
+        command: Command line to keep in `config.json`.
+
+    Raises:
+        UsageError: If there is no such granularity.
+        ArtifactError: If the run is missing or damaged, or `out` is in use or cannot be written.
+        InvalidArgumentError: If an argument is out of range, or the run has no posterior.
+        DataError: If the data set cannot be found.
+    """
+    if granularity not in GRANULARITIES:
+        raise UsageError(f"granularity: expected one of {', '.join(GRANULARITIES)}, got {granularity!r}")
+    if max_loss_rise is not None and (granularity == "weight" or sparsity is not None):
+        raise InvalidArgumentError(
+            "max_loss_rise: expected whole units and no sparsity beside it, got "
+            f"granularity {granularity!r} and sparsity {sparsity}"
+        )
+    run = load_run(directory)
+    target = RunDirectory(out)
+    if out.exists() and any(out.iterdir()):
+        raise ArtifactError(
+            f"--out {out}: expected a new or empty directory, got one with files; choose another"
+        )
+    train, test = run_data(run, "train", data_dir), run_data(run, "test", data_dir)
+    observed = _some(train, run.config["seed"])
+    loss_before = _loss(permanent(run.model), observed)
+    before = run.posterior
+    _remove(run, sparsity, granularity, max_loss_rise, observed)
+    keep = before.keep | masks_of(run.model)
+    after = replace(before, keep={name: mask for name, mask in keep.items() if name in before.mean})
+    plain = permanent(run.model)
+    loss_after = _loss(plain, observed)
+    divergence = float(before.kl_divergence() - after.kl_divergence())
+    results = figures(
+        run.model,
+        after,
+        test,
+        temperature=run.config["predictive_temperature"],
+        num_samples=num_samples,
+        seed=run.config["seed"],
+    )
+    evidence = _evidence(keep, before)
+    predicted = math.fsum(evidence.values())
+    layers = [_row(row, keep, evidence) for row in run.metrics["layers"]]
+    kept_before, kept_after = (
+        sum(row["num_kept"] for row in rows) for rows in (run.metrics["layers"], layers)
+    )
+    reduction = {
+        "epoch": run.config.get("epochs", len(run.history)),
+        "num_removed": kept_before - kept_after,
+        "predicted_delta_f": predicted,
+        "observed_delta_f": len(train) * (loss_before - loss_after) + divergence,
+    }
+    metrics = (
+        run.metrics
+        | results
+        | {
+            "num_kept": kept_after,
+            "sparsity": 1 - kept_after / run.metrics["num_weights"],
+            "evaluated_on": "test",
+            "layers": layers,
+            "reductions": [*run.metrics["reductions"], reduction],
+        }
+    )
+    asked = {"from": str(directory), "sparsity": sparsity, "granularity": granularity}
+    config = run.config | {
+        "pruned": asked | {"max_loss_rise": max_loss_rise},
+        "command": command,
+        "versions": versions(),
+    }
+    target.claim(resume=False)
+    target.write_json(target.config, config)
+    target.write_history(run.history)
+    target.write_model(plain.state_dict())
+    after.save(target.posterior)
+    target.write_json(target.metrics, metrics | {"sha256": target.digests()})
+    return Pruned(
+        directory=out,
+        num_weights=run.metrics["num_weights"],
+        kept_before=kept_before,
+        kept_after=kept_after,
+        predicted_delta_f=predicted,
+        loss_before=loss_before,
+        loss_after=loss_after,
+        accuracy_before=run.metrics["accuracy"],
+        accuracy_after=results["accuracy"],
+    )
+
+
+def _some(train: Split, seed: int) -> Split:
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:_OBSERVED_DATA]
+    return Split(train.images[chosen], train.labels[chosen])
+
+
+@torch.no_grad()
+def _loss(network: nn.Module, data: Split) -> float:
+    """Return the mean cross entropy, in nats per datum."""
+    total = 0.0
+    with evaluation_mode(network):
+        for images, labels in zip(data.images.split(_BATCH), data.labels.split(_BATCH), strict=True):
+            total += float(cross_entropy(network(images), labels, reduction="sum"))
+    return total / len(data)
+
+
+def _remove(
+    run: Run, sparsity: float | None, granularity: str, max_loss_rise: float | None, observed: Split
+) -> None:
+    """Mask the run's model."""
+    if granularity == "weight" or (sparsity is not None and granularity in {"neuron", "channel"}):
+        prune(run.model, run.posterior, sparsity=sparsity, granularity=granularity)
+        return
+    if sparsity is not None:
+        raise InvalidArgumentError(
+            f"sparsity: expected none for granularity {granularity!r}, got {sparsity}; use max_loss_rise, "
+            "or weight, neuron or channel"
+        )
+    kinds = ("neuron", "channel", "head") if granularity == "unit" else (granularity,)
+    finish_structured(
+        run.model,
+        run.posterior,
+        example_images(run),
+        kinds=kinds,
+        price=0.0 if max_loss_rise is None else math.inf,
+        loss=None if max_loss_rise is None else lambda network: _loss(network, observed),
+        max_loss_rise=max_loss_rise or 0.0,
+    )
+
+
+def _evidence(keep: dict[str, Tensor], before: Posterior) -> dict[str, float]:
+    """Return the summed delta_f of what went, by parameter, in nats."""
+    total = {}
+    for name, mean in before.mean.items():
+        gone = before.keep.get(name, torch.ones_like(mean, dtype=torch.bool)) & ~keep.get(name, mean == mean)
+        each = delta_f(mean, before.precision[name], prior_precision=before.prior_precision[name])
+        total[name] = float(each[gone].sum(dtype=torch.float64))
+    return total
+
+
+def _row(row: dict[str, Any], keep: dict[str, Tensor], evidence: dict[str, float]) -> dict[str, Any]:
+    """Return a layer's row after the removal."""
+    name = row["name"]
+    kept = int(keep[name].sum()) if name in keep else row["num_kept"]
+    return row | {
+        "num_kept": kept,
+        "sparsity": 1 - kept / row["num_weights"],
+        "delta_f": row["delta_f"] + evidence.get(name, 0.0),
+    }

@@ -1,0 +1,256 @@
+"""Units are found as the network couples them; those go that the evidence does not pay for, and no others."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from secateur import Posterior, networks
+from secateur.errors import InvalidArgumentError
+from secateur.pruning import apply_masks, compact, finish_structured, masks_of
+from secateur.pruning.compaction.units import find_units
+from secateur.reduction import delta_f
+
+PRIOR = 0.3
+
+
+def posterior_of(model: nn.Module, *, precision: float = 50.0) -> Posterior:
+    mean = {name: p.detach().clone() for name, p in model.named_parameters()}
+    return Posterior(
+        mean,
+        {name: torch.full_like(m, precision) for name, m in mean.items()},
+        {name: torch.tensor(PRIOR) for name in mean},
+    )
+
+
+def mlp() -> nn.Sequential:
+    """Eight hidden units; of four, a single weight is far from zero on either side, the others' are all."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+    with torch.no_grad():
+        for layer in (model[0], model[2], model[4]):
+            layer.weight.copy_(torch.where(layer.weight > 0, 1.0, -1.0) * (0.8 + layer.weight.abs()))
+            layer.bias.fill_(0.5)
+        model[0].weight[:4] *= 0.02
+        model[0].bias[:4] *= 0.02
+        model[2].weight[:, :4] *= 0.02
+    return model
+
+
+class TestUnits:
+    @pytest.mark.parametrize(
+        ("name", "kinds"),
+        [
+            ("mlp", {"neuron": 2000}),
+            ("lenet", {"channel": 6 + 16 + 120, "neuron": 84}),
+            ("vit-small", {"neuron": 4 * 128, "head": 4 * 4}),
+            ("mlp-mixer-small", {"neuron": 4 * (64 + 128)}),
+            ("resnet20", {"channel": 3 * (16 + 32 + 64) + 16 + 16 + 32}),
+        ],
+    )
+    def test_are_those_of_the_architecture(self, name, kinds):
+        size = networks.image_size(name) or 28
+        model = networks.build(name, image_shape=(1, size, size), num_classes=10, seed=0)
+        units = find_units(model, torch.zeros(1, 1, size, size))
+        assert {kind: units.kind.count(kind) for kind in set(units.kind)} == kinds
+        shapes = {key: p.shape for key, p in model.named_parameters()}
+        for axis in units.axes:
+            assert shapes[axis.parameter][axis.axis] == len(axis.unit)
+
+    def test_of_a_sum_are_one(self):
+        class Residual(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.first, self.second, self.last = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+            def forward(self, x):
+                x = self.first(x)
+                return self.last(x + self.second(x.relu()))
+
+        units = find_units(Residual(), torch.zeros(1, 3))
+        assert units.layer == ("first",) * 4
+        assert {a.parameter for a in units.axes if a.produces and a.axis == 0} >= {
+            "first.bias",
+            "second.bias",
+        }
+
+    def test_none_where_nothing_can_be_traced(self):
+        class Branching(nn.Module):
+            def forward(self, x):
+                return x if x.sum() > 0 else -x
+
+        assert len(find_units(Branching(), torch.zeros(1, 3))) == 0
+
+
+def test_units_without_evidence_go_whole_and_compact_finds_them():
+    model = mlp()
+    posterior, x = posterior_of(model), torch.randn(7, 5)
+    report = finish_structured(model, posterior, x, reduce_again=False)
+    assert report.units_before == {"0": 8, "2": 6}
+    assert report.units_after == {"0": 4, "2": 6}
+    masks = masks_of(model)
+    assert not masks["0.weight"][:4].any()
+    assert not masks["0.bias"][:4].any()
+    assert not masks["2.weight"][:, :4].any()
+    assert masks["0.weight"][4:].all()
+    assert "2.bias" not in masks
+    small = compact(model, x)
+    assert small.get_submodule("0").out_features == 4
+    torch.testing.assert_close(small(x), model(x))
+
+
+def test_predicted_evidence_counts_every_weight_once():
+    model = mlp()
+    posterior = posterior_of(model)
+    report = finish_structured(model, posterior, torch.zeros(1, 5), price=20.0)
+    expected = 0.0
+    for name, mask in report.masks.items():
+        each = delta_f(posterior.mean[name], posterior.precision[name], prior_precision=torch.tensor(PRIOR))
+        expected += float(each[~mask].sum())
+    assert report.predicted_delta_f == pytest.approx(expected, rel=1e-5)
+    assert report.num_weights_removed == sum(int((~mask).sum()) for mask in report.masks.values())
+
+
+def test_a_price_lets_more_units_go_but_never_all_of_a_layer():
+    kept = []
+    for price in (0.0, 160.0, 1e9):
+        report = finish_structured(
+            mlp(), posterior_of(mlp()), torch.zeros(1, 5), price=price, reduce_again=False
+        )
+        kept.append(sum(report.units_after.values()))
+    assert kept[0] > kept[1] > kept[2] == 2
+
+
+def test_weights_that_nothing_reads_go_too():
+    model = mlp()
+    posterior = posterior_of(model)
+    mask = torch.ones(3, 6, dtype=torch.bool)
+    mask[:, 2] = False
+    apply_masks(model, {"4.weight": mask})
+    finish_structured(model, posterior, torch.zeros(1, 5), kinds=("channel",), reduce_again=False)
+    assert not masks_of(model)["2.weight"][2].any()
+    assert masks_of(model)["2.weight"][3].all()
+
+
+def test_what_is_left_is_reduced_again():
+    model = mlp()
+    with torch.no_grad():
+        model[2].weight[0, 5] = 0.0
+    report = finish_structured(model, posterior_of(model), torch.zeros(1, 5))
+    assert report.rounds[-1].num_units == 0
+    assert not masks_of(model)["2.weight"][0, 5]
+    assert "4.weight" not in masks_of(model)  # the output layer stays
+
+
+class TestObservedLoss:
+    @staticmethod
+    def setup():
+        model = mlp()
+        x = torch.randn(200, 5, generator=torch.Generator().manual_seed(1))
+        labels = model(x).argmax(1)
+        return model, posterior_of(model), x, lambda network: float(cross_entropy(network(x), labels))
+
+    @pytest.mark.parametrize("rise", [0.0, 0.1, 1.0])
+    def test_bounds_what_goes(self, rise):
+        model, posterior, x, loss = self.setup()
+        with torch.no_grad():
+            before = loss(model)
+        report = finish_structured(model, posterior, x, price=math.inf, loss=loss, max_loss_rise=rise)
+        with torch.no_grad():
+            after = loss(model)
+        assert after <= before + rise + 1e-6
+        if report.rounds:
+            assert report.rounds[0].loss_before == pytest.approx(before)
+            assert report.rounds[-1].loss_after == pytest.approx(after)
+        if rise == 1.0:
+            assert sum(report.units_after.values()) < 10
+
+    def test_a_higher_bound_lets_more_go(self):
+        left = []
+        for rise in (0.0, 0.3, 3.0):
+            model, posterior, x, loss = self.setup()
+            report = finish_structured(model, posterior, x, price=math.inf, loss=loss, max_loss_rise=rise)
+            left.append(sum(report.units_after.values()))
+        assert left[0] >= left[1] >= left[2]
+        assert left[0] > left[2]
+
+    def test_a_loss_that_is_not_finite_is_no_licence(self):
+        model, posterior, x, _ = self.setup()
+        first = iter([0.3])
+        report = finish_structured(model, posterior, x, price=9.0, loss=lambda _: next(first, math.nan))
+        assert report.rounds == ()
+        assert not masks_of(model)
+
+
+def test_heads_go_whole():
+    model = networks.build("vit-small", image_shape=(1, 32, 32), num_classes=4, seed=0).eval()
+    with torch.no_grad():
+        for part in ("query", "key", "value"):
+            layer = model.get_submodule(f"blocks.0.attention.{part}")
+            layer.weight[:16] *= 1e-3
+            layer.bias[:16] = 0
+        model.blocks[0].attention.projection.weight[:, :16] *= 1e-3
+    x = torch.randn(2, 1, 32, 32)
+    expected = model(x)
+    posterior = posterior_of(model, precision=1e4)
+    report = finish_structured(model, posterior, x, kinds=("head",), reduce_again=False)
+    assert report.units_after == report.units_before | {"blocks.0.attention.query": 3}
+    small = compact(model, x)
+    assert small.get_submodule("blocks.0.attention.value").out_features == 48
+    torch.testing.assert_close(small(x), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_channel_goes_with_its_normalisation():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1)
+    ).eval()
+    with torch.no_grad():
+        model[1].bias.fill_(0.7)
+        model[0].weight[1] *= 1e-3
+        model[3].weight[:, 1] *= 1e-3
+    report = finish_structured(
+        model, posterior_of(model, precision=1e4), torch.zeros(2, 1, 8, 8), reduce_again=False
+    )
+    assert report.units_after == {"0": 3}
+    assert (
+        masks_of(model)["1.weight"].tolist()
+        == masks_of(model)["1.bias"].tolist()
+        == [True, False, True, True]
+    )
+    x = torch.randn(2, 1, 8, 8)
+    small = compact(model, x)
+    assert small.get_submodule("0").out_channels == 3
+    torch.testing.assert_close(small(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"kinds": ("filter",)}, "kinds"),
+        ({"price": -1.0}, "price"),
+        ({"price": math.inf}, "price"),
+        ({"max_loss_rise": -0.1}, "max_loss_rise"),
+        ({"max_fraction": 0.0}, "max_fraction"),
+    ],
+)
+def test_arguments_out_of_range(options, said):
+    model = mlp()
+    with pytest.raises(InvalidArgumentError, match=f"{said}: expected"):
+        finish_structured(model, posterior_of(model), torch.zeros(1, 5), **options)
+    assert not masks_of(model)
+
+
+def test_a_point_estimate_and_a_foreign_posterior_are_refused():
+    model = mlp()
+    with pytest.raises(InvalidArgumentError, match="point estimate"):
+        finish_structured(model, posterior_of(model, precision=math.inf), torch.zeros(1, 5))
+    other = copy.deepcopy(model)
+    other[0] = nn.Linear(5, 9)
+    with pytest.raises(
+        InvalidArgumentError, match=r"posterior: expected parameters of the model, got '0\.weight'"
+    ):
+        finish_structured(model, posterior_of(other), torch.zeros(1, 5))
