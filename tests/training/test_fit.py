@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 import secateur
 from secateur import Posterior
@@ -15,6 +16,7 @@ from secateur.data import Split
 from secateur.errors import DataError
 from secateur.pruning import masks_of
 from secateur.training import evaluate, load_run
+from secateur.training.judging import best_temperature
 from secateur.training.loop import Trainer
 
 KEYS = {
@@ -48,6 +50,7 @@ def finished(tmp_path_factory, digits):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(methods, "STEPS_OF_WARM_UP", 80)
         patch.setattr(methods, "STEPS_BETWEEN_REDUCTIONS", 80)
+        patch.setattr(methods, "PREDICTIVE_TEMPERATURES", (0.3, 0.5))  # so that predictions do draw
         out = tmp_path_factory.mktemp("runs") / "run"
         return secateur.fit(
             "lenet", "digits", epochs=3, seed=3, out=out, device="cpu", num_samples=8, compile=False
@@ -106,6 +109,8 @@ def test_a_run_read_back_predicts_the_same(finished, digits):
         assert torch.equal(
             finished.predict(x, num_samples=num_samples), again.predict(x, num_samples=num_samples)
         )
+    assert not torch.equal(finished.predict(x, num_samples=3), finished.predict(x, num_samples=0))
+    assert not torch.equal(finished.predict(x, num_samples=3), finished.predict(x, num_samples=3, seed=1))
     assert again.history == finished.history
 
 
@@ -184,33 +189,34 @@ class TestHeldOutData:
         assert not rows(held) & rows(used)
         assert rows(held) | rows(used) == rows(digits.train.images.flatten(1))
 
-    def test_choose_the_temperature_with_the_least_loss(self, digits, tiny):
-        from secateur.training.judging import best_temperature, figures
+    def test_choose_the_warmest_temperature_they_do_not_speak_against(self, fit, digits, tiny):
+        network = tiny()
+        fit(network, method="calibrated", epochs=5, learning_rate=1e-2)
+        for name in masks_of(network):
+            prefix, _, parameter = name.rpartition(".")
+            prune.remove(network.get_submodule(prefix), parameter)
 
-        network = tiny(seed=1)
-        names = dict(network.named_parameters())
-        posterior = Posterior(
-            {name: p.detach().clone() for name, p in names.items()},
-            {name: torch.full_like(p, 4.0) for name, p in names.items()},
-            {name: torch.tensor(1.0) for name in names},
-        )
-        temperatures = (0.0, 0.01, 0.1, 1.0, 10.0)
-        losses = {
-            t: figures(network, posterior, digits.test, temperature=t, num_samples=32, seed=5)[
-                "negative_log_likelihood"
-            ]
-            for t in temperatures
-        }
-        assert len(set(losses.values())) == len(losses)
-        chosen = best_temperature(network, posterior, digits.test, temperatures, seed=5)
-        assert losses[chosen] == min(losses.values())
+        def chosen(precision, temperatures):
+            means = {name: p.detach().clone() for name, p in network.named_parameters()}
+            posterior = Posterior(
+                means,
+                {name: torch.full_like(p, precision) for name, p in means.items()},
+                {name: torch.tensor(1.0) for name in means},
+            )
+            return best_temperature(network, posterior, digits.test, temperatures, seed=5)
+
+        temperatures = (0.0, 1e-3, 0.1, 1.0)
+        assert chosen(1e12, temperatures) == 1.0  # all alike: no reason against the warmest
+        assert chosen(1e12, temperatures[::-1]) == 1.0
+        assert chosen(1.0, (0.0, 0.1, 1.0)) == 0.0  # noise of std 0.3 and 1 ruins the network
+        assert chosen(1e-3 / 0.05**2, temperatures) in {0.0, 1e-3}  # noise of std 0.05, 0.5, 1.6
 
 
 class TestAnyModule:
     def test_with_batch_norm_dropout_and_view(self, fit, tmp_path):
         torch.manual_seed(0)
         network = Convolutions()
-        run = fit(network, out=tmp_path / "run")
+        run = fit(network, out=tmp_path / "run", method="bmr-spike-and-slab")
         assert run.model is network
         assert not network.training
         assert run.metrics["sparsity"] > 0

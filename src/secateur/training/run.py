@@ -137,7 +137,12 @@ def load_run(out: Path | str, *, model: nn.Module | None = None, device: torch.d
                 f"{tuple(mean.shape)}"
             )
     model.to(device, memory_format=layout(torch.device(device), named=named))  # type: ignore[call-overload]
-    posterior = posterior.to(device)
+    # A file of tensors has its own order, and draws follow the order of the parameters.
+    ordered = {
+        kind: {name: getattr(posterior, kind)[name] for name in shapes if name in getattr(posterior, kind)}
+        for kind in ("mean", "precision", "prior_precision", "keep")
+    }
+    posterior = Posterior(**ordered).to(device)
     apply_masks(model, posterior.keep)
     model.eval()
     return Run(
