@@ -176,6 +176,21 @@ class TestPrune:
         again = secateur("evaluate", tmp_path / "new", "--samples", 2, "--device", "cpu")
         assert again.exit_code == 0, again.stderr
 
+    def test_what_is_left_can_be_trained_on(self, secateur, trained):
+        words = ("--granularity", "neuron", "--max-loss-rise", 0.2, "--recover", 1, "--samples", 2)
+        result = secateur("prune", trained, *words)
+        assert result.exit_code == 0, result.stderr
+        old, new = load_run(trained), load_run(trained.with_name("tenth-pruned"))
+        assert [row["epoch"] for row in new.history] == [1, 2]
+        assert new.config["pruned"]["recover"] == 1
+        assert new.metrics["num_kept"] < old.metrics["num_kept"]
+        for name, keep in old.posterior.keep.items():
+            assert not (new.posterior.keep[name] & ~keep).any()
+            assert not new.posterior.mean[name][~new.posterior.keep[name]].any()
+        kept = [~keep for keep in new.posterior.keep.values()]
+        assert sum(int(gone.sum()) for gone in kept) == 61706 - new.metrics["num_kept"]
+        assert new.metrics["accuracy"] > old.metrics["accuracy"]  # one epoch came before
+
     def test_a_sparsity_is_met_exactly(self, secateur, trained):
         result = secateur("prune", trained, "--sparsity", 0.95, "--samples", 1)
         assert result.exit_code == 0, result.stderr

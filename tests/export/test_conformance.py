@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from secateur import Posterior
 from secateur.export import KernelRow, artifact, onnx, sparse
 from secateur.export.onnx_graph import onnx_session
 from secateur.networks import build, image_size, names
+from secateur.pruning import finish_structured
 from secateur.pruning.compaction import compact
 
-GRANULARITIES = ("weight", "neuron", "channel")
+GRANULARITIES = ("weight", "neuron", "channel", "unit")
 EXITS = ("compact", "sparse", "artifact", "onnx")
 NETWORKS = [name for name in names() if f"{name}-small" not in names()]  # of two sizes, the smaller
 QUICK = ("mlp", "lenet")  # to export as ONNX
@@ -23,6 +25,9 @@ def masked(name: str, granularity: str) -> tuple[nn.Module, Tensor]:
     shape = (1, size, size)
     model = build(name, image_shape=shape, num_classes=4, seed=1).eval()
     generator = torch.Generator().manual_seed(2)
+    if granularity == "unit":
+        without_units(model, torch.zeros((2, *shape)))
+        return model, torch.randn((3, *shape), generator=generator)
     layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
     for layer in layers[:-1]:
         mask = torch.rand(layer.weight.shape, generator=generator)
@@ -34,6 +39,21 @@ def masked(name: str, granularity: str) -> tuple[nn.Module, Tensor]:
             mask = (mask.mean(others, keepdim=True) > mask.mean()).expand_as(mask)
         prune.custom_from_mask(layer, "weight", mask)
     return model, torch.randn((3, *shape), generator=generator)
+
+
+def without_units(model: nn.Module, x: Tensor) -> None:
+    """Remove neurons, channels and heads by evidence until a third of the weights is out."""
+    mean = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    precision = {name: torch.full_like(each, 1e3) for name, each in mean.items()}
+    posterior = Posterior(mean, precision, {name: torch.tensor(1.0) for name in mean})
+    total = sum(each.numel() for each in mean.values())
+
+    def share_out(network: nn.Module) -> float:
+        return 1 - sum(int(p.count_nonzero()) for p in network.parameters()) / total
+
+    options = {"loss": share_out, "max_loss_rise": 0.33, "reduce_again": False}
+    report = finish_structured(model, posterior, x, price=1e9, **options)
+    assert report.num_units_removed > 0
 
 
 def assert_equal(expected: Tensor, found: Tensor, tolerance: float) -> None:

@@ -199,3 +199,64 @@ def test_drawing_leaves_no_trace_in_the_process(run_dir):
         "report.write(Path(sys.argv[1])); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code, str(run_dir)], check=True)
+
+
+def measurements(**changes):
+    timings = [{"batch": b, "median": 2e-3 * b, "lower": 1e-3 * b, "upper": 3e-3 * b} for b in (1, 256)]
+    dense = {
+        "variant": "dense", "state_bytes": 246824, "file_bytes": 247000, "num_parameters": 61706,
+        "num_nonzero": 61706, "num_macs": 416520, "latencies": timings, "peak_memory": 1400000,
+        "largest_difference": 0.0, "accuracy": 0.9043,
+    }  # fmt: skip
+    quick = [row | {"median": row["median"] / 4} for row in timings]
+    small = dense | {"variant": "compact", "file_bytes": 13722, "latencies": quick}
+    graph = small | {"variant": "onnxruntime", "num_parameters": None, "num_macs": None, "peak_memory": None}
+    kernel = {
+        "layer": "conv3", "shape": [50, 400], "sparsity": 0.97, "dense_seconds": 4e-5, "sparse_seconds": None,
+        "kernel": "dense",
+    }  # fmt: skip
+    machine = {"machine": "x86_64", "num_threads": 2, "torch": "2.13.0", "seconds": 5.0, "dense_run": None}
+    return {
+        "rows": [dense, small, graph], "kernels": [{"batch": 1, "layers": [kernel]}], "machine": machine,
+        "entropy_bound": 12450.0, "remarks": [],
+    } | changes  # fmt: skip
+
+
+def test_what_was_measured_is_shown(run_dir):
+    assert "faster for real" not in page(run_dir).text
+    (run_dir / "bench.json").write_text(json.dumps(measurements()))
+    got = page(run_dir)
+    for said in ("faster for real", "247 kB", "13.7 kB", "18.0x", "4.0x", "128.000", "12.4 kB", "2 threads"):
+        assert said in got.text, said
+    assert "which kept its weights" not in got.text
+    assert "nan" not in got.text
+
+
+def test_remarks_on_measurements_cannot_break_the_page(run_dir):
+    evil = '<script>alert("x")</script>'
+    values = measurements(remarks=[evil])
+    values["rows"][1]["variant"] = evil
+    values["machine"]["dense_run"] = evil
+    (run_dir / "bench.json").write_text(json.dumps(values))
+    got = page(run_dir)
+    assert "script" not in got.tags
+    assert got.text.count(evil) == 3
+    assert "which kept its weights" in got.text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rows": []}, "expected rows and a machine"),
+        ({"machine": None}, "expected rows and a machine"),
+        ({"kernels": 3}, "expected a list in 'kernels'"),
+        (
+            {"rows": [measurements()["rows"][0], measurements()["rows"][1] | {"latencies": []}]},
+            "same batch sizes",
+        ),
+    ],
+)
+def test_damaged_measurements_are_named(run_dir, change, said):
+    (run_dir / "bench.json").write_text(json.dumps(measurements(**change)))
+    with pytest.raises(ArtifactError, match=rf"bench\.json is damaged: .*{said}"):
+        report.write(run_dir)

@@ -7,10 +7,11 @@ import typer
 from rich.console import Console
 
 from secateur.cli.invocation import command_line
+from secateur.training.progress import for_console
 
 __all__ = ["EXAMPLE", "prune"]
 
-EXAMPLE = "Example: secateur prune runs/first --granularity unit --max-loss-rise 0.005 --out runs/second"
+EXAMPLE = "Example: secateur prune runs/first --granularity unit --max-loss-rise 0.02 --recover 4"
 
 
 def prune(
@@ -34,6 +35,10 @@ def prune(
             "by this.",
         ),
     ] = None,
+    recover: Annotated[
+        int,
+        typer.Option(min=0, metavar="EPOCHS", help="Train what is left for so long, by the run's method."),
+    ] = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New or empty; RUN-pruned by default.")
     ] = None,
@@ -42,7 +47,7 @@ def prune(
         Path | None, typer.Option(metavar="DIR", help="Folder with data sets; else $SECATEUR_DATA.")
     ] = None,
 ) -> None:
-    """Remove more of a finished run's network without training, judge it, and write a new run."""
+    """Remove more of a finished run's network, judge it, and write a new run."""
     given = dict(locals())
     from secateur.study import leaving, report, summary
     from secateur.study.pruned_run import prune_run
@@ -54,9 +59,11 @@ def prune(
         sparsity=sparsity,
         granularity=granularity,
         max_loss_rise=max_loss_rise,
+        recover=recover,
         num_samples=samples,
         data_dir=data_dir,
         command=command_line(prune, given),
+        progress=for_console(console),
     )
     report.write(pruned.directory)
     summary.show(pruned.directory, console)

@@ -16,7 +16,7 @@ from secateur.posterior import Posterior
 from secateur.pruning import finish_structured, masks_of, prune
 from secateur.pruning.compaction import permanent
 from secateur.reduction import delta_f
-from secateur.training import Run, load_run
+from secateur.training import Progress, Run, fit, load_run
 from secateur.training.files import RunDirectory
 from secateur.training.judging import figures
 from secateur.training.prediction import evaluation_mode
@@ -63,9 +63,11 @@ def prune_run(
     sparsity: float | None = None,
     granularity: str = "weight",
     max_loss_rise: float | None = None,
+    recover: int = 0,
     num_samples: int = 100,
     data_dir: Path | None = None,
     command: str | None = None,
+    progress: Progress | None = None,
 ) -> Pruned:
     """Prune the network of a finished run further, and write the result as a new run.
 
@@ -77,9 +79,11 @@ def prune_run(
             whole and then to ask for single weights again.
         max_loss_rise: Remove whole units past what the evidence asks for, those it misses least first, until
             the training loss has risen by this, in nats per datum.
+        recover: Epochs to train what is left, by the run's method, which may go on removing weights.
         num_samples: Posterior samples to average over when the result is judged.
         data_dir: Where to look for the data set first.
         command: Command line to keep in `config.json`.
+        progress: What to tell of each step and epoch of the recovery; nothing when None.
 
     Raises:
         UsageError: If there is no such granularity.
@@ -94,6 +98,8 @@ def prune_run(
             "max_loss_rise: expected whole units and no sparsity beside it, got "
             f"granularity {granularity!r} and sparsity {sparsity}"
         )
+    if recover < 0:
+        raise InvalidArgumentError(f"recover: expected at least 0 epochs, got {recover}")
     run = load_run(directory)
     target = RunDirectory(out)
     if out.exists() and any(out.iterdir()):
@@ -102,68 +108,123 @@ def prune_run(
         )
     train, test = run_data(run, "train", data_dir), run_data(run, "test", data_dir)
     observed = _some(train, run.config["seed"])
-    loss_before = _loss(permanent(run.model), observed)
     before = run.posterior
+    loss_before = _loss(permanent(run.model), observed)
     _remove(run, sparsity, granularity, max_loss_rise, observed)
+    loss_after = _loss(permanent(run.model), observed)
     keep = before.keep | masks_of(run.model)
     after = replace(before, keep={name: mask for name, mask in keep.items() if name in before.mean})
-    plain = permanent(run.model)
-    loss_after = _loss(plain, observed)
-    divergence = float(before.kl_divergence() - after.kl_divergence())
-    results = figures(
+    evidence = _evidence(keep, before)
+    removal = {
+        "epoch": len(run.history),
+        "num_removed": sum(int(mask.numel() - mask.sum()) for mask in keep.values())
+        - (run.metrics["num_weights"] - run.metrics["num_kept"]),
+        "predicted_delta_f": math.fsum(evidence.values()),
+        "observed_delta_f": len(train) * (loss_before - loss_after)
+        + float(before.kl_divergence() - after.kl_divergence()),
+    }
+    end = replace(run, posterior=after, metrics=run.metrics | {"reductions": [], "seconds": 0.0}, history=[])
+    if recover:
+        end = _recovered(run, train, test, recover, num_samples, progress)
+    else:
+        end.metrics.update(_judged(end, test, num_samples))
+    keep = end.posterior.keep | masks_of(end.model)
+    metrics = _metrics(run, end, keep, evidence, removal)
+    config = run.config | {
+        "predictive_temperature": end.config["predictive_temperature"],
+        "pruned": {
+            "from": str(directory),
+            "sparsity": sparsity,
+            "granularity": granularity,
+            "max_loss_rise": max_loss_rise,
+            "recover": recover,
+        },
+        "command": command,
+        "versions": versions(),
+    }
+    _write(target, config, metrics, [*run.history, *_later(end.history, len(run.history))], end)
+    return Pruned(
+        directory=out,
+        num_weights=run.metrics["num_weights"],
+        kept_before=run.metrics["num_kept"],
+        kept_after=metrics["num_kept"],
+        predicted_delta_f=removal["predicted_delta_f"],
+        loss_before=loss_before,
+        loss_after=loss_after,
+        accuracy_before=run.metrics["accuracy"],
+        accuracy_after=metrics["accuracy"],
+    )
+
+
+def _judged(run: Run, test: Split, num_samples: int) -> dict[str, Any]:
+    return figures(
         run.model,
-        after,
+        run.posterior,
         test,
         temperature=run.config["predictive_temperature"],
         num_samples=num_samples,
         seed=run.config["seed"],
     )
-    evidence = _evidence(keep, before)
-    predicted = math.fsum(evidence.values())
-    layers = [_row(row, keep, evidence) for row in run.metrics["layers"]]
-    kept_before, kept_after = (
-        sum(row["num_kept"] for row in rows) for rows in (run.metrics["layers"], layers)
+
+
+def _recovered(
+    run: Run, train: Split, test: Split, epochs: int, num_samples: int, progress: Progress | None
+) -> Run:
+    """Train what is left of the run's network; what is out stays out."""
+    return fit(
+        run.model,
+        train,
+        test,
+        method=run.config["method"],
+        epochs=epochs,
+        seed=run.config["seed"],
+        num_samples=num_samples,
+        progress=progress,
     )
-    reduction = {
-        "epoch": run.config.get("epochs", len(run.history)),
-        "num_removed": kept_before - kept_after,
-        "predicted_delta_f": predicted,
-        "observed_delta_f": len(train) * (loss_before - loss_after) + divergence,
-    }
-    metrics = (
+
+
+def _metrics(
+    run: Run, end: Run, keep: dict[str, Tensor], evidence: dict[str, float], removal: dict[str, Any]
+) -> dict[str, Any]:
+    """Return `metrics.json` of the new run: the figures of its end, the counts of both."""
+    layers = [_row(row, keep, evidence) for row in run.metrics["layers"]]
+    kept = sum(row["num_kept"] for row in layers)
+    later = _later(end.metrics["reductions"], len(run.history))
+    return (
         run.metrics
-        | results
+        | end.metrics
         | {
-            "num_kept": kept_after,
-            "sparsity": 1 - kept_after / run.metrics["num_weights"],
+            "num_weights": run.metrics["num_weights"],
+            "num_kept": kept,
+            "num_prunable": run.metrics["num_prunable"],
+            "sparsity": 1 - kept / run.metrics["num_weights"],
+            "seconds": run.metrics["seconds"] + end.metrics["seconds"],
             "evaluated_on": "test",
             "layers": layers,
-            "reductions": [*run.metrics["reductions"], reduction],
+            "reductions": [*run.metrics["reductions"], removal, *later],
         }
     )
-    asked = {"from": str(directory), "sparsity": sparsity, "granularity": granularity}
-    config = run.config | {
-        "pruned": asked | {"max_loss_rise": max_loss_rise},
-        "command": command,
-        "versions": versions(),
-    }
+
+
+def _later(rows: list[dict[str, Any]], num_epochs: int) -> list[dict[str, Any]]:
+    """Return rows of a history as those of later epochs."""
+    return [row | {"epoch": row["epoch"] + num_epochs} for row in rows]
+
+
+def _write(
+    target: RunDirectory,
+    config: dict[str, Any],
+    metrics: dict[str, Any],
+    history: list[dict[str, Any]],
+    end: Run,
+) -> None:
+    """Write the files of a finished run, `metrics.json` last."""
     target.claim(resume=False)
     target.write_json(target.config, config)
-    target.write_history(run.history)
-    target.write_model(plain.state_dict())
-    after.save(target.posterior)
+    target.write_history(history)
+    target.write_model(permanent(end.model).state_dict())
+    end.posterior.save(target.posterior)
     target.write_json(target.metrics, metrics | {"sha256": target.digests()})
-    return Pruned(
-        directory=out,
-        num_weights=run.metrics["num_weights"],
-        kept_before=kept_before,
-        kept_after=kept_after,
-        predicted_delta_f=predicted,
-        loss_before=loss_before,
-        loss_after=loss_after,
-        accuracy_before=run.metrics["accuracy"],
-        accuracy_after=results["accuracy"],
-    )
 
 
 def _some(train: Split, seed: int) -> Split:
