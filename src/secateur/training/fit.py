@@ -172,6 +172,8 @@ def fit(
                 directory.write_history(trainer.history)
                 save_nested(directory.checkpoint, trainer.state())
 
+        if recipe.schedule is None and chosen.recipe(chosen.default_epochs, len(problem.train)).schedule:
+            shown.message("too few steps for the evidence to be judged: nothing is removed; try more epochs")
         trainer.run(shown, after_epoch)
         if test_split is None:
             shown.message("no test data: the figures are those of the training data")
