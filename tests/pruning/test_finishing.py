@@ -12,6 +12,7 @@ from secateur import Posterior, networks
 from secateur.errors import InvalidArgumentError
 from secateur.pruning import apply_masks, compact, finish_structured, masks_of
 from secateur.pruning.compaction.units import find_units
+from secateur.pruning.unit_evidence import multiply_adds
 from secateur.reduction import delta_f
 
 PRIOR = 0.3
@@ -185,6 +186,35 @@ class TestObservedLoss:
         assert not masks_of(model)
 
 
+def test_ranked_by_operations_the_costly_units_go_first():
+    def network():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 6, 3),
+            nn.ReLU(),
+            nn.MaxPool2d(7),
+            nn.Flatten(),
+            nn.Linear(24, 6),
+            nn.ReLU(),
+            nn.Linear(6, 3),
+        )
+
+    x = torch.zeros(1, 1, 16, 16)
+    assert multiply_adds(network(), x) == {"0.weight": 14 * 14, "4.weight": 1, "6.weight": 1}
+    left = {}
+    for cost in ("unit", "multiply-adds"):
+        model = network()
+
+        def share_out(trial):
+            return sum(int((p == 0).sum()) for p in trial.parameters()) / 237
+
+        options = {"loss": share_out, "max_loss_rise": 0.5, "max_fraction": 0.1, "reduce_again": False}
+        posterior = posterior_of(model, precision=1e4)
+        left[cost] = finish_structured(model, posterior, x, price=math.inf, cost=cost, **options).units_after
+    assert left["multiply-adds"]["0"] < left["unit"]["0"]
+    assert left["multiply-adds"]["4"] > left["unit"]["4"]
+
+
 def test_heads_go_whole():
     model = networks.build("vit-small", image_shape=(1, 32, 32), num_classes=4, seed=0).eval()
     with torch.no_grad():
@@ -231,6 +261,7 @@ def test_a_channel_goes_with_its_normalisation():
     ("options", "said"),
     [
         ({"kinds": ("filter",)}, "kinds"),
+        ({"cost": "seconds"}, "cost"),
         ({"price": -1.0}, "price"),
         ({"price": math.inf}, "price"),
         ({"max_loss_rise": -0.1}, "max_loss_rise"),

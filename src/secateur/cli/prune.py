@@ -35,6 +35,10 @@ def prune(
             "by this.",
         ),
     ] = None,
+    cost: Annotated[
+        str,
+        typer.Option(metavar="COST", help="What removing whole units is to save: unit, or multiply-adds."),
+    ] = "unit",
     recover: Annotated[
         int,
         typer.Option(min=0, metavar="EPOCHS", help="Train what is left for so long, by the run's method."),
@@ -59,6 +63,7 @@ def prune(
         sparsity=sparsity,
         granularity=granularity,
         max_loss_rise=max_loss_rise,
+        cost=cost,
         recover=recover,
         num_samples=samples,
         data_dir=data_dir,

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from secateur.errors import InvalidArgumentError
 from secateur.posterior import Posterior
 from secateur.pruning.compaction.permanent import permanent
-from secateur.pruning.compaction.units import KINDS, Units, find_units
-from secateur.pruning.masks import apply_masks, masks_of, output_parameters
-from secateur.pruning.ranking import candidates, reduce
-from secateur.reduction import delta_f, spike_and_slab
+from secateur.pruning.compaction.units import KINDS, find_units
+from secateur.pruning.masks import apply_masks, output_parameters
+from secateur.pruning.ranking import reduce
+from secateur.pruning.unit_evidence import UnitEvidence, multiply_adds
 
 __all__ = ["FinishingReport", "FinishingRound", "finish_structured"]
 
+COSTS = ("unit", "multiply-adds")
 _LEAST_FRACTION = 1e-3  # of the weights, in the last reduction
 
 
@@ -90,6 +91,7 @@ def finish_structured(
     *,
     kinds: tuple[str, ...] = KINDS,
     price: float = 0.0,
+    cost: str = "unit",
     loss: Callable[[nn.Module], float] | None = None,
     max_loss_rise: float = 0.01,
     max_fraction: float = 0.2,
@@ -106,6 +108,8 @@ def finish_structured(
         example_input: A batch, or the tuple of positional arguments of a call; only its shape matters.
         kinds: Which units may go: "neuron", "channel", "head".
         price: Nats that a unit has to be worth, beyond its layer's spike-and-slab threshold, to stay.
+        cost: What a unit's price is for: "unit" lets all units cost the same; "multiply-adds" in proportion
+            to those it causes now, so that the ranking is by evidence per operation saved.
         loss: Returns the loss of a network in evaluation mode on some training data, in nats per datum.
         max_loss_rise: How far all removals together may raise it, in nats per datum.
         max_fraction: Largest fraction of the units still in use to remove in one round.
@@ -118,8 +122,10 @@ def finish_structured(
         InvalidArgumentError: If an argument is out of range, or the posterior is a point estimate or of
             another network; the model is then unchanged.
     """
-    _check(kinds, price, loss, max_loss_rise, max_fraction)
-    state = _State.of(model, posterior, find_units(model, example_input), kinds)
+    _check(kinds, price, cost, loss, max_loss_rise, max_fraction)
+    positions = multiply_adds(permanent(model).eval(), example_input) if cost == "multiply-adds" else {}
+    units = find_units(model, example_input)
+    state = UnitEvidence.of(model, posterior, units, kinds=kinds, positions=positions)
     observe = _observer(model, loss)
     ceiling = observe({}) + max_loss_rise
     keep = state.without_readers(state.keep)
@@ -170,10 +176,12 @@ def finish_structured(
 
 
 def _check(
-    kinds: tuple[str, ...], price: float, loss: object, max_loss_rise: float, max_fraction: float
+    kinds: tuple[str, ...], price: float, cost: str, loss: object, max_loss_rise: float, max_fraction: float
 ) -> None:
     if not kinds or set(kinds) - set(KINDS):
         raise InvalidArgumentError(f"kinds: expected some of {', '.join(KINDS)}, got {kinds}")
+    if cost not in COSTS:
+        raise InvalidArgumentError(f"cost: expected one of {', '.join(COSTS)}, got {cost!r}")
     if not price >= 0:
         raise InvalidArgumentError(f"price: expected at least 0 nats, got {price}")
     if math.isinf(price) and loss is None:
@@ -200,107 +208,3 @@ def _observer(
         return float(loss(plain))
 
     return observe
-
-
-@dataclass(frozen=True)
-class _State:
-    """Units, and what each entry of the network would contribute to the evidence for removing them."""
-
-    units: Units
-    evidence: dict[str, Tensor]  # delta_f per entry, of parameters that have one
-    keep: dict[str, Tensor]  # True where an entry is in, for every parameter of the model
-    allowed: Tensor  # (units,)
-
-    @classmethod
-    def of(cls, model: nn.Module, posterior: Posterior, units: Units, kinds: tuple[str, ...]) -> "_State":
-        masks = masks_of(model)
-        keep = {}
-        for name, parameter in model.named_parameters():
-            plain = name.removesuffix("_orig") if name.removesuffix("_orig") in masks else name
-            keep[plain] = masks.get(plain, torch.ones_like(parameter, dtype=torch.bool)).clone()
-        for name, mean in posterior.mean.items():
-            if name not in keep or keep[name].shape != mean.shape:
-                raise InvalidArgumentError(f"posterior: expected parameters of the model, got {name!r}")
-            if torch.isinf(posterior.precision[name]).any():
-                raise InvalidArgumentError(
-                    f"posterior.precision[{name!r}]: expected finite values, got inf: a point estimate has "
-                    "no evidence; use secateur.inference.laplace(model, loader) or a method with a posterior"
-                )
-            if name in posterior.keep:
-                keep[name] &= posterior.keep[name].to(keep[name].device)
-        evidence = {
-            name: delta_f(
-                posterior.mean[name],
-                posterior.precision[name],
-                prior_precision=posterior.prior_precision[name],
-            )
-            for names in candidates(posterior).values()  # scales of normalisation layers follow their unit
-            for name in names
-        }
-        return cls(
-            units, evidence, keep, torch.tensor([kind in kinds for kind in units.kind], dtype=torch.bool)
-        )
-
-    def _sums(self, entries: dict[str, Tensor], *, produces: bool, least_dim: int = 1) -> Tensor:
-        """Add up entries by unit, on one side of it, shape (units,)."""
-        total = torch.zeros(len(self.units), dtype=torch.float64)
-        for axis in self.units.axes:
-            values = entries.get(axis.parameter)
-            if values is None or axis.produces != produces or values.dim() < least_dim:
-                continue
-            others = [other for other in range(values.dim()) if other != axis.axis]
-            each = values.sum(others, dtype=torch.float64) if others else values.double()
-            inside = axis.unit >= 0
-            total.index_add_(0, axis.unit[inside], each.cpu()[inside])
-        return total
-
-    def in_use(self, keep: dict[str, Tensor]) -> Tensor:
-        """Return which units have weights that make them and weights that read them."""
-        return (self._sums(keep, produces=True, least_dim=2) > 0) & (self._sums(keep, produces=False) > 0)
-
-    def ranked(self, keep: dict[str, Tensor], price: float) -> Tensor:
-        """Return the units that the evidence does not pay for, the clearest first."""
-        present = {name: each * keep[name] for name, each in self.evidence.items()}
-        evidence = self._sums(present, produces=True) + self._sums(present, produces=False)
-        in_use = self.in_use(keep)
-        threshold = torch.full_like(evidence, math.inf)
-        best = torch.zeros_like(in_use)  # a layer without any unit would not depend on the input
-        layers = self.units.layer
-        for layer in dict.fromkeys(layers):
-            own = torch.tensor([name == layer for name in layers])
-            if (own & in_use).any():
-                odds = spike_and_slab(evidence[own & in_use], num_removed=int((own & ~in_use).sum())).log_odds
-                threshold[own] = float(odds)
-                best[torch.where(own & in_use, evidence, math.inf).argmin()] = True
-        wanted = in_use & self.allowed & ~best & (evidence > threshold - price)
-        order = evidence.argsort(descending=True, stable=True)
-        return order[wanted[order]]
-
-    def without(self, keep: dict[str, Tensor], gone: Tensor) -> dict[str, Tensor]:
-        """Return the masks without these units: neither what makes nor what reads them."""
-        marked = torch.zeros(len(self.units) + 1, dtype=torch.bool)  # the last stands for -1, no unit
-        marked[gone] = True
-        masks = dict(keep)
-        for axis in self.units.axes:
-            mask = masks[axis.parameter]
-            flag = marked[axis.unit].to(mask.device)
-            masks[axis.parameter] = mask & ~flag.reshape([
-                -1 if a == axis.axis else 1 for a in range(mask.dim())
-            ])
-        return masks
-
-    def without_readers(self, keep: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the masks without the weights of units that nothing reads any more."""
-        while True:
-            makes, reads = (self._sums(keep, produces=side) > 0 for side in (True, False))
-            unread = makes & ~reads
-            if not unread.any():
-                return keep
-            keep = self.without(keep, unread.nonzero().flatten())
-
-    def by_layer(self, flags: Tensor) -> dict[str, int]:
-        """Count units by the layer that makes them."""
-        counts = dict.fromkeys(self.units.layer, 0)
-        for layer, flag in zip(self.units.layer, flags.tolist(), strict=True):
-            counts[layer] += flag
-        return counts

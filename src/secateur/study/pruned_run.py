@@ -63,6 +63,7 @@ def prune_run(
     sparsity: float | None = None,
     granularity: str = "weight",
     max_loss_rise: float | None = None,
+    cost: str = "unit",
     recover: int = 0,
     num_samples: int = 100,
     data_dir: Path | None = None,
@@ -79,6 +80,7 @@ def prune_run(
             whole and then to ask for single weights again.
         max_loss_rise: Remove whole units past what the evidence asks for, those it misses least first, until
             the training loss has risen by this, in nats per datum.
+        cost: What the ranking of whole units saves: "unit", or "multiply-adds".
         recover: Epochs to train what is left, by the run's method, which may go on removing weights.
         num_samples: Posterior samples to average over when the result is judged.
         data_dir: Where to look for the data set first.
@@ -110,7 +112,7 @@ def prune_run(
     observed = _some(train, run.config["seed"])
     before = run.posterior
     loss_before = _loss(permanent(run.model), observed)
-    _remove(run, sparsity, granularity, max_loss_rise, observed)
+    _remove(run, sparsity, granularity, max_loss_rise, cost, observed)
     loss_after = _loss(permanent(run.model), observed)
     keep = before.keep | masks_of(run.model)
     after = replace(before, keep={name: mask for name, mask in keep.items() if name in before.mean})
@@ -137,6 +139,7 @@ def prune_run(
             "sparsity": sparsity,
             "granularity": granularity,
             "max_loss_rise": max_loss_rise,
+            "cost": cost,
             "recover": recover,
         },
         "command": command,
@@ -243,7 +246,12 @@ def _loss(network: nn.Module, data: Split) -> float:
 
 
 def _remove(
-    run: Run, sparsity: float | None, granularity: str, max_loss_rise: float | None, observed: Split
+    run: Run,
+    sparsity: float | None,
+    granularity: str,
+    max_loss_rise: float | None,
+    cost: str,
+    observed: Split,
 ) -> None:
     """Mask the run's model."""
     if granularity == "weight" or (sparsity is not None and granularity in {"neuron", "channel"}):
@@ -263,6 +271,7 @@ def _remove(
         price=0.0 if max_loss_rise is None else math.inf,
         loss=None if max_loss_rise is None else lambda network: _loss(network, observed),
         max_loss_rise=max_loss_rise or 0.0,
+        cost=cost,
     )
 
 
