@@ -42,7 +42,7 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def fitted(place):
     """What the first command left and said."""
-    done = secateur(*FIT, "--epochs", 2, "--sparsity", 0.9, "--method", "bmr-spike-and-slab", cwd=place)
+    done = secateur(*FIT, "--epochs", 1, "--sparsity", 0.9, "--method", "bmr-spike-and-slab", cwd=place)
     assert done.returncode == 0, done.stderr
     return place / "runs" / "mlp-digits-bmr-spike-and-slab-seed0", done
 
@@ -93,6 +93,7 @@ def test_a_used_directory_is_left_alone(fitted, place):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_damaged_run_is_refused(fitted, place, tmp_path):
     out, _ = fitted
     for path in out.iterdir():
