@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn.utils import prune
 
 from secateur.errors import ArtifactError, InvalidArgumentError
-from secateur.export import artifact
+from secateur.export import KernelRow, artifact, sparse
+from secateur.export.csr import CsrConv2d, CsrLinear
 from secateur.networks import build
 from secateur.pruning.compaction import compact
 
@@ -181,3 +182,25 @@ def test_a_failed_save_leaves_the_old_file(saved: Path, monkeypatch: pytest.Monk
         artifact.save(reduced_mlp(), saved)
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_sparse_kernels_come_back_and_cost_no_bytes(tmp_path):
+    layers = [
+        nn.Conv2d(2, 6, (3, 2), (2, 1), (1, 0), (1, 2)),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(6 * 4 * 6, 5),
+    ]
+    model = nn.Sequential(*layers).double().eval()
+    for layer in (model[0], model[3]):
+        prune.random_unstructured(layer, "weight", 0.8)
+    x = torch.randn(3, 2, 8, 8, dtype=torch.float64)
+    small = compact(model, x)
+    kernels = [KernelRow(n, (), 0.8, 1.0, 0.5, "csr") for n in ("0", "3")]
+    plain = artifact.save(small, tmp_path / "plain.safetensors")
+    named = artifact.save(sparse(small, x, kernels=kernels), tmp_path / "sparse.safetensors")
+    assert named - plain < 64
+    loaded = artifact.load(tmp_path / "sparse.safetensors")
+    assert isinstance(loaded.get_submodule("0"), CsrConv2d)
+    assert isinstance(loaded.get_submodule("3"), CsrLinear)
+    torch.testing.assert_close(loaded(x), model(x), rtol=1e-12, atol=1e-12)

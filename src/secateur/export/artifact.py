@@ -23,8 +23,8 @@ from torch import Tensor, fx, nn
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.export.architecture import build, describe
 from secateur.export.codec import CodedMask, decode_mask, encode_mask, entropy_bits
+from secateur.export.csr import with_csr, without_csr
 from secateur.export.files import replacing
-from secateur.export.sparse_kernels import with_csr, without_csr
 from secateur.pruning.compaction import permanent
 
 __all__ = ["VERSION", "entropy_bound", "load", "save"]

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.errors import InvalidArgumentError, SecateurError
 from secateur.export import artifact
-from secateur.export.sparse_kernels import CsrConv2d, CsrLinear
+from secateur.export.csr import CsrConv2d, CsrLinear
 from secateur.pruning.compaction import permanent
 
 __all__ = ["BenchRow", "Latency", "bench", "num_macs", "peak_memory", "state_bytes"]
