@@ -51,9 +51,7 @@ def test_a_fit_says_and_leaves_what_it_should(fitted):
     out, done = fitted
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    assert [bool(re.match(rf"epoch {n}/2  loss \d", line)) for n, line in enumerate(lines[1:3], 1)] == [
-        True
-    ] * 2
+    assert re.match(r"epoch 1/1  loss \d.* removed 90\.0%", lines[1])
     assert "\x1b" not in done.stdout
     assert "\r" not in done.stdout
     files = {"config.json", "metrics.json", "history.jsonl", "model.safetensors", "posterior.safetensors"}
