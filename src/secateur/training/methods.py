@@ -35,7 +35,7 @@ class Method:
     default_epochs: int = 50
 
 
-PREDICTIVE_TEMPERATURES = (0.0, 0.1, 0.2, 1 / 3, 0.5, 0.7, 1.0, 1.4, 2.0)
+PREDICTIVE_TEMPERATURES = (0.0, 0.1, 0.2, 1 / 3, 0.5, 0.7, 1.0, 1.2, 1.4, 1.7, 2.0, 2.4)
 MAX_LOSS_RISE = 0.25  # nats per datum
 STEPS_BETWEEN_REDUCTIONS = 500  # for the curvature of what is left to be felt
 STEPS_OF_WARM_UP = 1000  # the running Hessian forgets its initial value at a rate of 1e-3 per step
