@@ -176,7 +176,8 @@ class TestPrune:
         again = secateur("evaluate", tmp_path / "new", "--samples", 2, "--device", "cpu")
         assert again.exit_code == 0, again.stderr
 
-    def test_what_is_left_can_be_trained_on(self, secateur, trained):
+    def test_what_is_left_can_be_trained_on(self, secateur, trained, monkeypatch):
+        monkeypatch.setattr("secateur.training.methods.PREDICTIVE_TEMPERATURES", (0.0, 1.0))
         words = ("--granularity", "neuron", "--max-loss-rise", 0.2, "--recover", 1, "--samples", 2)
         result = secateur("prune", trained, *words)
         assert result.exit_code == 0, result.stderr
