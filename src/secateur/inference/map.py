@@ -21,12 +21,12 @@ __all__ = ["FlatMAP"]
 def _gradients(
     z: Tensor, log_precision: Tensor, gradient: Tensor, keep: Tensor | None, layers: LayerSizes, num_data: int
 ) -> tuple[Tensor, Tensor]:
-    if keep is not None:
-        gradient = gradient * keep
+    # In nats of the whole data set, as in the paper: AdaBelief is free of scale only far above its eps.
+    gradient = gradient * num_data if keep is None else gradient * (num_data * keep)
     scale = layers.scale(log_precision)
     by_weight = layers.spread(scale) * gradient
     prior = GAMMA_RATE * log_precision.exp() - (GAMMA_SHAPE - 1)
-    return by_weight + z / num_data, prior / num_data - 0.5 * layers.total(by_weight * z)
+    return by_weight + z, prior - 0.5 * layers.total(by_weight * z)
 
 
 def _weights(z: Tensor, log_precision: Tensor, keep: Tensor | None, layers: LayerSizes) -> Tensor:

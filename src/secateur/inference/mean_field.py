@@ -55,19 +55,19 @@ def _gradients(
     layers: LayerSizes,
     num_data: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if keep is not None:
-        gradient = gradient * keep
+    # In nats of the whole data set, as in the paper: AdaBelief is free of scale only far above its eps.
+    gradient = gradient * num_data if keep is None else gradient * (num_data * keep)
     std, layer_std = log_std.exp(), precision_log_std.exp()
     log_precision = precision_loc + layer_std * layer_noise
     by_z = layers.spread(layers.scale(log_precision)) * gradient
     by_log_precision = -0.5 * layers.total(by_z * (loc + std * noise))
     expected_precision = (precision_loc + 0.5 * layer_std.square()).exp()
     return (
-        by_z + loc / num_data,
-        by_z * noise * std + (std.square() - 1) / num_data,
-        by_log_precision + (GAMMA_RATE * expected_precision - GAMMA_SHAPE) / num_data,
+        by_z + loc,
+        by_z * noise * std + (std.square() - 1),
+        by_log_precision + (GAMMA_RATE * expected_precision - GAMMA_SHAPE),
         by_log_precision * layer_noise * layer_std
-        + (GAMMA_RATE * expected_precision * layer_std.square() - 1) / num_data,
+        + (GAMMA_RATE * expected_precision * layer_std.square() - 1),
     )
 
 
