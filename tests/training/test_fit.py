@@ -13,7 +13,7 @@ from torch.nn.utils import prune
 import secateur
 from secateur import Posterior
 from secateur.data import Split
-from secateur.errors import DataError
+from secateur.errors import ArtifactError, DataError
 from secateur.pruning import masks_of
 from secateur.training import evaluate, load_run
 from secateur.training.judging import best_temperature
@@ -285,3 +285,13 @@ def test_evaluation_mode_gives_each_module_its_own_mode_back():
     assert network.training
     assert network.dropout.training
     assert not network.norm.training
+
+
+def test_what_prune_wrote_is_no_run_to_resume(fit, tmp_path):
+    fit(out=tmp_path / "run", epochs=1)
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pruned": {}}))
+    before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    with pytest.raises(ArtifactError, match="secateur prune wrote"):
+        fit(out=tmp_path / "run", epochs=1, resume=True)
+    assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == before

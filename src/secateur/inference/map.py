@@ -1,6 +1,6 @@
 """Maximum a posteriori under the paper's flat prior: a point, the baseline of the comparison.
 
-Minimises, over z and t of `layer_scale`,  mean loss + [ sum z^2 / 2 + sum_l (2 t_l - log t_l) ] / N.
+Minimises, over z and t of `layer_scale`,  N mean loss + sum z^2 / 2 + sum_l (2 t_l - log t_l).
 """
 
 import math

@@ -2,7 +2,7 @@
 
     w = s_l z,    q(z) = N(loc, std^2),    q(t_l) = LogNormal(m_l, v_l^2),    s_l = f_l / sqrt(t_l)
 
-Minimises, per datum,  E_q[loss] + ( KL(q(z) || N(0, 1)) + KL(q(t) || Gamma(2, 2)) ) / N, with one joint draw
+Minimises  N E_q[loss] + KL(q(z) || N(0, 1)) + KL(q(t) || Gamma(2, 2)), in nats, with one joint draw
 per step and both KL terms in closed form:
 
     KL_z = sum (std^2 + loc^2 - 1) / 2 - log std

@@ -214,7 +214,13 @@ def _open(directory: RunDirectory, config: dict[str, Any], trainer: Trainer, *, 
         directory.write_json(directory.config, config)
         return
     # A finished run keeps its config, with what only the end of it knows, until its new end.
-    earlier, now = _identity(read_json(directory.config)), _identity(as_json(config))
+    kept = read_json(directory.config)
+    if "pruned" in kept:
+        raise ArtifactError(
+            f"--resume {directory.path}: expected a run of secateur fit, got one that secateur prune wrote; "
+            "choose another --out"
+        )
+    earlier, now = _identity(kept), _identity(as_json(config))
     for key, value in now.items():
         if earlier.get(key) != value:
             raise ArtifactError(
