@@ -103,9 +103,8 @@ def main() -> None:
         for name, step in methods.items():
             rounds[name].append(seconds(step, arguments.steps, device))
     print(f"{arguments.network}, batch {BATCH_SIZE}, {device}, {torch.get_num_threads()} threads, ", end="")
-    print(
-        f"torch {torch.__version__}, {platform.machine()}, {arguments.rounds} rounds of {arguments.steps} steps\n"
-    )
+    print(f"torch {torch.__version__}, {platform.machine()}, ", end="")
+    print(f"{arguments.rounds} rounds of {arguments.steps} steps\n")
     print("| method | ms per step, median (min to max) | ratio to AdamW, median (min to max) |")
     print("|---|---|---|")
     for name, each in rounds.items():
