@@ -34,11 +34,11 @@ contract: setup
 	$(BIN)/lint-imports
 
 test: lint types contract  ## Lint, types, import contract, tests and doctests
-	$(BIN)/pytest -q -n 2 -m "not slow and not gpu"
-	$(BIN)/pytest -q --doctest-modules src/secateur
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q --doctest-modules src/secateur
 
 test-slow: setup  ## The tests that take minutes
-	$(BIN)/pytest -q -m "slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 -m "slow and not gpu"
 
 clean:  ## Remove .venv and caches (never runs)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
