@@ -167,7 +167,7 @@ def test_flat_ff_gradient_is_that_of_its_objective_on_average(generator):
         weight = _build(loc, log_std, log_t, noise, None, layers)
         gradient = (GRAM @ weight - CROSS) / NUM_DATA
         parts = _gradients(loc, log_std, m, log_v, gradient, noise, layer_noise, None, layers, NUM_DATA)
-        drawn.append(torch.cat(parts))
+        drawn.append(torch.cat(parts) / NUM_DATA)  # the objective here is per datum
     assert_agrees(torch.stack(drawn), latents.grad, precise_to=0.1)
 
 
