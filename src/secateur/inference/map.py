@@ -21,7 +21,7 @@ __all__ = ["FlatMAP"]
 def _gradients(
     z: Tensor, log_precision: Tensor, gradient: Tensor, keep: Tensor | None, layers: LayerSizes, num_data: int
 ) -> tuple[Tensor, Tensor]:
-    # In nats of the whole data set, as in the paper: AdaBelief is free of scale only far above its eps.
+    # In nats of the whole data set, as an ELBO is written: AdaBelief is free of scale only far above its eps.
     gradient = gradient * num_data if keep is None else gradient * (num_data * keep)
     scale = layers.scale(log_precision)
     by_weight = layers.spread(scale) * gradient

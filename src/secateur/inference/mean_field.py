@@ -55,7 +55,7 @@ def _gradients(
     layers: LayerSizes,
     num_data: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    # In nats of the whole data set, as in the paper: AdaBelief is free of scale only far above its eps.
+    # In nats of the whole data set, as an ELBO is written: AdaBelief is free of scale only far above its eps.
     gradient = gradient * num_data if keep is None else gradient * (num_data * keep)
     std, layer_std = log_std.exp(), precision_log_std.exp()
     log_precision = precision_loc + layer_std * layer_noise
