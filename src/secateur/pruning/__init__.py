@@ -2,7 +2,7 @@
 
 from secateur.pruning.compaction import CompactionWarning, compact
 from secateur.pruning.finishing import FinishingReport, FinishingRound, finish_structured
-from secateur.pruning.masks import apply_masks, masks_of, output_layer, prune
+from secateur.pruning.masks import apply_masks, masks_of, output_layer, output_parameters, prune
 from secateur.pruning.ranking import LayerRow, Report, reduce
 from secateur.pruning.schedule import Schedule
 
@@ -18,6 +18,7 @@ __all__ = [
     "finish_structured",
     "masks_of",
     "output_layer",
+    "output_parameters",
     "prune",
     "reduce",
 ]

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from glob import escape
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from secateur.data import Split
 from secateur.errors import ArtifactError, DataError
 from secateur.inference import PosteriorOptimizer
 from secateur.posterior import Posterior
-from secateur.pruning import Report, Schedule, output_layer, reduce
+from secateur.pruning import Report, Schedule, output_parameters, reduce
 from secateur.training.divergence import check_losses, check_weights
 from secateur.training.prediction import evaluation_mode, log_probabilities, score
 from secateur.training.progress import Progress
@@ -201,10 +202,10 @@ class Trainer:
         return sparsity * num_weights / of_posterior
 
     def excluded(self, posterior: Posterior) -> Sequence[str] | None:
-        """Return the patterns of parameters that stay: the output layer's, if there is any other layer."""
-        last = output_layer(self.model)
-        others = {name.rpartition(".")[0] for name, mean in posterior.mean.items() if mean.dim() > 1} - {last}
-        return [f"{last}.*"] if others else None
+        """Return the names of parameters that stay: the output layer's, if there is any other layer."""
+        output = output_parameters(self.model)  # a head tied to an embedding under both names
+        others = any(mean.dim() > 1 and name not in output for name, mean in posterior.mean.items())
+        return [escape(name) for name in output] if others else None
 
     def _observed_loss(self, masks: dict[str, Tensor]) -> float:
         """Return the loss of the posterior-mean network under masks on some training data, per datum."""
