@@ -15,7 +15,8 @@ from torch.nn.utils import prune as torch_prune
 from secateur.errors import InvalidArgumentError
 from secateur.inference.arguments import check_patterns
 from secateur.posterior import Posterior
-from secateur.pruning.ranking import Report, candidates, reduce
+from secateur.pruning.decision import Report
+from secateur.pruning.ranking import candidates, reduce
 
 __all__ = ["apply_masks", "masks_of", "output_layer", "prune"]
 

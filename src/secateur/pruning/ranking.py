@@ -15,79 +15,13 @@ from torch import Tensor
 from secateur.errors import InvalidArgumentError
 from secateur.inference.arguments import chosen
 from secateur.posterior import Posterior
-from secateur.reduction import delta_f, spike_and_slab
+from secateur.pruning.criteria import CRITERIA, NEEDS_PRECISION
+from secateur.pruning.decision import Report, decided
+from secateur.reduction import spike_and_slab
 
-__all__ = ["GRANULARITIES", "LayerRow", "Report", "candidates", "reduce"]
+__all__ = ["GRANULARITIES", "candidates", "reduce"]
 
 GRANULARITIES = ("weight", "neuron", "channel")
-
-
-@dataclass(frozen=True)
-class LayerRow:
-    """What a reduction did to one layer.
-
-    Attributes:
-        name: Qualified name of the module.
-        shape: Shape of its weight.
-        num_weights: Entries, bias included.
-        num_kept: Entries that stay after this reduction.
-        num_removed: Entries this reduction removed.
-        predicted_delta_f: Sum of delta_f over them, in nats.
-        threshold: delta_f above which a weight (or group) of this layer is removed; nan if never.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    num_weights: int
-    num_kept: int
-    num_removed: int
-    predicted_delta_f: float
-    threshold: float
-
-    @property
-    def sparsity(self) -> float:
-        """Fraction of the layer's entries that are out."""
-        return 1 - self.num_kept / self.num_weights
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a reduction decided.
-
-    Attributes:
-        masks: True where an entry stays, for every parameter of the posterior.
-        delta_f: Evidence for removing each entry, in nats; nan where it was not asked or is already out.
-        layers: One row per layer, in the network's order.
-    """
-
-    masks: dict[str, Tensor]
-    delta_f: dict[str, Tensor]
-    layers: tuple[LayerRow, ...]
-
-    @property
-    def num_weights(self) -> int:
-        """Entries of the posterior."""
-        return sum(row.num_weights for row in self.layers)
-
-    @property
-    def num_kept(self) -> int:
-        """Entries that stay."""
-        return sum(row.num_kept for row in self.layers)
-
-    @property
-    def num_removed(self) -> int:
-        """Entries this reduction removed, besides those already out."""
-        return sum(row.num_removed for row in self.layers)
-
-    @property
-    def sparsity(self) -> float:
-        """Fraction of the posterior's entries that are out, output layer included."""
-        return 1 - self.num_kept / self.num_weights
-
-    @property
-    def predicted_delta_f(self) -> float:
-        """Sum of delta_f over what this reduction removed: optimistic, since weights are not independent."""
-        return math.fsum(row.predicted_delta_f for row in self.layers)
 
 
 def candidates(
@@ -131,6 +65,7 @@ def reduce(
     max_fraction: float = 1.0,
     max_sparsity: float = 1.0,
     granularity: str = "weight",
+    criterion: str = "evidence",
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
 ) -> Report:
@@ -148,6 +83,7 @@ def reduce(
         max_sparsity: Sparsity at which evidence-led removal ends; only without `sparsity`.
         granularity: "weight", or "neuron" / "channel" for whole output units with their bias, whose
             delta_f is the sum over the unit.
+        criterion: One of `criteria.CRITERIA`; all but the evidence need a `sparsity`.
         include: Name patterns of parameters that may go; weights and biases of all layers when None.
         exclude: Name patterns of parameters that stay.
 
@@ -158,6 +94,11 @@ def reduce(
     if granularity not in GRANULARITIES:
         raise InvalidArgumentError(
             f"granularity: expected one of {', '.join(GRANULARITIES)}, got {granularity!r}"
+        )
+    if criterion not in CRITERIA or (criterion != "evidence" and sparsity is None):
+        raise InvalidArgumentError(
+            f"criterion: expected evidence, or with a sparsity one of {', '.join(CRITERIA)}, got "
+            f"{criterion!r} with sparsity={sparsity}"
         )
     for name, value in {
         "sparsity": sparsity,
@@ -171,8 +112,9 @@ def reduce(
             f"sparsity: expected no cap beside a target, got max_fraction={max_fraction}, "
             f"max_sparsity={max_sparsity}"
         )
-    evidence = _evidence(posterior, candidates(posterior, include=include, exclude=exclude))
-    units = {name: _Units.of(layer, posterior, granularity) for name, layer in evidence.items()}
+    layers = candidates(posterior, include=include, exclude=exclude)
+    scores = _scores(posterior, layers, criterion)
+    units = {name: _Units.of(layer, posterior, granularity) for name, layer in scores.items()}
     total = sum(mean.numel() for mean in posterior.mean.values())
     out = sum(int((~keep).sum()) for keep in posterior.keep.values())
     if sparsity is None:
@@ -190,24 +132,36 @@ def reduce(
                 f"{(out + available) / total:.4f} (everything that may go), got {sparsity}"
             )
     leaving = _best(units, wanted, limit)
-    return _report(posterior, evidence, units, leaving, thresholds)
+    evidence = scores if criterion == "evidence" else _evidence(posterior, layers)
+    return decided(posterior, evidence, _masks(posterior, scores, leaving), thresholds)
 
 
-def _evidence(posterior: Posterior, layers: dict[str, tuple[str, ...]]) -> dict[str, dict[str, Tensor]]:
-    """Return delta_f of each candidate parameter, by layer."""
-    evidence: dict[str, dict[str, Tensor]] = {}
+def _scores(
+    posterior: Posterior, layers: dict[str, tuple[str, ...]], criterion: str
+) -> dict[str, dict[str, Tensor]]:
+    """Return the criterion's score of each candidate parameter's entries, by layer."""
+    scores: dict[str, dict[str, Tensor]] = {}
     for layer, names in layers.items():
         for name in names:
             precision = posterior.precision[name]
-            if torch.isinf(precision).any():
+            if criterion in NEEDS_PRECISION and torch.isinf(precision).any():
                 raise InvalidArgumentError(
                     f"posterior.precision[{name!r}]: expected finite values, got inf: a point estimate has "
                     "no evidence; use secateur.inference.laplace(model, loader) or a method with a posterior"
                 )
-            evidence.setdefault(layer, {})[name] = delta_f(
-                posterior.mean[name], precision, prior_precision=posterior.prior_precision[name]
-            )
-    return evidence
+            score = CRITERIA[criterion](posterior.mean[name], precision, posterior.prior_precision[name])
+            scores.setdefault(layer, {})[name] = score
+    return scores
+
+
+def _evidence(posterior: Posterior, layers: dict[str, tuple[str, ...]]) -> dict[str, dict[str, Tensor]]:
+    """Return delta_f of each candidate parameter, by layer; nan throughout for a point estimate."""
+    if any(torch.isinf(posterior.precision[name]).any() for names in layers.values() for name in names):
+        return {
+            layer: {name: torch.full_like(posterior.mean[name], math.nan) for name in names}
+            for layer, names in layers.items()
+        }
+    return _scores(posterior, layers, "evidence")
 
 
 @dataclass(frozen=True)
@@ -266,20 +220,15 @@ def _best(units: dict[str, _Units], wanted: dict[str, Tensor], limit: int) -> di
     return leaving
 
 
-def _report(
-    posterior: Posterior,
-    evidence: dict[str, dict[str, Tensor]],
-    units: dict[str, _Units],
-    leaving: dict[str, Tensor],
-    thresholds: dict[str, float],
-) -> Report:
-    """Spread the decision on units over the entries of every parameter, and count."""
-    masks, delta_fs = {}, {}
+def _masks(
+    posterior: Posterior, scores: dict[str, dict[str, Tensor]], leaving: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Spread the decision on units over the entries of every parameter."""
+    masks = {}
     for name, mean in posterior.mean.items():
         keep = posterior.keep.get(name)
         masks[name] = torch.ones_like(mean, dtype=torch.bool) if keep is None else keep.clone()
-        delta_fs[name] = torch.full_like(mean, math.nan)
-    for layer, parameters in evidence.items():
+    for layer, parameters in scores.items():
         per_entry = len(leaving[layer]) == sum(each.numel() for each in parameters.values())
         start = 0
         for name, each in parameters.items():
@@ -288,30 +237,5 @@ def _report(
                 start += each.numel()
             else:
                 gone = leaving[layer].view(-1, *[1] * (each.dim() - 1)).expand(each.shape)
-            delta_fs[name] = torch.where(masks[name], each, math.nan)
             masks[name] &= ~gone
-    rows: dict[str, list[str]] = {}
-    for name in posterior.mean:
-        rows.setdefault(name.rpartition(".")[0], []).append(name)
-    layers = []
-    for layer, names in rows.items():
-        before = sum(
-            int(posterior.keep[name].sum()) if name in posterior.keep else masks[name].numel()
-            for name in names
-        )
-        kept = sum(int(masks[name].sum()) for name in names)
-        flag = leaving.get(layer)
-        layers.append(
-            LayerRow(
-                name=layer,
-                shape=tuple(max((posterior.mean[name] for name in names), key=Tensor.dim).shape),
-                num_weights=sum(masks[name].numel() for name in names),
-                num_kept=kept,
-                num_removed=before - kept,
-                predicted_delta_f=0.0
-                if flag is None
-                else float(units[layer].evidence[flag].sum(dtype=torch.float64)),
-                threshold=thresholds.get(layer, math.nan),
-            )
-        )
-    return Report(masks, delta_fs, tuple(layers))
+    return masks

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 from secateur.errors import InvalidArgumentError
 
-__all__ = ["Schedule"]
+__all__ = ["SHAPES", "Schedule"]
+
+SHAPES = ("geometric", "cubic")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,8 @@ class Schedule:
         max_sparsity: Sparsity at which removal ends even if the evidence would go on.
         max_loss_rise: How far a reduction may raise the training loss above the best seen, in nats per
             datum, before it is cut back; `inf` trusts the evidence alone.
+        shape: How a target sparsity is approached, over the fraction t of the reductions: "geometric", where
+            what stays falls by one factor each time, or "cubic", s (1 - (1 - t)^3) of arXiv:1710.01878.
     """
 
     first_epoch: int
@@ -32,6 +36,7 @@ class Schedule:
     max_fraction: float = 1.0
     max_sparsity: float = 1.0
     max_loss_rise: float = math.inf
+    shape: str = "geometric"
 
     def __post_init__(self) -> None:
         if not 1 <= self.first_epoch <= self.last_epoch:
@@ -48,8 +53,24 @@ class Schedule:
                 )
         if not self.max_loss_rise > 0:
             raise InvalidArgumentError(f"max_loss_rise: expected a positive number, got {self.max_loss_rise}")
+        if self.shape not in SHAPES:
+            raise InvalidArgumentError(f"shape: expected one of {', '.join(SHAPES)}, got {self.shape!r}")
 
     def due(self, epoch: int) -> bool:
         """Return whether to reduce once `epoch` epochs are complete."""
         inside = self.first_epoch <= epoch <= self.last_epoch
         return inside and (epoch - self.first_epoch) % self.every == 0
+
+    def target(self, sparsity: float, *, epoch: int, epochs: int) -> float:
+        """Return the sparsity that the reduction after an epoch is to reach.
+
+        Args:
+            sparsity: What the last reduction of the run is to reach.
+            epoch: Epochs completed; a reduction is due.
+            epochs: Epochs of the run.
+        """
+        due = [each for each in range(1, epochs + 1) if self.due(each)]
+        done = (due.index(epoch) + 1) / len(due)
+        if self.shape == "cubic":
+            return sparsity * (1 - (1 - done) ** 3)
+        return 1 - (1 - sparsity) ** done

@@ -32,6 +32,9 @@ class Recipe:
             several, held-out data choose (`judging.best_temperature`). 0 is the posterior mean alone.
         holdout: Fraction of the training data held out for that choice, at most `MAX_HOLDOUT` of them.
         schedule: When and how much to reduce; None for never.
+        criterion: What a reduction to a target sparsity ranks by (`secateur.pruning.criteria`).
+        hyperprior: Which scales of a regularised horseshoe to reduce to, "full" or "tiered"; None to remove
+            by spike and slab.
         dropout: Dropout of the network, where it takes any.
     """
 
@@ -47,6 +50,8 @@ class Recipe:
     predictive_temperatures: tuple[float, ...] = (1.0,)
     holdout: float = 0.0
     schedule: Schedule | None = None
+    criterion: str = "evidence"
+    hyperprior: str | None = None
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
