@@ -1,0 +1,188 @@
+"""What a comparison consists of: networks x data sets x methods x seeds, each cell a run of its own."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from secateur import networks, training
+from secateur.data import names as data_names
+from secateur.errors import InvalidArgumentError, unknown_name
+
+__all__ = ["Cell", "Grid", "RunOptions", "cells_of", "names_in", "reduces", "seeds_in"]
+
+MAX_SEED = 2**32 - 1
+NOMINAL_NUM_DATA = 60_000  # of a data set large enough for any method to reduce
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a comparison, by names that exist."""
+
+    network: str
+    data: str
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of its directory and of its log."""
+        return f"{self.network}-{self.data}-{self.method}-seed{self.seed}"
+
+    def directory(self, out: Path) -> Path:
+        """Return where a comparison in `out` keeps the run."""
+        return out / "runs" / self.name
+
+    def log(self, out: Path) -> Path:
+        """Return the file that takes what the run prints."""
+        return out / "logs" / f"{self.name}.log"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """All combinations of some networks, data sets, methods and seeds.
+
+    Raises:
+        UsageError: If a name does not exist.
+        InvalidArgumentError: If an axis is empty, names something twice, or a seed is out of range.
+    """
+
+    networks: tuple[str, ...]
+    data: tuple[str, ...]
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        named = (
+            ("networks", "network", self.networks, networks.names()),
+            ("data", "data set", self.data, data_names()),
+            ("methods", "method", self.methods, training.method_names()),
+        )
+        for axis, kind, chosen, existing in named:
+            _check_each_once(axis, chosen)
+            for name in chosen:
+                if name not in existing:
+                    raise unknown_name(kind, name, existing)
+        _check_each_once("seeds", self.seeds)
+        for seed in self.seeds:
+            if not 0 <= seed <= MAX_SEED:
+                raise InvalidArgumentError(f"--seeds: expected whole numbers in 0 ... {MAX_SEED}, got {seed}")
+
+    def cells(self) -> tuple[Cell, ...]:
+        """Return the cells in the order they are run.
+
+        Seeds are the outermost loop: whoever stops half-way has one seed of everything.
+        """
+        return tuple(
+            Cell(network, data, method, seed)
+            for seed in self.seeds
+            for network in self.networks
+            for data in self.data
+            for method in self.methods
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What all runs of a comparison share, so that its figures compare; None takes `secateur fit`'s default.
+
+    Attributes:
+        epochs: Passes over the training data.
+        sparsity: Exact share of weights to remove; methods that never remove any run without it.
+        samples: Networks averaged in the final test.
+        batch_size: Examples per step.
+        augment: Whether training images are cropped and flipped at random.
+        autocast: Whether forward passes of training compute in bfloat16.
+    """
+
+    epochs: int | None = None
+    sparsity: float | None = None
+    samples: int | None = None
+    batch_size: int | None = None
+    augment: bool = False
+    autocast: bool = False
+
+    def __post_init__(self) -> None:
+        if self.sparsity is not None and not 0 <= self.sparsity < 1:
+            raise InvalidArgumentError(f"--sparsity: expected a share in [0, 1), got {self.sparsity}")
+
+    def of(self, cell: Cell) -> dict[str, Any]:
+        """Return the options of one run by name, only those that are given."""
+        given = {name: value for name, value in vars(self).items() if value not in {None, False}}
+        if not reduces(cell.method):
+            given.pop("sparsity", None)
+        return given
+
+    def words(self, cell: Cell) -> list[str]:
+        """Return the options of one run as `secateur fit` takes them."""
+        words = []
+        for name, value in self.of(cell).items():
+            option = f"--{name.replace('_', '-')}"
+            words += [option] if value is True else [option, str(value)]
+        return words
+
+
+def reduces(method: str) -> bool:
+    """Return whether a method ever removes weights.
+
+    Args:
+        method: One of `training.method_names()`.
+
+    Raises:
+        UsageError: If there is no such method.
+
+    >>> reduces("calibrated"), reduces("flat-map")
+    (True, False)
+    """
+    chosen = training.method_named(method)
+    return chosen.recipe(chosen.default_epochs, NOMINAL_NUM_DATA).schedule is not None
+
+
+def cells_of(grids: Iterable[Grid]) -> tuple[Cell, ...]:
+    """Return the cells of several grids, each once, in order."""
+    return tuple(dict.fromkeys(chain.from_iterable(grid.cells() for grid in grids)))
+
+
+def names_in(text: str, axis: str) -> tuple[str, ...]:
+    """Return the names in a list separated by commas.
+
+    Args:
+        text: The list.
+        axis: The option it was given by, for the error: `"networks"`.
+
+    Raises:
+        InvalidArgumentError: If there is nothing between two commas.
+
+    >>> names_in("mlp, lenet", "networks")
+    ('mlp', 'lenet')
+    """
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise InvalidArgumentError(f"--{axis}: expected names separated by commas, got {text!r}")
+    return names
+
+
+def seeds_in(text: str) -> tuple[int, ...]:
+    """Return the seeds in a list separated by commas.
+
+    Raises:
+        InvalidArgumentError: If one is not a whole number.
+
+    >>> seeds_in("0,1,2")
+    (0, 1, 2)
+    """
+    try:
+        return tuple(int(name) for name in names_in(text, "seeds"))
+    except ValueError:
+        raise InvalidArgumentError(
+            f"--seeds: expected whole numbers separated by commas, got {text!r}"
+        ) from None
+
+
+def _check_each_once(axis: str, chosen: Sequence[object]) -> None:
+    if not chosen:
+        raise InvalidArgumentError(f"--{axis}: expected at least one, got none")
+    for value in chosen:
+        if chosen.count(value) > 1:
+            raise InvalidArgumentError(f"--{axis}: expected each one once, got {value} twice; leave one out")
