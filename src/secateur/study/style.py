@@ -13,19 +13,24 @@ from html import escape
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 __all__ = [
     "BLUE",
     "CSS_VARIABLES",
+    "FORMATS",
     "GRID",
+    "HUES",
     "INK",
     "MUTED",
     "ORANGE",
     "REMOVED",
     "clean_axes",
     "drawing",
+    "file_of",
     "svg",
 ]
 
@@ -36,6 +41,22 @@ REMOVED = "#d8dce2"
 BLUE = "#0072b2"
 ORANGE = "#d55e00"
 
+HUES = {
+    "slate": "#4b5563",
+    "mint": "#35a585",
+    "green": "#00795a",
+    "pine": "#004d3b",
+    "sky": "#56a8dc",
+    "amber": "#e69f00",
+    "pink": "#d07aae",
+    "plum": "#a03c86",
+    "wine": "#5e2750",
+    "brown": "#8c6d31",
+    "olive": "#7d8a1e",
+    "clay": "#a98467",
+}
+"""Further hues, for figures of many methods: each family one hue, its members told apart by lightness."""
+
 CSS_VARIABLES = {
     INK: "--ink",
     MUTED: "--muted",
@@ -43,7 +64,7 @@ CSS_VARIABLES = {
     REMOVED: "--removed",
     BLUE: "--blue",
     ORANGE: "--orange",
-}
+} | {colour: f"--{name}" for name, colour in HUES.items()}
 """Placeholder colour to the CSS variable that stands for it on a page."""
 
 
@@ -79,6 +100,7 @@ def drawing() -> Iterator[None]:
             "lines.solid_capstyle": "round",
             "svg.fonttype": "none",
             "svg.image_inline": True,
+            "pdf.fonttype": 42,
         })
         yield
 
@@ -121,3 +143,33 @@ def svg(figure: Figure, *, name: str, description: str) -> str:
     for colour, variable in CSS_VARIABLES.items():
         body = body.replace(colour, f"var({variable}, {colour})")
     return head + re.sub(r"\n\s*", "\n", body)
+
+
+FORMATS = ("svg", "pdf", "png")
+"""What `file_of` can make, by the ending of the file's name."""
+
+_PNG_DOTS_PER_INCH = 200
+
+
+def file_of(figure: Figure, ending: str, *, name: str) -> bytes:
+    """Return a figure as a file of its own, on white, the same bytes for the same figure.
+
+    Args:
+        figure: What to draw.
+        ending: One of `FORMATS`.
+        name: Seeds the identifiers in an SVG.
+    """
+    stream = io.BytesIO()
+    with drawing(), matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
+        figure.set_facecolor("white")
+        if ending == "svg":
+            text = io.StringIO()
+            FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None})
+            return text.getvalue().encode()
+        if ending == "pdf":
+            metadata = {"CreationDate": None, "Producer": None, "Creator": None}
+            FigureCanvasPdf(figure).print_pdf(stream, metadata=metadata)
+        else:
+            figure.set_dpi(_PNG_DOTS_PER_INCH)
+            FigureCanvasAgg(figure).print_png(stream, metadata={"Software": None})
+    return stream.getvalue()

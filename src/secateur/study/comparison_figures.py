@@ -1,0 +1,326 @@
+"""Scores of a comparison: over the epochs, against what was removed, and against what they cost."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from secateur.study.comparison_plate import Geometry, Panel, Plate
+from secateur.study.comparison_runs import ComparisonRun, Group, Variant
+from secateur.study.comparison_scale import Better, few_ticks, kept_axis, kept_position, note_outside, window
+from secateur.study.comparison_table import relative_cost
+from secateur.study.style import INK, MUTED, clean_axes
+
+__all__ = ["cost", "dots", "over_epochs", "pareto"]
+
+_HALF = Geometry(width=3.5, height=2.5, left=0.52, right=0.14)
+_THIRD = Geometry(width=2.75, height=2.5, left=0.5, right=0.14)
+DOTS = Geometry(width=3.5, height=2.5, left=1.3, right=0.16)
+"""Room for the names of methods at the left."""
+
+_SCORES: tuple[tuple[str, str, Better], ...] = (
+    ("accuracy", "Accuracy", "high"),
+    ("negative_log_likelihood", "Negative log-likelihood", "low"),
+    ("expected_calibration_error", "Calibration error", "low"),
+)
+
+
+def over_epochs(group: Group) -> Plate:
+    """Return accuracy, NLL, ECE and the share removed over the epochs, a line per method.
+
+    Args:
+        group: Runs of one network on one data set.
+    """
+    panels = [
+        Panel(
+            metric,
+            f"{name} over the epochs, a line per method",
+            partial(_curves, group, metric, name, better),
+        )
+        for metric, name, better in _SCORES
+    ]
+    panels.append(Panel("sparsity", "Share of the weights removed over the epochs", partial(_removed, group)))
+    return Plate(
+        name=f"{group.name}-epochs",
+        title="Epoch by epoch",
+        caption=(
+            "The network at the posterior mean on the test set, after each epoch. Lines are means over "
+            "seeds, bands their standard error; a single seed has no band. A value that a scale leaves out "
+            "is written at its edge."
+        ),
+        panels=tuple(panels),
+        geometry=_HALF,
+        columns=2,
+        legend=group.variants,
+    )
+
+
+def _series(variant: Variant, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return epochs, mean over seeds and its standard error (0 for one seed), each of shape (epochs,)."""
+    values: dict[int, list[float]] = {}
+    for run in variant.runs:
+        for row in run.record.epochs:
+            value = getattr(row, metric)
+            if math.isfinite(value):
+                values.setdefault(row.epoch, []).append(value)
+    epochs = sorted(values)
+    mean = np.array([np.mean(values[epoch]) for epoch in epochs])
+    error = np.array([
+        np.std(values[epoch], ddof=1) / math.sqrt(len(values[epoch])) if len(values[epoch]) > 1 else 0.0
+        for epoch in epochs
+    ])
+    return np.array(epochs, dtype=float), mean, error
+
+
+def _draw_line(axes: Axes, variant: Variant, place: int, x: np.ndarray, y: np.ndarray, e: np.ndarray) -> None:
+    """Draw one line with its band; markers are few and start at another place for each method."""
+    style = variant.style
+    if not len(x):
+        return
+    if (e > 0).any():
+        axes.fill_between(x, y - e, y + e, color=style.colour, alpha=0.18, linewidth=0)
+    step = max(1, round(len(x) / 5))
+    axes.plot(
+        x, y, **style.line(size=4.2), markevery=(place * step // 11 % step, step), zorder=_depth(variant)
+    )
+
+
+def _depth(variant: Variant) -> float:
+    return {"ours": 4.0, "baselines": 2.5}.get(variant.style.family, 3.0)
+
+
+def _curves(group: Group, metric: str, name: str, better: Better, axes: Axes) -> None:
+    clean_axes(axes, title=name, xlabel="epoch")
+    series = [(variant, *_series(variant, metric)) for variant in group.variants]
+    for place, (variant, x, y, e) in enumerate(series):
+        _draw_line(axes, variant, place, x, y, e)
+    axes.set_ylim(window([y for _, _, y, _ in series], better))
+    _whole_epochs(axes)
+    few_ticks(axes)
+    note_outside(axes, [(v.label, v.style.colour, y[-1]) for v, _, y, _ in series if len(y)])
+
+
+def _removed(group: Group, axes: Axes) -> None:
+    """Draw what is left on a logarithmic scale, labelled by what is gone."""
+    clean_axes(axes, title="Weights removed, %", xlabel="epoch")
+    largest = 0.0
+    for place, variant in enumerate(group.variants):
+        x, y, e = _series(variant, "sparsity")
+        largest = max([largest, *y])
+        position = np.array([kept_position(value) for value in y])
+        below = np.array([kept_position(value) for value in y - e])
+        above = np.array([kept_position(value) for value in y + e])
+        _draw_line(axes, variant, place, x, position, np.zeros_like(e))
+        if (e > 0).any():
+            axes.fill_between(x, below, above, color=variant.style.colour, alpha=0.18, linewidth=0)
+    _whole_epochs(axes)
+    kept_axis(axes, largest, vertical=True)
+
+
+def _whole_epochs(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.margins(x=0.02)
+
+
+def pareto(group: Group) -> Plate:
+    """Return accuracy, NLL and ECE against sparsity, a point per run.
+
+    Args:
+        group: Runs of one network on one data set.
+    """
+    panels = tuple(
+        Panel(
+            metric,
+            f"{name} against the share of weights removed, a point per run",
+            partial(_points, group, metric, name, better),
+        )
+        for metric, name, better in _SCORES
+    )
+    return Plate(
+        name=f"{group.name}-pareto",
+        title="What a sparsity costs",
+        caption=(
+            "Every run is a point: its averaged prediction on the test set against the share of all weights "
+            "removed. The horizontal scale is logarithmic in what is left. The thin line is the frontier: no "
+            "run is better both in the score and in what it removed."
+        ),
+        panels=panels,
+        geometry=_THIRD,
+        columns=3,
+        legend=group.variants,
+    )
+
+
+def _points(group: Group, metric: str, name: str, better: Better, axes: Axes) -> None:
+    clean_axes(axes, title=name, xlabel="weights removed, %")
+    runs = [
+        (variant, run, getattr(run.record.averaged, metric))
+        for variant in group.variants
+        for run in variant.runs
+    ]
+    runs = [row for row in runs if math.isfinite(row[2])]
+    low, high = window([[value] for _, _, value in runs], better)
+    axes.set_ylim(low, high)
+    frontier = _frontier([(run.record.sparsity, value) for _, run, value in runs], better)
+    axes.plot(
+        [kept_position(x) for x, _ in frontier],
+        [y for _, y in frontier],
+        color=MUTED,
+        linewidth=0.8,
+        alpha=0.7,
+    )
+    for variant, run, value in runs:
+        inside = min(max(value, low), high)
+        faint = 1.0 if inside == value else 0.45
+        axes.plot(
+            kept_position(run.record.sparsity), inside, **variant.style.points(size=6), alpha=faint,
+            clip_on=False, zorder=_depth(variant),
+        )  # fmt: skip
+    kept_axis(axes, max([run.record.sparsity for _, run, _ in runs], default=0.0))
+    few_ticks(axes)
+    outside = {}
+    for variant, _, value in runs:
+        if not low <= value <= high:
+            outside[variant.label] = (variant.label, variant.style.colour, value)
+    note_outside(axes, list(outside.values()))
+
+
+def _frontier(points: Sequence[tuple[float, float]], better: Better) -> list[tuple[float, float]]:
+    """Return the points that no other equals or exceeds in both sparsity and score, by sparsity.
+
+    >>> _frontier([(0.0, 0.9), (0.5, 0.91), (0.9, 0.88), (0.8, 0.87)], "high")
+    [(0.5, 0.91), (0.9, 0.88)]
+    """
+    sign = 1 if better == "high" else -1
+    chosen: list[tuple[float, float]] = []
+    for sparsity, value in sorted(points, key=lambda p: (-p[0], -sign * p[1])):
+        if not chosen or sign * value > sign * chosen[-1][1]:
+            chosen.append((sparsity, value))
+    return chosen[::-1]
+
+
+def cost(group: Group) -> Plate | None:
+    """Return the time of a step relative to flat-map, and NLL against time; None where no times are known.
+
+    Args:
+        group: Runs of one network on one data set.
+    """
+    costs = relative_cost(group)
+    panels = []
+    if any(map(math.isfinite, costs.values())):
+        values = {
+            variant.label: [costs[run.record.directory] for run in variant.runs] for variant in group.variants
+        }
+        panels.append(
+            Panel(
+                "steps",
+                "Seconds per iteration of each method relative to flat-map",
+                partial(dots, group, values, "Time of a step, flat-map = 1", logarithmic=True),
+            )
+        )
+    if any(math.isfinite(s) for run in group.runs for s in run.elapsed):
+        panels.append(
+            Panel(
+                "time",
+                "Negative log-likelihood against minutes of training, a line per method",
+                partial(_against_time, group),
+            )
+        )
+    if not panels:
+        return None
+    devices = ", ".join(sorted({run.device for run in group.runs}))
+    return Plate(
+        name=f"{group.name}-cost",
+        title="What it costs",
+        caption=(
+            f"Left, seconds per iteration relative to flat-map; right, NLL of the posterior-mean network "
+            f"against minutes since the start, so that methods compare at one budget of time. On {devices}; "
+            "a machine that was busy with something else shows in both."
+        ),
+        panels=tuple(panels),
+        geometry=DOTS,
+        columns=2,
+        legend=group.variants,
+    )
+
+
+def _against_time(group: Group, axes: Axes) -> None:
+    clean_axes(axes, title="Negative log-likelihood", xlabel="minutes")
+    ends = []
+    lines = []
+    for place, variant in enumerate(group.variants):
+        x, y = _mean_over_time(variant.runs)
+        _draw_line(axes, variant, place, x, y, np.zeros_like(y))
+        lines.append(y)
+        if len(y):
+            ends.append((variant.label, variant.style.colour, float(y[-1])))
+    axes.set_ylim(window(lines, "low"))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    few_ticks(axes)
+    note_outside(axes, ends)
+
+
+def _mean_over_time(runs: Sequence[ComparisonRun]) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean minutes and mean NLL at the end of each epoch that all runs have."""
+    length = min(len(run.record.epochs) for run in runs)
+    minutes = np.array([run.elapsed[:length] for run in runs], dtype=float) / 60
+    scores = np.array(
+        [[row.negative_log_likelihood for row in run.record.epochs[:length]] for run in runs], dtype=float
+    )
+    x, y = minutes.mean(0), scores.mean(0)
+    known = np.isfinite(x) & np.isfinite(y)
+    return x[known], y[known]
+
+
+def dots(
+    group: Group,
+    values: dict[str, list[float]],
+    title: str,
+    axes: Axes,
+    *,
+    logarithmic: bool = False,
+    reference: float = 1.0,
+    label: Callable[[float], str] = lambda value: f"{value:.2f}",
+) -> None:
+    """Draw one line of dots per method: small ones for seeds, a large one for their mean.
+
+    Args:
+        group: Whose variants to draw, from the top.
+        values: Of each variant's seeds, by its label.
+        title: What stands above the axes.
+        axes: Where to draw.
+        logarithmic: Whether the scale is.
+        reference: Where a line is drawn to compare with.
+        label: Writes the mean beside its dot.
+    """
+    axes.set_title(title, x=-0.02)
+    axes.grid(axis="x")
+    axes.axvline(reference, color=MUTED, linewidth=0.9)
+    shown = [v for v in group.variants if any(map(math.isfinite, values.get(v.label, [])))]
+    for row, variant in enumerate(shown):
+        seeds = [value for value in values[variant.label] if math.isfinite(value)]
+        mean = float(np.mean(seeds))
+        if len(seeds) > 1:
+            axes.plot(seeds, [row] * len(seeds), **variant.style.points(size=3), alpha=0.5, clip_on=False)
+        axes.plot(mean, row, **variant.style.points(size=6.5), clip_on=False, zorder=4)
+        axes.annotate(
+            label(mean), (max(seeds), row), (7, 0), textcoords="offset points", va="center", size=7.5, color=INK,
+            annotation_clip=False,
+        )  # fmt: skip
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_yticks(range(len(shown)), [variant.label for variant in shown], size=8)
+    every = [v for variant in shown for v in values[variant.label] if math.isfinite(v)] + [reference]
+    low, high = min(every), max(every)
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.set_xlim(low / 1.15, high * (high / low) ** 0.2 * 1.05)
+        axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    else:
+        room = high - low or 0.1
+        axes.set_xlim(low - 0.06 * room, high + 0.16 * room)
+        axes.xaxis.set_major_locator(MaxNLocator(5))

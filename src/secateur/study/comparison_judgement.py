@@ -1,0 +1,198 @@
+"""How honest the methods of a comparison are: reliability diagrams, and detection of foreign images."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from secateur.study.comparison_figures import DOTS, dots
+from secateur.study.comparison_plate import Geometry, Panel, Plate
+from secateur.study.comparison_runs import Group, Variant, mean_and_error
+from secateur.study.comparison_table import Detections
+from secateur.study.out_of_distribution import Detection
+from secateur.study.record import Reliability
+from secateur.study.style import INK, MUTED, clean_axes
+
+__all__ = ["detection", "entropies", "pooled", "reliability"]
+
+_SMALL = Geometry(width=2.25, height=2.25, left=0.38, right=0.1, top=0.32, bottom=0.42)
+
+
+def reliability(group: Group) -> Plate | None:
+    """Return a reliability diagram per method; None where no run has the figures for one.
+
+    Args:
+        group: Runs of one network on one data set.
+    """
+    bins = [(variant, pooled([run.record.reliability for run in variant.runs])) for variant in group.variants]
+    bins = [(variant, own) for variant, own in bins if any(own.count)]
+    if not bins:
+        return None
+    lowest = min(
+        value
+        for _, own in bins
+        for value, count in zip((*own.confidence, *own.accuracy), (*own.count, *own.count), strict=True)
+        if count and math.isfinite(value)
+    )
+    low = max(0.0, min(math.floor(10 * lowest) / 10, 0.8))
+    panels = tuple(
+        Panel(f"{index}", f"Reliability diagram of {variant.label}", partial(_diagram, variant, own, low))
+        for index, (variant, own) in enumerate(bins)
+    )
+    return Plate(
+        name=f"{group.name}-reliability",
+        title="Is the confidence honest?",
+        caption=(
+            "Share right against confidence, test images in bins of equal size sorted by confidence, all seeds "
+            "together; stems are distances from honesty, the dashed line. Below it a method is too sure, above "
+            "it too modest. ECE is the mean of those distances in a run, averaged over seeds."
+        ),
+        panels=panels,
+        geometry=_SMALL,
+        columns=4 if len(panels) in {4, 7, 8, 10, 11, 12} else 3,
+    )
+
+
+def pooled(runs: Sequence[Reliability]) -> Reliability:
+    """Return the bins of several runs as one, bin by bin; those of the first run where numbers of bins differ.
+
+    Args:
+        runs: At least one.
+    """
+    num_bins = len(runs[0].count)
+    own = [run for run in runs if len(run.count) == num_bins and any(run.count)]
+    if not own or not num_bins:
+        return runs[0]
+    count = np.array([run.count for run in own], dtype=float)
+    total = count.sum(0)
+    used = np.maximum(total, 1)
+    return Reliability(
+        tuple(((np.array([run.confidence for run in own]) * count).sum(0) / used).tolist()),
+        tuple(((np.array([run.accuracy for run in own]) * count).sum(0) / used).tolist()),
+        tuple(total.astype(int).tolist()),
+    )
+
+
+def _diagram(variant: Variant, bins: Reliability, low: float, axes: Axes) -> None:
+    clean_axes(axes, title=variant.label, xlabel="confidence")
+    axes.grid(axis="x")
+    used = np.array(bins.count) > 0
+    confidence, accuracy = np.array(bins.confidence)[used], np.array(bins.accuracy)[used]
+    axes.plot([low, 1], [low, 1], color=MUTED, linewidth=0.9, dashes=(4, 3))
+    axes.vlines(confidence, confidence, accuracy, color=variant.style.colour, linewidth=1.3, alpha=0.5)
+    axes.plot(confidence, accuracy, **variant.style.points(size=3.8), clip_on=False)
+    mean, error, _ = mean_and_error(run.record.averaged.expected_calibration_error for run in variant.runs)
+    text = f"ECE {mean:.3f}" + (f" \N{PLUS-MINUS SIGN} {error:.3f}" if math.isfinite(error) else "")
+    if math.isfinite(mean):
+        axes.text(0.05, 0.94, text, transform=axes.transAxes, va="top", size=8.5, color=INK, weight="bold")
+    room = 0.02 * (1 - low)
+    axes.set_xlim(low - room, 1 + room)
+    axes.set_ylim(low - room, 1 + room)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(4))
+
+
+def detection(group: Group, detections: Detections) -> Plate | None:
+    """Return AUROC per method and the entropies of some; None where nothing was measured.
+
+    Args:
+        group: Runs of one network on one data set.
+        detections: What was found about foreign images.
+    """
+    found = {
+        variant.label: [
+            own
+            for run in variant.runs
+            if isinstance(own := detections.get(run.record.directory), Detection) and math.isfinite(own.auroc)
+        ]
+        for variant in group.variants
+    }
+    some = next((own[0] for own in found.values() if own), None)
+    if some is None:
+        return None
+    values = {label: [own.auroc for own in runs] for label, runs in found.items()}
+    panels = [
+        Panel(
+            "auroc",
+            "AUROC of each method",
+            partial(
+                dots, group, values, "AUROC of the entropy", reference=0.5, label=lambda value: f"{value:.3f}"
+            ),
+        )
+    ]
+    for variant in _a_few(group, values):
+        own = found[variant.label]
+        panels.append(
+            Panel(
+                f"entropy-{variant.label.replace(' ', '-')}",
+                f"Predictive entropy of test and foreign images under {variant.label}",
+                partial(entropies, variant, own),
+            )
+        )
+    return Plate(
+        name=f"{group.name}-out-of-distribution",
+        title="Does it notice foreign images?",
+        caption=(
+            f"{some.num_outside:,} images of {some.foreign}, made to look like those of {some.home}, against "
+            f"{some.num_inside:,} of its test images. AUROC: the probability that the foreign one has the larger "
+            "predictive entropy; one half, the line, is chance. Histograms: that entropy in nats, filled for "
+            f"the test images, outlined for foreign ones; {NUM_SHOWN} methods at most."
+        ),
+        panels=tuple(panels),
+        geometry=DOTS,
+        columns=2,
+    )
+
+
+NUM_SHOWN = 5
+"""Of how many methods histograms of the entropy are shown."""
+
+_TELLING = ("flat-map", "flat-ff", "bmr-spike-and-slab", "calibrated", "magnitude")
+
+
+def _a_few(group: Group, values: dict[str, list[float]]) -> list[Variant]:
+    """Return the methods whose histograms say most: the usual references first, then in the table's order."""
+    known = [variant for variant in group.variants if values[variant.label]]
+    first = [variant for variant in known if variant.method in _TELLING]
+    rest = [variant for variant in known if variant not in first]
+    chosen = (first + rest)[:NUM_SHOWN]
+    return [variant for variant in known if variant in chosen]
+
+
+def entropies(variant: Variant, runs: Sequence[Detection], axes: Axes) -> None:
+    """Draw histograms of the predictive entropy of test and foreign images, all seeds together.
+
+    Args:
+        variant: The method.
+        runs: What was found in its runs; at least one.
+        axes: Where to draw.
+    """
+    clean_axes(axes, title=variant.label, xlabel="predictive entropy, nats")
+    edges = np.array(runs[0].edges)
+    alike = [run for run in runs if run.edges == runs[0].edges]
+    inside, outside = (
+        np.array([getattr(run, which) for run in alike], dtype=float).sum(0)
+        for which in ("inside", "outside")
+    )
+    inside, outside = inside / max(inside.sum(), 1), outside / max(outside.sum(), 1)
+    axes.stairs(inside, edges, fill=True, color=variant.style.colour, alpha=0.35, linewidth=0)
+    axes.stairs(outside, edges, color=INK, linewidth=1.2)
+    # Sure test images fill the first bin; the scale is that of the others unless they are alone.
+    others = np.concatenate([inside[1:], outside[1:]]).max(initial=0.0)
+    top = max(1.25 * others, float(outside[0])) or 1.0
+    axes.set_ylim(0, top)
+    axes.set_xlim(edges[0], edges[-1])
+    if inside[0] > top:
+        axes.text(
+            0.03, 0.95, f"\N{UPWARDS ARROW} {100 * inside[0]:.0f} % of the test images", size=7.5, color=MUTED,
+            transform=axes.transAxes, va="top",
+        )  # fmt: skip
+    axes.text(
+        0.97, 0.95, f"AUROC {np.mean([run.auroc for run in runs]):.3f}", size=8.5, color=INK, weight="bold",
+        transform=axes.transAxes, ha="right", va="top",
+    )  # fmt: skip
+    axes.set_yticks([])
+    axes.set_ylabel("share of images", size=8)

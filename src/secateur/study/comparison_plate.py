@@ -1,0 +1,139 @@
+"""A plate: panels that share a legend. On a page each panel is its own small figure, in a file they are one.
+
+Panels have a size in inches and margins in inches, so that a panel looks the same alone and among others.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from secateur.study.comparison_runs import Variant
+from secateur.study.method_style import FAMILIES
+from secateur.study.style import INK, MUTED, drawing
+
+__all__ = ["Geometry", "Panel", "Plate", "alone", "together"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Size of a panel and of the room around its axes, in inches."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    top: float = 0.34
+    bottom: float = 0.44
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One axes of a plate.
+
+    Attributes:
+        name: Sets it apart from the others of its plate.
+        description: What a reader who cannot see it is told.
+        draw: Draws into empty axes.
+    """
+
+    name: str
+    description: str
+    draw: Callable[[Axes], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plate:
+    """A figure of a comparison.
+
+    Attributes:
+        name: What its files are called.
+        title: Its heading.
+        caption: What it shows and how to read it, in one or two sentences.
+        panels: In reading order.
+        geometry: Of each panel.
+        columns: Panels side by side in a file.
+        legend: The variants that its colours and markers stand for; none where panels say it themselves.
+    """
+
+    name: str
+    title: str
+    caption: str
+    panels: tuple[Panel, ...]
+    geometry: Geometry
+    columns: int
+    legend: tuple[Variant, ...] = ()
+
+
+def alone(panel: Panel, geometry: Geometry) -> Figure:
+    """Return a panel as a figure of its own.
+
+    Args:
+        panel: What to draw.
+        geometry: Its size and margins.
+    """
+    with drawing():
+        figure = Figure(figsize=(geometry.width, geometry.height))
+        panel.draw(_axes(figure, geometry, 0.0, 0.0))
+        return figure
+
+
+def together(plate: Plate) -> Figure:
+    """Return all panels of a plate as one figure, its legend above them.
+
+    Args:
+        plate: What to draw.
+    """
+    own = plate.geometry
+    columns = min(plate.columns, len(plate.panels))
+    rows = -(-len(plate.panels) // columns)
+    width = columns * own.width
+    entries = _legend_rows(plate.legend, width)
+    strip = _ROW * len(entries) + (0.12 if entries else 0.0)
+    with drawing():
+        figure = Figure(figsize=(width, rows * own.height + strip))
+        for index, panel in enumerate(plate.panels):
+            row, column = divmod(index, columns)
+            panel.draw(_axes(figure, own, column * own.width, (rows - 1 - row) * own.height))
+        _draw_legend(figure, entries)
+        return figure
+
+
+def _axes(figure: Figure, geometry: Geometry, x: float, y: float) -> Axes:
+    """Return the axes of a panel whose lower left corner is at x, y inches."""
+    width, height = figure.get_size_inches()
+    return figure.add_axes((
+        (x + geometry.left) / width,
+        (y + geometry.bottom) / height,
+        (geometry.width - geometry.left - geometry.right) / width,
+        (geometry.height - geometry.top - geometry.bottom) / height,
+    ))
+
+
+_ROW, _ENTRY, _HEAD = 0.2, 1.42, 0.78  # inches: height of a row, width of an entry, width of a family's name
+
+
+def _legend_rows(variants: Sequence[Variant], width: float) -> list[tuple[str, list[Variant]]]:
+    """Return rows of a legend: the family where one begins, and as many entries as fit."""
+    fit = max(1, int((width - _HEAD) / _ENTRY))
+    rows = []
+    for family in FAMILIES:
+        own = [variant for variant in variants if variant.style.family == family]
+        for start in range(0, len(own), fit):
+            rows.append(("" if start else family, own[start : start + fit]))
+    return rows
+
+
+def _draw_legend(figure: Figure, rows: Sequence[tuple[str, list[Variant]]]) -> None:
+    width, height = figure.get_size_inches()
+    for index, (family, variants) in enumerate(rows):
+        y = 1 - (index + 0.6) * _ROW / height
+        figure.text(0.1 / width, y, family, va="center", color=MUTED, size=8)
+        for column, variant in enumerate(variants):
+            x = (_HEAD + column * _ENTRY) / width
+            handle = variant.style.handle()
+            handle.set_data([x, x + 0.14 / width, x + 0.28 / width], [y, y, y])
+            handle.set(transform=figure.transFigure, markevery=[1])
+            figure.add_artist(handle)
+            figure.text(x + 0.36 / width, y, variant.label, va="center", color=INK, size=8)
