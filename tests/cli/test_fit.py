@@ -47,7 +47,7 @@ def test_by_default_nothing_is_overridden_and_the_place_is_named_after_the_run(s
         "network": "lenet", "data": "fashion-mnist", "method": "calibrated", "epochs": None, "seed": 3,
         "out": Path("runs/lenet-fashion-mnist-calibrated-seed3"), "resume": False, "device": "auto",
         "data_dir": None, "sparsity": None, "num_samples": 100, "learning_rate": None,
-        "batch_size": None, "compile": None, "tensorboard": False,
+        "batch_size": None, "compile": None, "augment": False, "autocast": False, "tensorboard": False,
         "command": "secateur fit lenet fashion-mnist --seed 3",
     }  # fmt: skip
 
@@ -56,7 +56,7 @@ def test_every_option_reaches_the_training(secateur, calls, tmp_path):
     words = (
         "fit", "mlp", "digits", "--method", "ivon", "--epochs", 7, "--seed", 2, "--out", tmp_path / "a b",
         "--device", "cpu", "--data-dir", tmp_path, "--sparsity", 0.9, "--samples", 5, "--learning-rate", 0.01,
-        "--batch-size", 32, "--no-compile", "--tensorboard", "--resume",
+        "--batch-size", 32, "--no-compile", "--augment", "--autocast", "--tensorboard", "--resume",
     )  # fmt: skip
     assert secateur(*words).exit_code == 0
     (asked,) = calls
@@ -64,11 +64,12 @@ def test_every_option_reaches_the_training(secateur, calls, tmp_path):
     assert asked == {
         "network": "mlp", "data": "digits", "method": "ivon", "epochs": 7, "seed": 2, "out": tmp_path / "a b",
         "device": "cpu", "data_dir": tmp_path, "sparsity": 0.9, "num_samples": 5, "learning_rate": 0.01,
-        "batch_size": 32, "compile": False, "tensorboard": True, "resume": True,
+        "batch_size": 32, "compile": False, "augment": True, "autocast": True, "tensorboard": True,
+        "resume": True,
         "command": "secateur fit mlp digits --method ivon --epochs 7 --seed 2 "
         f"--out '{tmp_path}/a b' --device cpu --data-dir {tmp_path} --sparsity 0.9 "
         "--samples 5 --learning-rate 0.01 --batch-size 32 --no-compile "
-        "--tensorboard",
+        "--augment --autocast --tensorboard",
     }  # fmt: skip
 
 

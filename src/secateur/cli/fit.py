@@ -45,6 +45,12 @@ def fit(
         bool | None,
         typer.Option("--compile/--no-compile", help="Compile the training step; by default where it pays."),
     ] = None,
+    augment: Annotated[
+        bool, typer.Option("--augment", help="Crop and mirror training images at random; not for digits.")
+    ] = False,
+    autocast: Annotated[
+        bool, typer.Option("--autocast", help="Train in bfloat16; weights and results stay in float32.")
+    ] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Log scalars to DIR/tensorboard as well.")
     ] = False,
@@ -71,6 +77,8 @@ def fit(
             learning_rate=learning_rate,
             batch_size=batch_size,
             compile=compile_,
+            augment=augment,
+            autocast=autocast,
             tensorboard=tensorboard,
             command=command_line(fit, given | {"resume": False}),
             progress=for_console(console),

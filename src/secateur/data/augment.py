@@ -9,13 +9,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["crop_and_flip"]
+__all__ = ["NOT_TO_BE_MIRRORED", "crop_and_flip"]
+
+NOT_TO_BE_MIRRORED = frozenset({"digits"})  # names of data sets whose mirror images mean something else
 
 
 def crop_and_flip(
     images: Float[Tensor, "n c h w"], *, padding: int = 4, generator: torch.Generator | None = None
 ) -> Float[Tensor, "n c h w"]:
     """Return each image shifted by up to `padding` pixels either way, and mirrored with probability one half.
+
+    Nothing waits for the device: with a generator of the images' own, all of it is queued there.
 
     Args:
         images: A batch of standardised images; what is shifted in is 0, the mean colour.
@@ -26,8 +30,8 @@ def crop_and_flip(
     device = generator.device if generator is not None else torch.device("cpu")
 
     def draw(high: int) -> Tensor:
-        drawn = torch.randint(high, (num, 1), generator=generator, device=device)
-        return drawn.to(images.device, non_blocking=True)
+        number = torch.randint(high, (num, 1), generator=generator, device=device)
+        return number.to(images.device, non_blocking=True)
 
     top, left, mirrored = draw(2 * padding + 1), draw(2 * padding + 1), draw(2)
     rows = top + torch.arange(height, device=images.device)
@@ -36,4 +40,5 @@ def crop_and_flip(
     framed = torch.nn.functional.pad(images, (padding, padding, padding, padding))
     image = torch.arange(num, device=images.device).view(-1, 1, 1, 1)
     channel = torch.arange(channels, device=images.device).view(1, -1, 1, 1)
-    return framed[image, channel, rows.view(num, 1, height, 1), columns.view(num, 1, 1, width)]
+    drawn = framed[image, channel, rows.view(num, 1, height, 1), columns.view(num, 1, 1, width)]
+    return torch.empty_like(images).copy_(drawn)  # in their memory format, which indexing does not keep

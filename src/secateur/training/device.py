@@ -5,7 +5,7 @@ import torch
 from secateur.data import Split
 from secateur.errors import InvalidArgumentError
 
-__all__ = ["layout", "placed", "resolve_device"]
+__all__ = ["compiles_network", "layout", "placed", "resolve_device"]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -41,6 +41,18 @@ def layout(device: torch.device, *, named: bool) -> torch.memory_format:
         named: Whether the network is one of `secateur.networks`.
     """
     return torch.channels_last if named and device.type == "cpu" else torch.contiguous_format
+
+
+def compiles_network(device: torch.device) -> bool:
+    """Return whether a compiled run compiles the network too, and not only the optimiser's update.
+
+    On a GPU small networks wait for the launch of one kernel after another, which compiling fuses. On CPU
+    the uncompiled convolution in channels-last format is faster than the compiled one (`docs/lab.md`).
+
+    Args:
+        device: Where the run is.
+    """
+    return device.type == "cuda"
 
 
 def placed(split: Split, device: torch.device, memory_format: torch.memory_format) -> Split:

@@ -6,6 +6,7 @@ from secateur.data import Split
 from secateur.posterior import Posterior
 from secateur.pruning import apply_masks
 from secateur.pruning.ranking import candidates
+from secateur.training.batch_norm import write_calibration
 from secateur.training.files import RunDirectory
 from secateur.training.judging import figures
 from secateur.training.loop import Trainer
@@ -29,7 +30,7 @@ def finish(
     Raises:
         ArtifactError: If a file cannot be written.
     """
-    posterior = trainer.posterior()
+    posterior, calibration = trainer.posterior(), trainer.calibration
     results = figures(
         trainer.model,
         posterior,
@@ -37,6 +38,7 @@ def finish(
         temperature=config["predictive_temperature"],
         num_samples=num_samples,
         seed=trainer.seed,
+        calibration=calibration,
     )
     num_weights, num_kept = trainer.counts()
     layers = _rows(trainer, posterior)
@@ -58,6 +60,8 @@ def finish(
         directory.write_model(trainer.model.state_dict())
         posterior.save(directory.posterior)
         metrics["sha256"] = directory.digests()
+        if calibration is not None:
+            metrics["sha256"] |= write_calibration(directory.path, calibration)
         directory.write_json(directory.metrics, metrics)
     apply_masks(trainer.model, posterior.keep)
     trainer.model.eval()
@@ -68,6 +72,7 @@ def finish(
         config=config,
         history=trainer.history,
         out=None if directory is None else directory.path,
+        calibration=calibration,
     )
 
 

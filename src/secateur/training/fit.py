@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from secateur.data import Dataset, Split
+from secateur.data.augment import NOT_TO_BE_MIRRORED
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.training.checkpoint import load_nested, save_nested
-from secateur.training.device import layout, placed, resolve_device
+from secateur.training.device import compiles_network, layout, placed, resolve_device
 from secateur.training.files import RunDirectory, as_json, read_json
 from secateur.training.finish import finish
 from secateur.training.judging import best_temperature, is_point
@@ -22,7 +23,8 @@ from secateur.training.problem import Problem, build_network, take_masks, withou
 from secateur.training.progress import Progress, SilentProgress
 from secateur.training.recipe import Recipe
 from secateur.training.run import Run, versions
-from secateur.training.tensorboard import TensorBoard
+from secateur.training.step import StepOptions
+from secateur.training.tensorboard import TensorBoard, require_tensorboard
 
 __all__ = ["fit"]
 
@@ -39,7 +41,10 @@ SAME_RUN = (
     "num_data",
     "num_held_out",
     "num_weights",
+    "augment",
+    "autocast",
 )
+ADDED_LATER = {"augment": False, "autocast": False}  # what a config from before them means
 
 
 def fit(
@@ -59,6 +64,8 @@ def fit(
     learning_rate: float | None = None,
     batch_size: int | None = None,
     compile: bool | None = None,
+    augment: bool = False,
+    autocast: bool = False,
     tensorboard: bool = False,
     command: str | None = None,
     progress: Progress | None = None,
@@ -81,7 +88,11 @@ def fit(
         num_samples: Posterior samples the final figures average over.
         learning_rate: Instead of the method's.
         batch_size: Instead of the method's.
-        compile: Compile the optimiser's update; when None, if the run is long enough to gain by it.
+        compile: Compile the optimiser's update, and on CUDA the network; when None, if the run is long enough
+            to gain by it.
+        augment: Crop and mirror each batch at random (`secateur.data.crop_and_flip`); refused for data whose
+            mirror images mean something else.
+        autocast: Train in bfloat16; parameters, posterior, loss and all predictions stay in float32.
         tensorboard: Also write scalars under `out`/tensorboard.
         command: Command line to keep in `config.json`.
         progress: What to tell of each step and epoch; nothing when None.
@@ -106,8 +117,15 @@ def fit(
         raise InvalidArgumentError("tensorboard: expected a directory to write to, got out=None")
     if not 0 <= seed <= MAX_SEED:
         raise InvalidArgumentError(f"seed: expected a whole number in 0 ... {MAX_SEED}, got {seed}")
+    if tensorboard:
+        require_tensorboard()
+    sparsity = chosen.default_sparsity if sparsity is None else sparsity
     where = resolve_device(device)
     problem = Problem.of(network, train, test, data_dir)
+    if augment and problem.name in NOT_TO_BE_MIRRORED:
+        raise InvalidArgumentError(
+            f"augment: expected data whose mirror images mean the same, got {problem.name}; leave it away"
+        )
     recipe = chosen.recipe(chosen.default_epochs if epochs is None else epochs, len(problem.train))
     recipe = _with_overrides(recipe, learning_rate, batch_size)
     if sparsity is not None and recipe.schedule is None:
@@ -124,17 +142,21 @@ def fit(
     already_out = take_masks(model)
     model.to(where, memory_format=memory_format)  # type: ignore[call-overload]
     steps = recipe.epochs * (len(train_split) // recipe.batch_size)
+    compiled = steps >= COMPILE_FROM_STEPS and _can_compile(where) if compile is None else compile
     optimizer = chosen.optimizer(
         model.named_parameters(),
         recipe,
         lr=recipe.learning_rate,
         num_data=len(train_split),
         generator=torch.Generator(where).manual_seed(seed),
-        compile=steps >= COMPILE_FROM_STEPS and _can_compile(where) if compile is None else compile,
+        compile=compiled,
     )
     if already_out:
         optimizer.hold(already_out)
-    trainer = Trainer(model, optimizer, recipe, train_split, test_split, seed, sparsity)
+    options = StepOptions(
+        augment=augment, autocast=autocast, compile_network=compiled and compiles_network(where)
+    )
+    trainer = Trainer(model, optimizer, recipe, train_split, test_split, seed, sparsity, options)
     config = {
         "network": network if isinstance(network, str) else type(network).__name__,
         "data": problem.name,
@@ -151,6 +173,8 @@ def fit(
         "num_weights": sum(parameter.numel() for parameter in model.parameters()),
         "recipe": asdict(recipe),
         "compile": optimizer.compiled,
+        "augment": augment,
+        "autocast": autocast,
         "num_threads": torch.get_num_threads(),
         "command": command,
         "versions": versions(),
@@ -181,7 +205,12 @@ def fit(
         if held_out is not None:
             shown.message(f"choosing the predictive temperature on {len(held_out)} held-out examples")
             temperature = best_temperature(
-                model, trainer.posterior(), held_out, recipe.predictive_temperatures, seed=seed
+                model,
+                trainer.posterior(),
+                held_out,
+                recipe.predictive_temperatures,
+                seed=seed,
+                calibration=trainer.calibration,
             )
         config["predictive_temperature"] = temperature
         if temperature > 0 and not is_point(trainer.posterior()):
@@ -235,4 +264,6 @@ def _open(directory: RunDirectory, config: dict[str, Any], trainer: Trainer, *, 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:
     """Return what must be the same in a resumed run."""
     recipe = config.get("recipe")
-    return {key: config.get(key) for key in SAME_RUN} | (recipe if isinstance(recipe, dict) else {})
+    return {key: config.get(key, ADDED_LATER.get(key)) for key in SAME_RUN} | (
+        recipe if isinstance(recipe, dict) else {}
+    )

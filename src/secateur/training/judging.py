@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.data import Split
 from secateur.metrics import log_likelihoods, reliability
@@ -28,6 +28,7 @@ def figures(
     temperature: float,
     num_samples: int,
     seed: int,
+    calibration: Tensor | None = None,
 ) -> dict[str, Any]:
     """Return the figures of the averaged prediction, beside those of the posterior-mean network.
 
@@ -38,6 +39,7 @@ def figures(
         temperature: Temperature of the draws.
         num_samples: Draws to average over; a point posterior has one.
         seed: Seed of the draws.
+        calibration: Training images to take batch norm's moments from, for each draw anew.
     """
     mean_figures, mean_predicted = score(model, split)
     if temperature == 0 or is_point(posterior):
@@ -50,6 +52,7 @@ def figures(
             posterior.at_temperature(temperature),
             num_samples=num_samples,
             generator=torch.Generator(device).manual_seed(seed),
+            calibration=calibration,
         )
     bins = reliability(predicted, split.labels.cpu())
     return {
@@ -73,6 +76,7 @@ def best_temperature(
     *,
     num_samples: int = 32,
     seed: int = 0,
+    calibration: Tensor | None = None,
 ) -> float:
     """Return the warmest temperature that held-out data do not speak against.
 
@@ -88,12 +92,20 @@ def best_temperature(
         temperatures: Temperatures to try; 0 is the posterior mean alone.
         num_samples: Draws to average over, the same ones at each temperature.
         seed: Seed of the draws.
+        calibration: Training images to take batch norm's moments from, for each draw anew.
     """
     losses = {}
     for temperature in temperatures:
         drawn = None if temperature == 0 else posterior.at_temperature(temperature)
         generator = torch.Generator(next(iter(posterior.mean.values())).device).manual_seed(seed)
-        _, predicted = score(model, held_out, drawn, num_samples=num_samples, generator=generator)
+        _, predicted = score(
+            model,
+            held_out,
+            drawn,
+            num_samples=num_samples,
+            generator=generator,
+            calibration=calibration,
+        )
         losses[temperature] = -log_likelihoods(predicted, held_out.labels.cpu()).double()
     least = min(losses.values(), key=lambda loss: float(loss.mean()))
 

@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from glob import escape
 from typing import Any
@@ -17,11 +16,13 @@ from secateur.errors import ArtifactError, DataError
 from secateur.inference import PosteriorOptimizer
 from secateur.posterior import Posterior
 from secateur.pruning import Report, Schedule, output_parameters, reduce
+from secateur.training.batch_norm import NUM_CALIBRATION, has_batch_norm, reestimate, spread
 from secateur.training.divergence import check_losses, check_weights
 from secateur.training.prediction import evaluation_mode, log_probabilities, score
 from secateur.training.progress import Progress
 from secateur.training.recipe import Recipe
 from secateur.training.reduction_step import Reduction, reduce_within
+from secateur.training.step import StepOptions, loss_function, seeded
 
 __all__ = ["Trainer"]
 
@@ -48,8 +49,9 @@ class Trainer:
         recipe: How the fit goes.
         train: Training data on the model's device.
         test: Data to judge by after each epoch, if any.
-        seed: Seeds the order of the data and dropout, epoch by epoch.
+        seed: Seeds the order of the data, augmentation and dropout, epoch by epoch.
         sparsity: Exact sparsity to end with; None to let the evidence decide.
+        options: Augmentation, precision and compilation of the step.
         epoch: Completed epochs.
         seconds: Time spent in them, evaluation included.
         training_seconds: The part of it spent in training steps.
@@ -66,6 +68,7 @@ class Trainer:
     test: Split | None
     seed: int
     sparsity: float | None = None
+    options: StepOptions = field(default_factory=StepOptions)
     epoch: int = 0
     seconds: float = 0.0
     training_seconds: float = 0.0
@@ -75,6 +78,7 @@ class Trainer:
     best_loss: float = math.inf
 
     def __post_init__(self) -> None:
+        self._loss_of = loss_function(self.model, self.options)
         if self.recipe.batch_size > len(self.train):
             raise DataError(
                 f"batch_size: expected at most the {len(self.train)} training examples, got "
@@ -83,6 +87,11 @@ class Trainer:
         if self.sparsity is not None:  # a target out of reach is refused before the first step
             posterior = self.optimizer.posterior()
             reduce(posterior, sparsity=self._of_posterior(self.sparsity), exclude=self.excluded(posterior))
+
+    @property
+    def calibration(self) -> Tensor | None:
+        """Training images that each draw's batch norm is calibrated on; None where the network has none."""
+        return spread(self.train.images, NUM_CALIBRATION) if has_batch_norm(self.model) else None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -110,6 +119,7 @@ class Trainer:
             self.training_seconds += time.perf_counter() - started
             self.epoch += 1
             reduction = self._reduce() if self._reduction_is_due() else None
+            reestimate(self.model, self.train.images)
             row = self._row(loss, reduction)
             self.seconds += time.perf_counter() - started
             self.history.append({**row, "seconds": self.seconds})
@@ -119,7 +129,7 @@ class Trainer:
     def _train_epoch(self, progress: Progress) -> float:
         images, labels = self.train.images, self.train.labels
         device = images.device
-        # Order and dropout follow from seed and epoch alone, so a resumed run needs no more than those.
+        # Order, augmentation and dropout follow from seed and epoch alone: a resumed run needs no more.
         epoch_seed = self.seed * 1_000_003 + self.epoch
         order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(epoch_seed)).to(
             device
@@ -128,15 +138,16 @@ class Trainer:
         for group in self.optimizer.param_groups:
             if "temperature" in group:
                 group["temperature"] = self.recipe.temperature_at(self.epoch)
+        augmenter = torch.Generator(device).manual_seed(epoch_seed) if self.options.augment else None
         total, unread = torch.zeros((), device=device), []
         self.model.train()
-        with _seeded(epoch_seed, device):
+        with seeded(epoch_seed, device):
             for index, batch in enumerate(batches):
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.recipe.learning_rate_at(self.epoch + index / self.steps_per_epoch)
                 x, y = images[batch], labels[batch]
                 with self.optimizer.sampled_parameters():
-                    loss = F.cross_entropy(self.model(x), y)
+                    loss = self._loss_of(x, y, augmenter)
                     unread.append(loss.detach())
                     step = self.epoch * self.steps_per_epoch + index + 1
                     shown = index % STEPS_BETWEEN_LOOKS == 0 or index + 1 == len(batches)
@@ -215,7 +226,7 @@ class Trainer:
             for name, parameter in self.model.named_parameters()
         }
         with evaluation_mode(self.model):
-            predicted = log_probabilities(self.model, images, weights)
+            predicted = log_probabilities(self.model, images, weights, calibration=images)
         return float(F.nll_loss(predicted, labels))
 
     def _row(self, loss: float, report: Report | None) -> dict[str, Any]:
@@ -272,14 +283,3 @@ class Trainer:
             raise ArtifactError(
                 f"checkpoint: expected one of this network and method, got another's: {line}"
             ) from error
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators, which dropout draws from; the caller's states return on exit."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield

@@ -11,6 +11,7 @@ from secateur.data import Split
 from secateur.metrics import Metrics, evaluate, log_likelihoods
 from secateur.posterior import Posterior
 from secateur.pruning import masks_of
+from secateur.training.batch_norm import moments
 
 __all__ = ["evaluation_mode", "log_probabilities", "score"]
 
@@ -30,16 +31,26 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def log_probabilities(model: nn.Module, images: Tensor, weights: dict[str, Tensor] | None = None) -> Tensor:
+def log_probabilities(
+    model: nn.Module,
+    images: Tensor,
+    weights: dict[str, Tensor] | None = None,
+    *,
+    calibration: Tensor | None = None,
+) -> Tensor:
     """Return log class probabilities of one network, shape (data, classes).
 
     Args:
         model: Network in evaluation mode.
         images: Inputs on the model's device or not.
         weights: Weights to use instead of the model's own, by plain parameter name.
+        calibration: Training images that batch norm's moments are taken from for these weights; None keeps
+            the model's own.
     """
     device = next(model.parameters()).device
     with _masked_under_their_names(model, weights) as given:
+        if calibration is not None:
+            given = {**(given or {}), **moments(model, calibration, given)}
         outputs = []
         for batch in images.split(BATCH_SIZE):
             batch = batch.to(device)
@@ -79,6 +90,7 @@ def score(
     *,
     num_samples: int = 100,
     generator: torch.Generator | None = None,
+    calibration: Tensor | None = None,
 ) -> tuple[Metrics, Tensor]:
     """Return the figures of a prediction, and its log probabilities.
 
@@ -88,6 +100,7 @@ def score(
         posterior: Weights to average over; the model's own weights, in one pass, when None.
         num_samples: Draws to average over.
         generator: Source of the draws, on the posterior's device.
+        calibration: Training images to take batch norm's moments from, for each draw anew.
     """
     labels = split.labels
     with evaluation_mode(model):
@@ -97,7 +110,8 @@ def score(
         # A running log-sum keeps one (data, classes) table and not `num_samples` of them.
         total, likelihoods = None, []
         for _ in range(num_samples):
-            drawn = log_probabilities(model, split.images, posterior.sample(generator=generator)).cpu()
+            weights = posterior.sample(generator=generator)
+            drawn = log_probabilities(model, split.images, weights, calibration=calibration).cpu()
             likelihoods.append(log_likelihoods(drawn, labels.cpu()))
             total = drawn if total is None else torch.logaddexp(total, drawn)
     assert total is not None

@@ -17,6 +17,7 @@ from secateur.data import names as data_names
 from secateur.errors import ArtifactError, DataError, InvalidArgumentError
 from secateur.posterior import Posterior
 from secateur.pruning import apply_masks
+from secateur.training.batch_norm import read_calibration
 from secateur.training.device import layout, placed, resolve_device
 from secateur.training.files import RunDirectory, read_json
 from secateur.training.judging import figures, is_point
@@ -37,6 +38,8 @@ class Run:
         config: The content of `config.json`.
         history: One row per epoch.
         out: Where it was written, if anywhere.
+        calibration: Training images that each draw's batch norm is calibrated on; None where the network
+            has none. They are stored with the run.
     """
 
     model: nn.Module
@@ -45,6 +48,7 @@ class Run:
     config: dict[str, Any]
     history: list[dict[str, Any]] = field(default_factory=list)
     out: Path | None = None
+    calibration: Tensor | None = None
 
     def predict(self, x: Tensor, *, num_samples: int = 100, seed: int = 0) -> Tensor:
         """Return class probabilities averaged over posterior samples, shape (data, classes).
@@ -72,7 +76,8 @@ class Run:
             generator = torch.Generator(device).manual_seed(seed)
             total = None
             for _ in range(num_samples):
-                drawn = log_probabilities(self.model, x, warm.sample(generator=generator)).exp()
+                weights = warm.sample(generator=generator)
+                drawn = log_probabilities(self.model, x, weights, calibration=self.calibration).exp()
                 total = drawn if total is None else total + drawn
         assert total is not None
         return total / num_samples
@@ -145,6 +150,7 @@ def load_run(out: Path | str, *, model: nn.Module | None = None, device: torch.d
     posterior = Posterior(**ordered).to(device)
     apply_masks(model, posterior.keep)
     model.eval()
+    calibration = read_calibration(directory.path)
     return Run(
         model=model,
         posterior=posterior,
@@ -152,6 +158,7 @@ def load_run(out: Path | str, *, model: nn.Module | None = None, device: torch.d
         config=config,
         history=_read_history(directory.history),
         out=directory.path,
+        calibration=None if calibration is None else calibration.to(device),
     )
 
 
@@ -212,4 +219,5 @@ def evaluate(
         temperature=run.config["predictive_temperature"],
         num_samples=num_samples,
         seed=run.config["seed"] if seed is None else seed,
+        calibration=run.calibration,
     )

@@ -7,7 +7,22 @@ from typing import Any
 
 from secateur.errors import SecateurError
 
-__all__ = ["TensorBoard"]
+__all__ = ["TensorBoard", "require_tensorboard"]
+
+
+def require_tensorboard() -> None:
+    """Refuse to go on without the tensorboard package.
+
+    Raises:
+        SecateurError: If it is not installed.
+    """
+    try:
+        import torch.utils.tensorboard  # noqa: F401 (whether it can be imported is the question)
+    except ImportError:
+        raise SecateurError(
+            "expected the tensorboard package for TensorBoard logs, got none; "
+            "install it with: pip install 'secateur[tensorboard]'"
+        ) from None
 
 
 class TensorBoard:
@@ -23,13 +38,9 @@ class TensorBoard:
         Raises:
             SecateurError: If the tensorboard package is not installed.
         """
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise SecateurError(
-                "expected the tensorboard package for TensorBoard logs, got none; "
-                "install it with: pip install 'secateur[tensorboard]'"
-            ) from None
+        require_tensorboard()
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(directory), purge_step=resumed_epoch + 1 if resumed_epoch else None)
 
     def epoch(self, row: Mapping[str, Any]) -> None:

@@ -1,0 +1,68 @@
+"""The forward half of a training step: a batch in, its loss out; and the seed of what is random in it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from secateur.data import crop_and_flip
+
+__all__ = ["StepOptions", "loss_function", "seeded"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOptions:
+    """How a training step goes, besides the recipe. Predictions are not affected.
+
+    Attributes:
+        augment: Whether each batch is cropped and mirrored at random.
+        autocast: Whether the network runs in bfloat16; its parameters and the loss stay in float32.
+        compile_network: Whether the network's forward and backward pass are compiled.
+    """
+
+    augment: bool = False
+    autocast: bool = False
+    compile_network: bool = False
+
+
+def loss_function(
+    model: nn.Module, options: StepOptions
+) -> Callable[[Tensor, Tensor, torch.Generator | None], Tensor]:
+    """Return what takes images (n, c, h, w), labels (n) and a generator to their mean cross-entropy, in nats.
+
+    Args:
+        model: Network to train, which stays as it is: a compiled one shares its parameters and buffers.
+        options: How the step goes. The generator, on the images' device, is that of augmentation.
+    """
+    # every batch has the same shape, so one graph does
+    network = torch.compile(model, dynamic=False) if options.compile_network else model
+
+    def loss_of(images: Tensor, labels: Tensor, generator: torch.Generator | None) -> Tensor:
+        if options.augment:
+            images = crop_and_flip(images, generator=generator)
+        if not options.autocast:
+            return F.cross_entropy(network(images), labels)
+        with torch.autocast(images.device.type, dtype=torch.bfloat16):
+            logits = network(images)
+        return F.cross_entropy(logits.float(), labels)
+
+    return loss_of
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators, which dropout draws from; the caller's states return on exit.
+
+    Args:
+        seed: For all of them.
+        device: Where the network is.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
