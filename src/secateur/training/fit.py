@@ -173,6 +173,7 @@ def fit(
         "num_weights": sum(parameter.numel() for parameter in model.parameters()),
         "recipe": asdict(recipe),
         "compile": optimizer.compiled,
+        "compile_network": options.compile_network,
         "augment": augment,
         "autocast": autocast,
         "num_threads": torch.get_num_threads(),
