@@ -109,7 +109,8 @@ class RunOptions:
 
     def of(self, cell: Cell) -> dict[str, Any]:
         """Return the options of one run by name, only those that are given."""
-        given = {name: value for name, value in vars(self).items() if value not in {None, False}}
+        options = vars(self).items()  # a sparsity of 0 is given, and equals False
+        given = {name: value for name, value in options if value is not None and value is not False}
         if not reduces(cell.method):
             given.pop("sparsity", None)
         return given

@@ -1,7 +1,7 @@
 """One comparison at a time in a directory.
 
-The lock is the operating system's, on an open file: it goes with the process that holds it, however that ends,
-so no lock is ever left behind. The runs inherit it, since one that outlives a killed comparison still writes.
+The lock is the operating system's, on an open file: it goes with the process that holds it, however that
+ends, so none is ever left behind. The runs inherit it: one that outlives a killed comparison still writes.
 """
 
 import os

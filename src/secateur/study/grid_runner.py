@@ -10,12 +10,13 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import BinaryIO, Protocol
+from types import FrameType, TracebackType
+from typing import BinaryIO
 
 from secateur.errors import ArtifactError
 from secateur.study.grid import Cell, RunOptions
@@ -47,17 +48,32 @@ class Row:
     log: Path | None = None
 
 
-class GridView(Protocol):
-    """Shows a comparison while it goes on."""
+class GridView(ABC):
+    """Shows a comparison while it goes on; a context manager around that."""
 
+    @abstractmethod
     def started(self, row: Row) -> None:
         """Note that a run has begun."""
 
+    @abstractmethod
     def ended(self, row: Row) -> None:
         """Note that a run has finished or failed."""
 
+    @abstractmethod
     def tick(self) -> None:
         """Show the rows as they are now; called some times a second."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End."""
+
+    def __enter__(self) -> "GridView":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,12 +204,16 @@ def _end(run: _Run, launch: Launch) -> None:
     if code == 0 and is_finished(row.cell, launch.out, launch.options):
         row.state = "finished"
         return
+    row.state = "failed"
     assert row.log is not None
     last = _last_line(row.log, run.log_start)
+    if code == 0:
+        row.reason = f"expected a finished run (metrics.json) with these options, got none; see {row.log}"
+        return
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         last = f"ended by {name}; the last line of its log is: {last}" if last else f"ended by {name}"
-    row.state, row.reason = "failed", last or f"exit code {code}, and nothing in its log"
+    row.reason = last or f"exit code {code}, and nothing in its log"
 
 
 def _last_line(log: Path, start: int) -> str:

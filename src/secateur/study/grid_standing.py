@@ -70,7 +70,7 @@ def standing(cell: Cell, out: Path, options: RunOptions) -> Standing:
     judged = _or_nothing(directory.metrics)
     scores = {**row, **judged}
     return Standing(
-        epoch=int(_number(row, "epoch", 0)),
+        epoch=int(_number(row, "epoch", 0.0)),
         epochs=epochs,
         seconds=_number(row, "seconds", 0.0),
         written_at=written_at,

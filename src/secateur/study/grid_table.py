@@ -5,7 +5,6 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import final
 
 from rich.console import Console, Group, RenderableType
@@ -16,7 +15,7 @@ from rich.text import Text
 from secateur.study import wording
 from secateur.study.grid import Cell
 from secateur.study.grid_estimate import Pace, makespan
-from secateur.study.grid_runner import Row
+from secateur.study.grid_runner import GridView, Row
 
 __all__ = ["LiveGrid", "PlainGrid", "estimate_table", "grid_for_console", "seconds_left", "status_line"]
 
@@ -26,19 +25,11 @@ SECONDS_BETWEEN_UPDATES = 0.5
 
 
 @final
-class PlainGrid:
+class PlainGrid(GridView):
     """One line when a run begins and one when it ends, for logs and terminals without a cursor."""
 
     def __init__(self, rows: Sequence[Row], console: Console) -> None:
         self._rows, self._console = rows, console
-
-    def __enter__(self) -> "PlainGrid":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Do nothing: every line is out already."""
 
     def started(self, row: Row) -> None:
         """Print which run began, and after which epoch if it goes on."""
@@ -54,12 +45,15 @@ class PlainGrid:
     def tick(self) -> None:
         """Do nothing: only starts and ends are shown."""
 
+    def close(self) -> None:
+        """Do nothing: every line is out already."""
+
     def _print(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @final
-class LiveGrid:
+class LiveGrid(GridView):
     """A table that is drawn anew as runs go on; where it does not fit, what runs, and counts of the rest."""
 
     def __init__(self, rows: Sequence[Row], jobs: int, console: Console) -> None:
@@ -67,13 +61,7 @@ class LiveGrid:
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._drawn_at = -math.inf
 
-    def __enter__(self) -> "LiveGrid":
-        self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         """Leave the whole table as it stands."""
         self._live.stop()
         self._console.print(_full(self._rows))
@@ -92,22 +80,26 @@ class LiveGrid:
         now = time.monotonic()
         if now - self._drawn_at >= SECONDS_BETWEEN_UPDATES:
             self._drawn_at = now
+            self._live.start()  # the first time; later it does nothing
             self._live.update(self.drawing(self._console.size.height), refresh=True)
 
     def drawing(self, height: int) -> RenderableType:
         """Return what fits into a number of lines."""
         status = status_line(self._rows, seconds_left(self._rows, self._jobs, now=time.time()))
-        groups = _groups(self._rows)
-        lines_around = 4  # heading, rule, status, and the cursor's
-        if len(self._rows) + len(groups) + lines_around <= height:
+        room = height - 2  # for the status and the cursor
+        if _num_lines(self._rows) <= room:
             return Group(_full(self._rows), status)
         running = [row for row in self._rows if row.state == "running"]
-        shown = _full(running[: max(1, height - lines_around - 1)])
-        room = height - lines_around - len(running) - len(_groups(running)) - 2
-        return Group(shown, status) if len(groups) > room else Group(shown, _counts(groups), status)
+        while running and _num_lines(running) > room:
+            running.pop()
+        parts: list[RenderableType] = [_full(running)] if running else []
+        groups = _groups(self._rows)
+        if 1 + len(groups) <= room - (_num_lines(running) if running else 0):
+            parts.append(_counts(groups))
+        return Group(*parts, status)
 
 
-def grid_for_console(rows: Sequence[Row], jobs: int, console: Console) -> LiveGrid | PlainGrid:
+def grid_for_console(rows: Sequence[Row], jobs: int, console: Console) -> GridView:
     """Return the view that suits a console: a live table on a terminal, else lines."""
     if console.is_terminal and not console.is_dumb_terminal:
         return LiveGrid(rows, jobs, console)
@@ -162,15 +154,21 @@ def _groups(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
     return groups
 
 
+def _num_lines(rows: Sequence[Row]) -> int:
+    """Return the lines of `_full`."""
+    return 1 + len(_groups(rows)) + len(rows)
+
+
 def _full(rows: Sequence[Row]) -> Table:
     """Return one line per run, under one per network and data set."""
     table = _table(("", "left"), ("seed", "right"), ("", "left"))
-    for name in ("epoch", "accuracy", "NLL", "removed", "left"):
+    for name in ("epoch", "acc", "NLL", "removed", "left"):
         table.add_column(name, justify="right", no_wrap=True)
     now = time.time()
     for (network, data), members in _groups(rows).items():
         table.add_row(Text(f"{network} on {data}", style="bold"))
-        for row in sorted(members, key=lambda row: (row.cell.method, row.cell.seed)):
+        methods = list(dict.fromkeys(row.cell.method for row in members))
+        for row in sorted(members, key=lambda row: (methods.index(row.cell.method), row.cell.seed)):
             known = row.standing
             left = known.seconds_left(now) if row.state == "running" else math.nan
             table.add_row(
