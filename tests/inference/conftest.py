@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.inference import IVON, Calibrated, FlatFF, FlatMAP, PosteriorOptimizer
+from secateur.inference import IVON, Calibrated, FlatFF, FlatMAP, HorseshoeFF, PosteriorOptimizer
 
 OPTIMIZERS: dict[str, tuple[type[PosteriorOptimizer], dict[str, Any]]] = {
     "calibrated": (Calibrated, {"lr": 1e-2}),
@@ -20,6 +20,9 @@ OPTIMIZERS: dict[str, tuple[type[PosteriorOptimizer], dict[str, Any]]] = {
     "ivon": (IVON, {"lr": 0.1, "hessian_init": 0.5}),
     "ivon-rademacher": (IVON, {"lr": 0.1, "noise": "rademacher"}),
     "flat-ff": (FlatFF, {"lr": 1e-2}),
+    "flat-ff-adaptive": (FlatFF, {"lr": 1e-2, "adaptive": True, "init_range": 0.5}),
+    "tiered-ff": (HorseshoeFF, {"lr": 1e-2, "global_scale": 0.1}),
+    "horseshoe-ff": (HorseshoeFF, {"lr": 1e-2, "global_scale": 0.1, "scales": "full"}),
     "flat-map": (FlatMAP, {"lr": 1e-2}),
 }
 

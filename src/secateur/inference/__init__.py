@@ -6,5 +6,6 @@ from secateur.inference.ivon import IVON
 from secateur.inference.laplace import laplace
 from secateur.inference.map import FlatMAP
 from secateur.inference.mean_field import FlatFF
+from secateur.inference.tiered import HorseshoeFF
 
-__all__ = ["IVON", "Calibrated", "FlatFF", "FlatMAP", "PosteriorOptimizer", "laplace"]
+__all__ = ["IVON", "Calibrated", "FlatFF", "FlatMAP", "HorseshoeFF", "PosteriorOptimizer", "laplace"]

@@ -23,7 +23,7 @@ parameters are averaged over the last window.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -82,6 +82,7 @@ def horseshoe(
     slab_concentration: float = 2.0,
     slab_rate: float = 6.0,
     threshold: float = 1e-6,
+    widest: float = math.inf,
     max_steps: int = 20_000,
     window: int = 100,
     learning_rate: float = 0.1,
@@ -99,6 +100,8 @@ def horseshoe(
         slab_concentration: Gamma shape parameter of c⁻², which bounds the scale of a weight that stays.
         slab_rate: Its inverse scale.
         threshold: Scale below which a weight counts as removed.
+        widest: Largest scale. Where data have told a weight nothing of its width, a wider prior has evidence
+            without bound, which is an artefact of the Gaussian; the full prior's own std forbids widening.
         max_steps: Steps after which to stop in any case.
         window: Steps over which the bound is averaged to judge convergence.
         learning_rate: First step size in log scales and in log standard deviations (Adam).
@@ -125,6 +128,7 @@ def horseshoe(
         "slab_concentration": slab_concentration,
         "slab_rate": slab_rate,
         "threshold": threshold,
+        "widest": min(widest, 1e300),
         "learning_rate": learning_rate,
         "max_steps": max_steps,
         "window": window - 1,
@@ -139,7 +143,9 @@ def horseshoe(
         generator = torch.Generator(m.device).manual_seed(0)
     with torch.inference_mode(False), torch.enable_grad():  # the fit needs gradients, whoever calls
         gaussian = (m.clone(), p.clone(), p0.clone())
-        guide = _Guide.prior(hyperprior, shape, gaussian[0], slab_concentration, slab_rate, global_scale)
+        guide = _Guide.prior(
+            hyperprior, shape, gaussian[0], slab_concentration, slab_rate, global_scale, widest
+        )
         guide, bound, num_steps, converged = _fit(
             guide, gaussian, max_steps, window, learning_rate, generator
         )
@@ -164,6 +170,7 @@ class _Guide:
         concentration: Gamma prior's shape parameter.
         rate: Gamma prior's inverse scale.
         offset: -2 ln τ0.
+        floor: Smallest ln γ⁻².
     """
 
     loc: tuple[Tensor, ...]
@@ -172,6 +179,7 @@ class _Guide:
     concentration: tuple[float, ...]
     rate: tuple[float, ...]
     offset: float
+    floor: float
 
     @staticmethod
     def prior(
@@ -181,6 +189,7 @@ class _Guide:
         slab_concentration: float,
         slab_rate: float,
         tau: float,
+        widest: float,
     ) -> "_Guide":
         """The log-normals nearest in KL to the priors: σ² = 1 / a, μ = ln(a / b) - 1 / 2a."""
         per_layer, per_row, per_weight = torch.Size((1, 1)), torch.Size((shape[0], 1)), shape
@@ -204,6 +213,7 @@ class _Guide:
             tuple(k[2] for k in kinds),
             tuple(k[3] for k in kinds),
             offset,
+            max(-_LOG_PRECISION_LIMIT, -2 * math.log(widest)),
         )
 
     def log_precision(self, noise: tuple[Tensor, ...]) -> Tensor:
@@ -216,7 +226,7 @@ class _Guide:
         )
         if self.power[-1] == 0:
             ratio = torch.logaddexp(ratio, logs[-1])
-        return ratio.clamp(-_LOG_PRECISION_LIMIT, _LOG_PRECISION_LIMIT)
+        return ratio.clamp(self.floor, _LOG_PRECISION_LIMIT)
 
     def expected_precision(self) -> Tensor:
         """E[γ⁻²], from the means of log-normals."""
@@ -227,7 +237,8 @@ class _Guide:
                 added = (loc + 0.5 * (2 * log_std).exp()).exp()
             else:
                 log_mean = log_mean + power * loc + 0.5 * (2 * log_std).exp()
-        return log_mean.clamp(max=_LOG_PRECISION_LIMIT).exp() + added
+        precision = log_mean.clamp(max=_LOG_PRECISION_LIMIT).exp() + added
+        return precision.clamp(min=math.exp(self.floor))
 
     def divergence(self) -> Tensor:
         """KL to the Gamma priors, summed."""
@@ -289,9 +300,7 @@ def _fit(
 
 def _with(guide: _Guide, leaves: list[Tensor]) -> _Guide:
     half = len(leaves) // 2
-    return _Guide(
-        tuple(leaves[:half]), tuple(leaves[half:]), guide.power, guide.concentration, guide.rate, guide.offset
-    )
+    return replace(guide, loc=tuple(leaves[:half]), log_std=tuple(leaves[half:]))
 
 
 def _evidence(log_reduced: Tensor, mean: Tensor, precision: Tensor, prior: Tensor) -> Tensor:

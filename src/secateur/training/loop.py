@@ -13,15 +13,16 @@ from torch import Tensor, nn
 
 from secateur.data import Split
 from secateur.errors import ArtifactError, DataError
-from secateur.inference import PosteriorOptimizer
+from secateur.inference import FlatFF, PosteriorOptimizer
 from secateur.posterior import Posterior
-from secateur.pruning import Report, Schedule, output_parameters, reduce
+from secateur.pruning import Report, output_parameters, reduce
 from secateur.training.batch_norm import NUM_CALIBRATION, has_batch_norm, reestimate, spread
 from secateur.training.divergence import check_losses, check_weights
+from secateur.training.judging import is_point
 from secateur.training.prediction import evaluation_mode, log_probabilities, score
 from secateur.training.progress import Progress
 from secateur.training.recipe import Recipe
-from secateur.training.reduction_step import Reduction, reduce_within
+from secateur.training.reduction_step import reduce_to, reduce_within, shrink_within
 from secateur.training.step import StepOptions, loss_function, seeded
 
 __all__ = ["Trainer"]
@@ -86,7 +87,13 @@ class Trainer:
             )
         if self.sparsity is not None:  # a target out of reach is refused before the first step
             posterior = self.optimizer.posterior()
-            reduce(posterior, sparsity=self._of_posterior(self.sparsity), exclude=self.excluded(posterior))
+            target = self._of_posterior(self.sparsity)
+            reduce(
+                posterior,
+                sparsity=target,
+                criterion=self.recipe.criterion,
+                exclude=self.excluded(posterior),
+            )
 
     @property
     def calibration(self) -> Tensor | None:
@@ -174,19 +181,33 @@ class Trainer:
         assert schedule is not None
         before = self.optimizer.posterior()
         exclude = self.excluded(before)
-        if self.sparsity is None:
+        if self.recipe.hyperprior is not None:
+            assert isinstance(self.optimizer, FlatFF)
+            done = shrink_within(
+                self.optimizer, self._observed_loss, hyperprior=self.recipe.hyperprior, exclude=exclude
+            )
+        elif self.sparsity is None:
             done = reduce_within(
                 before, schedule, self._observed_loss, best_loss=self.best_loss, exclude=exclude
             )
         else:
-            target = self._of_posterior(self._target(schedule))
-            report = reduce(before, sparsity=target, exclude=exclude)
-            losses = self._observed_loss(before.keep), self._observed_loss(report.masks)
-            done = Reduction(report, *losses)
+            due = schedule.target(self.sparsity, epoch=self.epoch, epochs=self.recipe.epochs)
+            done = reduce_to(
+                before,
+                self._of_posterior(due),
+                self._observed_loss,
+                criterion=self.recipe.criterion,
+                exclude=exclude,
+            )
         report = done.report
         self.best_loss = min(self.best_loss, done.loss_before)
         self.optimizer.hold(report.masks)
-        divergence = float(before.kl_divergence() - self.optimizer.posterior().kl_divergence())
+        # a point has no posterior to diverge from its prior: only its loss can be compared
+        divergence = (
+            0.0
+            if is_point(before)
+            else float(before.kl_divergence() - self.optimizer.posterior().kl_divergence())
+        )
         for name, mask in report.masks.items():
             leaving = (before.keep[name] if name in before.keep else torch.ones_like(mask)) & ~mask
             evidence = float(report.delta_f[name][leaving].sum(dtype=torch.float64))
@@ -194,16 +215,10 @@ class Trainer:
         self.reductions.append({
             "epoch": self.epoch,
             "num_removed": report.num_removed,
-            "predicted_delta_f": report.predicted_delta_f,
+            "predicted_delta_f": done.predicted_delta_f,
             "observed_delta_f": len(self.train) * (done.loss_before - done.loss_after) + divergence,
         })
         return report
-
-    def _target(self, schedule: Schedule) -> float:
-        """Return the sparsity due now: what stays falls by the same factor at every reduction."""
-        assert self.sparsity is not None
-        due = [epoch for epoch in range(1, self.recipe.epochs + 1) if schedule.due(epoch)]
-        return 1 - (1 - self.sparsity) ** ((due.index(self.epoch) + 1) / len(due))
 
     def _of_posterior(self, sparsity: float) -> float:
         """Return a sparsity of the whole network as one of the weights that have a posterior."""

@@ -5,11 +5,11 @@ A new method is one entry of `METHODS`.
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from secateur.errors import unknown_name
-from secateur.inference import IVON, Calibrated, FlatFF, FlatMAP, PosteriorOptimizer
+from secateur.inference import IVON, Calibrated, FlatFF, FlatMAP, HorseshoeFF, PosteriorOptimizer
 from secateur.inference.calibrated import PRIOR_PRECISION
 from secateur.pruning import Schedule
 from secateur.training.recipe import Recipe
@@ -27,17 +27,24 @@ class Method:
             `compile`.
         recipe: Returns the recipe for a number of epochs and of training data.
         default_epochs: Epochs when none are asked for.
+        default_sparsity: Fraction of weights to remove when none is asked for; None lets the evidence decide.
+        family: "paper", "ours" or "baseline": who stands for it in a comparison.
     """
 
     summary: str
     optimizer: Callable[..., PosteriorOptimizer]
     recipe: Callable[[int, int], Recipe]
     default_epochs: int = 50
+    default_sparsity: float | None = None
+    family: str = "ours"
 
 
 PREDICTIVE_TEMPERATURES = (0.0, 0.1, 0.2, 1 / 3, 0.5, 0.7, 1.0, 1.2, 1.4, 1.7, 2.0, 2.4)
 MAX_LOSS_RISE = 0.25  # nats per datum
 STEPS_BETWEEN_REDUCTIONS = 500  # for the curvature of what is left to be felt
+INIT_RANGE = 2.0  # of z, as in the public code of arXiv:2309.12095; the paper does not say
+BASELINE_SPARSITY = 0.95  # where the default recipe ends on LeNet
+EPOCHS_BETWEEN_SHRINKAGES = 10  # each is an optimisation of its own, over all weights
 STEPS_OF_WARM_UP = 1000  # the running Hessian forgets its initial value at a rate of 1e-3 per step
 
 
@@ -132,6 +139,37 @@ def _bmr_recipe(epochs: int, num_data: int) -> Recipe:
     )
 
 
+def _bmr_horseshoe_recipe(epochs: int, num_data: int) -> Recipe:
+    """The paper's, but after every tenth epoch: on a CPU each shrinkage takes as long as some epochs."""
+    every = min(EPOCHS_BETWEEN_SHRINKAGES, max(1, epochs // 5))
+    schedule = Schedule(
+        first_epoch=every, last_epoch=epochs - every if epochs > every else epochs, every=every
+    )
+    return replace(_bmr_recipe(epochs, num_data), schedule=schedule, hyperprior="tiered")
+
+
+def _magnitude_recipe(epochs: int, num_data: int) -> Recipe:
+    """Cubic from a tenth of the epochs to six tenths, under one half cosine (arXiv:1710.01878)."""
+    first = _share(epochs, 0.1)
+    return Recipe(
+        epochs=epochs,
+        batch_size=_batch_size(num_data),
+        learning_rate=2e-3,
+        floor=0.0,
+        schedule=Schedule(first_epoch=first, last_epoch=max(first, _share(epochs, 0.6)), shape="cubic"),
+        criterion="magnitude",
+    )
+
+
+def _ranked_by(criterion: str) -> Callable[[int, int], Recipe]:
+    """The default recipe, in which another criterion ranks."""
+
+    def recipe(epochs: int, num_data: int) -> Recipe:
+        return replace(_calibrated_recipe(epochs, num_data), criterion=criterion)
+
+    return recipe
+
+
 def _calibrated(
     params: Iterable[Any], recipe: Recipe, *, num_data: int, **options: Any
 ) -> PosteriorOptimizer:
@@ -148,7 +186,14 @@ def _flat_map(params: Iterable[Any], recipe: Recipe, **options: Any) -> Posterio
 
 
 def _flat_ff(params: Iterable[Any], recipe: Recipe, **options: Any) -> PosteriorOptimizer:
-    return FlatFF(params, **options)
+    return FlatFF(params, init_range=INIT_RANGE, adaptive=recipe.hyperprior is not None, **options)
+
+
+def _horseshoe_ff(scales: str) -> Callable[..., PosteriorOptimizer]:
+    def build(params: Iterable[Any], recipe: Recipe, **options: Any) -> PosteriorOptimizer:
+        return HorseshoeFF(params, scales=scales, init_range=INIT_RANGE, **options)
+
+    return build
 
 
 METHODS: dict[str, Method] = {
@@ -159,13 +204,61 @@ METHODS: dict[str, Method] = {
     ),
     "ivon": Method("variational online Newton, reduced by evidence after each epoch", _ivon, _ivon_recipe),
     "flat-map": Method(
-        "the paper's maximum a posteriori with dropout 0.2; no reduction", _flat_map, _flat_map_recipe
+        "the paper's maximum a posteriori with dropout 0.2; no reduction",
+        _flat_map,
+        _flat_map_recipe,
+        family="paper",
     ),
     "flat-ff": Method(
-        "the paper's mean-field variational inference; no reduction", _flat_ff, _flat_ff_recipe
+        "the paper's mean-field variational inference; no reduction",
+        _flat_ff,
+        _flat_ff_recipe,
+        family="paper",
+    ),
+    "tiered-ff": Method(
+        "mean-field inference under the paper's horseshoe with one scale per neuron; no reduction",
+        _horseshoe_ff("tiered"),
+        _flat_ff_recipe,
+        family="paper",
+    ),
+    "horseshoe-ff": Method(
+        "the same under the full regularised horseshoe, a scale per weight; no reduction",
+        _horseshoe_ff("full"),
+        _flat_ff_recipe,
+        family="paper",
     ),
     "bmr-spike-and-slab": Method(
-        "the paper's: flat-ff, reduced by spike-and-slab evidence after each epoch", _flat_ff, _bmr_recipe
+        "the paper's: flat-ff, reduced by spike-and-slab evidence after each epoch",
+        _flat_ff,
+        _bmr_recipe,
+        family="paper",
+    ),
+    "bmr-horseshoe": Method(
+        "the paper's: flat-ff, whose prior is reduced to a regularised horseshoe",
+        _flat_ff,
+        _bmr_horseshoe_recipe,
+        family="paper",
+    ),
+    "magnitude": Method(
+        "gradual magnitude pruning of a point estimate, cubic schedule, to a sparsity (95 %)",
+        _flat_map,
+        _magnitude_recipe,
+        default_sparsity=BASELINE_SPARSITY,
+        family="baseline",
+    ),
+    "signal-to-noise": Method(
+        "calibrated, ranked by |mean| / std and not by evidence, to a sparsity (95 %)",
+        _calibrated,
+        _ranked_by("signal-to-noise"),
+        default_sparsity=BASELINE_SPARSITY,
+        family="baseline",
+    ),
+    "obd": Method(
+        "calibrated, ranked by optimal brain damage's curvature x mean^2 / 2, to a sparsity (95 %)",
+        _calibrated,
+        _ranked_by("obd"),
+        default_sparsity=BASELINE_SPARSITY,
+        family="baseline",
     ),
 }
 

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from secateur.inference import FlatFF
 from secateur.posterior import Posterior
 from secateur.pruning import Report, Schedule, reduce
+from secateur.pruning.shrinkage import shrink
 
-__all__ = ["NUM_HALVINGS", "Reduction", "reduce_within"]
+__all__ = ["NUM_HALVINGS", "Reduction", "reduce_to", "reduce_within", "shrink_within"]
 
 NUM_HALVINGS = 3
 
@@ -27,11 +29,13 @@ class Reduction:
         report: The decision.
         loss_before: Loss of the posterior-mean network before, in nats per datum.
         loss_after: The same with the report's masks.
+        predicted_delta_f: Evidence for it that was summed, in nats.
     """
 
     report: Report
     loss_before: float
     loss_after: float
+    predicted_delta_f: float
 
 
 def reduce_within(
@@ -65,5 +69,49 @@ def reduce_within(
         )
         loss_after = loss_with(report.masks)
         if loss_after <= ceiling or report.num_removed == 0:
-            return Reduction(report, loss_before, loss_after)
-    return Reduction(reduce(posterior, max_fraction=0.0, exclude=exclude), loss_before, loss_before)
+            return Reduction(report, loss_before, loss_after, report.predicted_delta_f)
+    nothing = reduce(posterior, max_fraction=0.0, exclude=exclude)
+    return Reduction(nothing, loss_before, loss_before, 0.0)
+
+
+def reduce_to(
+    posterior: Posterior,
+    sparsity: float,
+    loss_with: Callable[[dict[str, Tensor]], float],
+    *,
+    criterion: str,
+    exclude: Sequence[str] | None,
+) -> Reduction:
+    """Decide on a reduction to an exact sparsity.
+
+    Args:
+        posterior: Posterior before; its `keep` says what is out.
+        sparsity: Fraction of the posterior's entries to be out afterwards.
+        loss_with: Returns the loss of the posterior-mean network under masks, in nats per datum.
+        criterion: What to rank by.
+        exclude: Name patterns of parameters that stay.
+    """
+    report = reduce(posterior, sparsity=sparsity, criterion=criterion, exclude=exclude)
+    return Reduction(report, loss_with(posterior.keep), loss_with(report.masks), report.predicted_delta_f)
+
+
+def shrink_within(
+    optimizer: FlatFF,
+    loss_with: Callable[[dict[str, Tensor]], float],
+    *,
+    hyperprior: str,
+    exclude: Sequence[str] | None,
+) -> Reduction:
+    """Narrow an optimiser's priors to a regularised horseshoe, and go on from the posterior under them.
+
+    Args:
+        optimizer: Adaptive; its generator is drawn from.
+        loss_with: Returns the loss of the posterior-mean network under masks, in nats per datum.
+        hyperprior: "tiered" or "full".
+        exclude: Name patterns of parameters that keep their prior.
+    """
+    before = optimizer.posterior()
+    loss_before = loss_with(before.keep)
+    done = shrink(before, hyperprior=hyperprior, exclude=exclude, generator=optimizer.generator)
+    optimizer.adopt(done.posterior)
+    return Reduction(done.report, loss_before, loss_with(done.report.masks), done.predicted_delta_f)
