@@ -1,6 +1,7 @@
 """Saved networks come back, small; damaged, newer and dangerous files do not."""
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,18 @@ def saved(tmp_path: Path) -> Path:
 
 
 def rewrite(path: Path, change: Any) -> None:
-    """Change a file's metadata and make its checksum right again."""
+    """Change a file's metadata and description, and make its checksum right again."""
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     tensors = load_file(path)
-    header = json.loads(metadata["network"])
+    header = json.loads(zlib.decompress(tensors["network"].numpy().tobytes()))
     change(metadata, header)
-    metadata["network"] = json.dumps(header)
-    metadata["sha256"] = artifact._checksum(metadata["network"], tensors)
+    put_back(path, tensors, json.dumps(header).encode(), metadata)
+
+
+def put_back(path: Path, tensors: dict[str, Any], text: bytes, metadata: dict[str, str]) -> None:
+    tensors["network"] = torch.frombuffer(bytearray(zlib.compress(text)), dtype=torch.uint8)
+    metadata["sha256"] = artifact._checksum(tensors)
     save_file(tensors, path, metadata)
 
 
@@ -56,7 +61,7 @@ def test_weights_come_back_bit_for_bit(saved: Path) -> None:
 
 @pytest.mark.parametrize(("values", "value_bytes"), [("float32", 4), ("float16", 2), ("bfloat16", 2)])
 def test_a_file_is_hardly_larger_than_its_entropy(tmp_path: Path, values: str, value_bytes: int) -> None:
-    network = reduced_mlp(0.9)
+    network = reduced_mlp(0.98)  # some 15 kB: the description weighs most in a small file
     num_bytes = artifact.save(network, tmp_path / "net", values=values)
     bound = artifact.entropy_bound(network, value_bytes=value_bytes)
     assert bound < num_bytes == (tmp_path / "net").stat().st_size <= 1.2 * bound
@@ -129,9 +134,10 @@ def test_a_cut_file_is_noticed(saved: Path, left: int) -> None:
 
 
 def test_a_newer_or_foreign_file_is_named(saved: Path) -> None:
-    rewrite(saved, lambda metadata, header: metadata.update(version="2"))
-    with pytest.raises(ArtifactError, match=r"expected version 1 or older .*got 2: update Secateur"):
-        artifact.load(saved)
+    for version, what_to_do in (("3", "update Secateur"), ("1", "save the network again"), ("", "update")):
+        rewrite(saved, lambda metadata, header, version=version: metadata.update(version=version))
+        with pytest.raises(ArtifactError, match=rf"expected version 2 in .*got {version}: {what_to_do}"):
+            artifact.load(saved)
     save_file({"x": torch.zeros(2)}, saved)
     with pytest.raises(ArtifactError, match="another safetensors file"):
         artifact.load(saved)
@@ -162,6 +168,31 @@ HOSTILE = {
 def test_files_made_to_harm_are_refused(saved: Path, name: str) -> None:
     rewrite(saved, HOSTILE[name])
     with pytest.raises(ArtifactError, match="damaged"):
+        artifact.load(saved)
+
+
+def test_a_description_that_unfolds_without_end_is_refused(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifact, "_LARGEST_TEXT", 50_000)
+    assert artifact.load(saved) is not None
+    put_back(saved, load_file(saved), b" " * 50_001, {"format": "secateur-network", "version": "2"})
+    with pytest.raises(ArtifactError, match="damaged one: the description is cut off or longer than 50000"):
+        artifact.load(saved)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[]"])
+def test_a_description_that_is_none_is_damage(saved: Path, text: bytes) -> None:
+    put_back(saved, load_file(saved), text, {"format": "secateur-network", "version": "2"})
+    with pytest.raises(ArtifactError, match="damaged one"):
+        artifact.load(saved)
+
+
+def test_without_a_description_the_file_is_damaged(saved: Path) -> None:
+    tensors = {name: tensor for name, tensor in load_file(saved).items() if name != "network"}
+    metadata = {"format": "secateur-network", "version": "2", "sha256": artifact._checksum(tensors)}
+    save_file(tensors, saved, metadata)
+    with pytest.raises(ArtifactError, match="damaged one"):
         artifact.load(saved)
 
 

@@ -10,9 +10,11 @@ from torch.nn.functional import cross_entropy
 
 from secateur import Posterior, networks
 from secateur.errors import InvalidArgumentError
+from secateur.export.measure import num_macs
 from secateur.pruning import apply_masks, compact, finish_structured, masks_of
+from secateur.pruning.compaction import permanent
 from secateur.pruning.compaction.units import find_units
-from secateur.pruning.unit_evidence import multiply_adds
+from secateur.pruning.unit_evidence import uses_of_weights
 from secateur.reduction import delta_f
 
 PRIOR = 0.3
@@ -200,7 +202,7 @@ def test_ranked_by_operations_the_costly_units_go_first():
         )
 
     x = torch.zeros(1, 1, 16, 16)
-    assert multiply_adds(network(), x) == {"0.weight": 14 * 14, "4.weight": 1, "6.weight": 1}
+    assert uses_of_weights(network(), x) == {"0.weight": 14 * 14, "4.weight": 1, "6.weight": 1}
     left = {}
     for cost in ("unit", "multiply-adds"):
         model = network()
@@ -213,6 +215,46 @@ def test_ranked_by_operations_the_costly_units_go_first():
         left[cost] = finish_structured(model, posterior, x, price=math.inf, cost=cost, **options).units_after
     assert left["multiply-adds"]["0"] < left["unit"]["0"]
     assert left["multiply-adds"]["4"] > left["unit"]["4"]
+
+
+class TestAShareOfMultiplyAdds:
+    def left(self, model, masks, x):
+        apply_masks(model, masks)
+        return num_macs(compact(model, x), (x[:1],))
+
+    @pytest.mark.parametrize("share", [0.7, 0.4])
+    def test_is_met_with_the_last_unit(self, share):
+        model, x = (
+            networks.build("lenet", image_shape=(1, 32, 32), num_classes=3, seed=0),
+            torch.zeros(2, 1, 32, 32),
+        )
+        whole = num_macs(model, (x[:1],))
+        report = finish_structured(
+            model, posterior_of(model), x, kinds=("channel",), multiply_adds=share, reduce_again=False
+        )
+        got = self.left(copy.deepcopy(model), report.masks, x) / whole
+        # One channel of the first convolution costs at most a sixth of it and of the second.
+        assert share - 0.15 < got <= share
+        assert report.units_after["dense"] == report.units_before["dense"] == 84
+        assert len(report.rounds) > 1
+
+    def test_ends_where_the_loss_says_so(self):
+        model, x = mlp(), torch.zeros(1, 5)
+
+        def share_out(trial):
+            return sum(int((p == 0).sum()) for p in trial.parameters()) / 123
+
+        options = {"loss": share_out, "max_loss_rise": 0.2, "reduce_again": False}
+        report = finish_structured(model, posterior_of(model), x, multiply_adds=0.1, **options)
+        assert share_out(permanent(model)) <= 0.2
+        assert 0 < report.num_units_removed < 10
+
+    def test_that_is_there_already_removes_nothing(self):
+        model = mlp()
+        report = finish_structured(
+            model, posterior_of(model), torch.zeros(1, 5), multiply_adds=1.0, reduce_again=False
+        )
+        assert report.rounds == ()
 
 
 def test_heads_go_whole():
@@ -266,6 +308,8 @@ def test_a_channel_goes_with_its_normalisation():
         ({"price": math.inf}, "price"),
         ({"max_loss_rise": -0.1}, "max_loss_rise"),
         ({"max_fraction": 0.0}, "max_fraction"),
+        ({"multiply_adds": 0.0}, "multiply_adds"),
+        ({"multiply_adds": 1.5}, "multiply_adds"),
     ],
 )
 def test_arguments_out_of_range(options, said):

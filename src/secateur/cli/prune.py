@@ -39,6 +39,12 @@ def prune(
         str,
         typer.Option(metavar="COST", help="What removing whole units is to save: unit, or multiply-adds."),
     ] = "unit",
+    multiply_adds: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, metavar="SHARE", help="Remove whole units until this share of the work is left."
+        ),
+    ] = None,
     recover: Annotated[
         int,
         typer.Option(min=0, metavar="EPOCHS", help="Train what is left for so long, by the run's method."),
@@ -64,6 +70,7 @@ def prune(
         granularity=granularity,
         max_loss_rise=max_loss_rise,
         cost=cost,
+        multiply_adds=multiply_adds,
         recover=recover,
         num_samples=samples,
         data_dir=data_dir,

@@ -1,15 +1,16 @@
 """One file for a reduced network: what it is as JSON, its weights at the price of their masks' entropy.
 
-The file is a safetensors file. Its metadata hold `format`, `version`, `sha256` (of all that follows) and
-`network`, a JSON text with the architecture (`architecture`) and an index of the tensors. Floating-point
-tensors lie end to end, zeros left out, in one stream per stored type (`values.float32`, ...); which entries
-they are is Rice-coded (`codec`) in `masks`. Other tensors are stored as they are. Nothing is pickled, and no
-code of the file's is run when it is read.
+The file is a safetensors file. Its metadata hold `format`, `version` and `sha256` (of all tensors). The tensor
+`network` is a JSON text, deflated (zlib), with the architecture (`architecture`) and an index of the tensors.
+Floating-point tensors lie end to end, zeros left out, in one stream per stored type (`values.float32`, ...);
+which entries they are is Rice-coded (`codec`) in `masks`. Other tensors are stored as they are. Nothing is
+pickled, and no code of the file's is run when it is read.
 """
 
 import hashlib
 import importlib
 import json
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ from secateur.pruning.compaction import permanent
 
 __all__ = ["VERSION", "entropy_bound", "load", "save"]
 
-VERSION = 1
+VERSION = 2
 _FORMAT = "secateur-network"
+_LARGEST_TEXT = 1 << 26  # bytes; a small file could otherwise unfold to any size
 _STORED = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -95,12 +97,8 @@ def save(
     if csr:
         header["csr"] = list(csr)
     text = json.dumps(header, separators=(",", ":"), allow_nan=False)
-    metadata = {
-        "format": _FORMAT,
-        "version": str(VERSION),
-        "network": text,
-        "sha256": _checksum(text, tensors),
-    }
+    tensors["network"] = _deflated(text)
+    metadata = {"format": _FORMAT, "version": str(VERSION), "sha256": _checksum(tensors)}
     with replacing(Path(path)) as draft:
         save_file(tensors, draft, metadata)
     return Path(path).stat().st_size
@@ -146,8 +144,20 @@ def _type_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
+def _deflated(text: str) -> Tensor:
+    return torch.frombuffer(bytearray(zlib.compress(text.encode(), 9)), dtype=torch.uint8)
+
+
+def _inflated(packed: Tensor) -> str:
+    stream = zlib.decompressobj()
+    content = stream.decompress(packed.numpy().tobytes(), _LARGEST_TEXT)
+    if not stream.eof:
+        raise ValueError(f"the description is cut off or longer than {_LARGEST_TEXT} bytes")
+    return content.decode()
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -169,15 +179,15 @@ def load(path: str | Path, *, factory: str | Callable[..., nn.Module] | None = N
         ArtifactError: If the file is missing, damaged, newer than this version, or of another kind; or if
             it names a factory that was not confirmed.
     """
-    text, tensors = _read(Path(path))
+    tensors = _read(Path(path))
     try:
-        header = json.loads(text)
+        header = json.loads(_inflated(tensors["network"]))
         state = _unpack(header["tensors"], tensors)
         parameters, csr = set(header["parameters"]), header.get("csr", [])
         if "architecture" in header:
             return with_csr(build(header["architecture"], state, parameters), csr)
         name, arguments = header["factory"], header["arguments"]
-    except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError, zlib.error) as error:
         raise ArtifactError(f"expected a whole network in {path}, got a damaged one: {error}") from error
     network = _confirmed(name, factory)(**arguments)
     try:
@@ -187,7 +197,7 @@ def load(path: str | Path, *, factory: str | Callable[..., nn.Module] | None = N
     return with_csr(network.eval(), csr)
 
 
-def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
+def _read(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -199,12 +209,13 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
     if metadata.get("format") != _FORMAT:
         raise ArtifactError(f"expected a network that Secateur saved in {path}, got another safetensors file")
     version = metadata.get("version", "")
-    if not version.isdigit() or int(version) > VERSION:
-        raise ArtifactError(f"expected version {VERSION} or older in {path}, got {version}: update Secateur")
-    text = metadata.get("network", "")
-    if metadata.get("sha256") != _checksum(text, tensors):
+    if version != str(VERSION):
+        older = version.isdigit() and int(version) < VERSION
+        what_to_do = "save the network again" if older else "update Secateur"
+        raise ArtifactError(f"expected version {VERSION} in {path}, got {version}: {what_to_do}")
+    if metadata.get("sha256") != _checksum(tensors):
         raise ArtifactError(f"expected {path} as it was written, got another checksum: copy or save it again")
-    return text, tensors
+    return tensors
 
 
 def _unpack(index: list[list[Any]], tensors: dict[str, Tensor]) -> dict[str, Tensor]:

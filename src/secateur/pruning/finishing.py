@@ -25,7 +25,7 @@ from secateur.pruning.compaction.permanent import permanent
 from secateur.pruning.compaction.units import KINDS, find_units
 from secateur.pruning.masks import apply_masks, output_parameters
 from secateur.pruning.ranking import reduce
-from secateur.pruning.unit_evidence import UnitEvidence, multiply_adds
+from secateur.pruning.unit_evidence import UnitEvidence, uses_of_weights
 
 __all__ = ["FinishingReport", "FinishingRound", "finish_structured"]
 
@@ -94,13 +94,14 @@ def finish_structured(
     cost: str = "unit",
     loss: Callable[[nn.Module], float] | None = None,
     max_loss_rise: float = 0.01,
+    multiply_adds: float | None = None,
     max_fraction: float = 0.2,
     reduce_again: bool = True,
 ) -> FinishingReport:
     """Remove whole units from a masked model, in place, then reduce its weights once more.
 
     Units with the most evidence for removal go first, in rounds. With `loss`, a round that would raise it
-    too far is halved until it fits, down to a single unit.
+    too far is halved until it fits, down to a single unit; so is one that would save more than was asked.
 
     Args:
         model: The network the posterior belongs to, masked or not.
@@ -112,6 +113,8 @@ def finish_structured(
             to those it causes now, so that the ranking is by evidence per operation saved.
         loss: Returns the loss of a network in evaluation mode on some training data, in nats per datum.
         max_loss_rise: How far all removals together may raise it, in nats per datum.
+        multiply_adds: Share of the whole network's multiply-adds to stop at, the first time that no more are
+            left; the ranking is then followed as with an infinite price, per operation saved.
         max_fraction: Largest fraction of the units still in use to remove in one round.
         reduce_again: Whether to ask for single weights again once the units are gone.
 
@@ -122,8 +125,11 @@ def finish_structured(
         InvalidArgumentError: If an argument is out of range, or the posterior is a point estimate or of
             another network; the model is then unchanged.
     """
-    _check(kinds, price, cost, loss, max_loss_rise, max_fraction)
-    positions = multiply_adds(permanent(model).eval(), example_input) if cost == "multiply-adds" else {}
+    if multiply_adds is not None:
+        price, cost = math.inf, "multiply-adds"
+    _check(kinds, price, cost, loss, max_loss_rise, multiply_adds, max_fraction)
+    network = permanent(model).eval()
+    positions = uses_of_weights(network, example_input) if cost == "multiply-adds" else {}
     units = find_units(model, example_input)
     state = UnitEvidence.of(model, posterior, units, kinds=kinds, positions=positions)
     observe = _observer(model, loss)
@@ -144,13 +150,17 @@ def finish_structured(
         rounds.append(FinishingRound(num_units, count, evidence, last, now))
         return after
 
-    while len(ranked := state.ranked(keep, price)):
+    def saved_enough(after: dict[str, Tensor]) -> bool:
+        return multiply_adds is not None and state.share_of_multiply_adds(after) <= multiply_adds
+
+    while not saved_enough(keep) and len(ranked := state.ranked(keep, price)):
         count = max(1, math.floor(max_fraction * int(state.in_use(keep).sum())))
         count = min(count, len(ranked))
         while count:
             trial = state.without_readers(state.without(keep, ranked[:count]))
             now = observe(trial)
-            if loss is None or now <= ceiling:
+            fits = loss is None or now <= ceiling
+            if fits and (count == 1 or not saved_enough(trial)):
                 break
             count //= 2
         if not count:
@@ -176,7 +186,13 @@ def finish_structured(
 
 
 def _check(
-    kinds: tuple[str, ...], price: float, cost: str, loss: object, max_loss_rise: float, max_fraction: float
+    kinds: tuple[str, ...],
+    price: float,
+    cost: str,
+    loss: object,
+    max_loss_rise: float,
+    multiply_adds: float | None,
+    max_fraction: float,
 ) -> None:
     if not kinds or set(kinds) - set(KINDS):
         raise InvalidArgumentError(f"kinds: expected some of {', '.join(KINDS)}, got {kinds}")
@@ -184,7 +200,9 @@ def _check(
         raise InvalidArgumentError(f"cost: expected one of {', '.join(COSTS)}, got {cost!r}")
     if not price >= 0:
         raise InvalidArgumentError(f"price: expected at least 0 nats, got {price}")
-    if math.isinf(price) and loss is None:
+    if multiply_adds is not None and not 0 < multiply_adds <= 1:
+        raise InvalidArgumentError(f"multiply_adds: expected a share in (0, 1], got {multiply_adds}")
+    if math.isinf(price) and loss is None and multiply_adds is None:
         raise InvalidArgumentError("price: expected a finite one without a loss to observe, got inf")
     if not max_loss_rise >= 0:
         raise InvalidArgumentError(f"max_loss_rise: expected at least 0 nats per datum, got {max_loss_rise}")

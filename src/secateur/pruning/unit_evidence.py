@@ -18,10 +18,10 @@ from secateur.pruning.masks import masks_of
 from secateur.pruning.ranking import candidates
 from secateur.reduction import delta_f, spike_and_slab
 
-__all__ = ["UnitEvidence", "multiply_adds"]
+__all__ = ["UnitEvidence", "uses_of_weights"]
 
 
-def multiply_adds(network: nn.Module, example_input: Any) -> dict[str, float]:
+def uses_of_weights(network: nn.Module, example_input: Any) -> dict[str, float]:
     """Return how many multiply-adds of one example each entry of a weight takes part in, by parameter name.
 
     Args:
@@ -133,7 +133,18 @@ class UnitEvidence:
         """Return what each unit costs, relative to the mean of those in use, shape (units,)."""
         if not self.positions:
             return torch.ones(len(self.units), dtype=torch.float64)
-        # A weight costs multiply-adds while its row and its column are in use, zero or not.
+        used = self._multiply_adds(in_use)
+        total = self._sums(used, produces=True) + self._sums(used, produces=False)
+        return total / total[in_use].mean().clamp_min(1e-30)
+
+    def share_of_multiply_adds(self, keep: dict[str, Tensor]) -> float:
+        """Return the multiply-adds of units in use over those of all units; known only with positions."""
+        everything = torch.ones(len(self.units), dtype=torch.bool)
+        used, every = (self._multiply_adds(each) for each in (self.in_use(keep), everything))
+        return sum(float(each.sum()) for each in used.values()) / sum(float(e.sum()) for e in every.values())
+
+    def _multiply_adds(self, in_use: Tensor) -> dict[str, Tensor]:
+        """Return the multiply-adds of each entry of a weight: it costs while its row and column are in use."""
         used = {
             name: torch.full_like(self.keep[name], times, dtype=torch.float64)
             for name, times in self.positions.items()
@@ -144,8 +155,7 @@ class UnitEvidence:
                 each = used[axis.parameter]
                 shape = [-1 if a == axis.axis else 1 for a in range(each.dim())]
                 each *= marked[axis.unit].reshape(shape).to(each)
-        total = self._sums(used, produces=True) + self._sums(used, produces=False)
-        return total / total[in_use].mean().clamp_min(1e-30)
+        return used
 
     def ranked(self, keep: dict[str, Tensor], price: float) -> Tensor:
         """Return the units that the evidence does not pay for, the clearest first."""

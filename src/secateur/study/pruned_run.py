@@ -64,6 +64,7 @@ def prune_run(
     granularity: str = "weight",
     max_loss_rise: float | None = None,
     cost: str = "unit",
+    multiply_adds: float | None = None,
     recover: int = 0,
     num_samples: int = 100,
     data_dir: Path | None = None,
@@ -81,6 +82,8 @@ def prune_run(
         max_loss_rise: Remove whole units past what the evidence asks for, those it misses least first, until
             the training loss has risen by this, in nats per datum.
         cost: What the ranking of whole units saves: "unit", or "multiply-adds".
+        multiply_adds: Remove whole units until this share of the network's multiply-adds is left; within
+            `max_loss_rise`, where that is given too.
         recover: Epochs to train what is left, by the run's method, which may go on removing weights.
         num_samples: Posterior samples to average over when the result is judged.
         data_dir: Where to look for the data set first.
@@ -100,6 +103,11 @@ def prune_run(
             "max_loss_rise: expected whole units and no sparsity beside it, got "
             f"granularity {granularity!r} and sparsity {sparsity}"
         )
+    if multiply_adds is not None and (granularity == "weight" or sparsity is not None):
+        raise InvalidArgumentError(
+            "multiply_adds: expected whole units and no sparsity beside it, got "
+            f"granularity {granularity!r} and sparsity {sparsity}"
+        )
     if recover < 0:
         raise InvalidArgumentError(f"recover: expected at least 0 epochs, got {recover}")
     run = load_run(directory)
@@ -112,7 +120,7 @@ def prune_run(
     observed = _some(train, run.config["seed"])
     before = run.posterior
     loss_before = _loss(permanent(run.model), observed)
-    _remove(run, sparsity, granularity, max_loss_rise, cost, observed)
+    _remove(run, sparsity, granularity, max_loss_rise, cost, multiply_adds, observed)
     loss_after = _loss(permanent(run.model), observed)
     keep = before.keep | masks_of(run.model)
     after = replace(before, keep={name: mask for name, mask in keep.items() if name in before.mean})
@@ -140,6 +148,7 @@ def prune_run(
             "granularity": granularity,
             "max_loss_rise": max_loss_rise,
             "cost": cost,
+            "multiply_adds": multiply_adds,
             "recover": recover,
         },
         "command": command,
@@ -251,6 +260,7 @@ def _remove(
     granularity: str,
     max_loss_rise: float | None,
     cost: str,
+    multiply_adds: float | None,
     observed: Split,
 ) -> None:
     """Mask the run's model."""
@@ -272,6 +282,7 @@ def _remove(
         loss=None if max_loss_rise is None else lambda network: _loss(network, observed),
         max_loss_rise=max_loss_rise or 0.0,
         cost=cost,
+        multiply_adds=multiply_adds,
     )
 
 

@@ -1,0 +1,176 @@
+"""A trained ResNet-20 made faster in three steps: ask the evidence, remove whole channels, recover.
+
+Needs the weights of a ResNet-20 for CIFAR-10 as a safetensors file (names as in `secateur.networks`: `conv1`,
+`bn1`, `layer1.0.conv1`, ..., `linear`) and the data set in a folder that `secateur.data` reads:
+
+    python examples/resnet20_structured.py resnet20.safetensors DATA_DIR --out resnet20-small.safetensors
+
+1. A Laplace posterior of the trained weights: one pass over a few hundred images, no training.
+2. Channels leave in the order of their evidence per multiply-add saved, until the observed loss has risen by
+   `--max-loss-rise`. Batch normalisation is re-estimated before each look at the loss, since its moments
+   belong to the channels that have left.
+3. `compact` makes the smaller network, which then learns for a few epochs to answer as the trained one does.
+
+What is printed: accuracy of both networks on the test images, and their time per call, in turn.
+"""
+
+import argparse
+import copy
+import math
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.functional import kl_div, log_softmax
+from torch.optim.swa_utils import update_bn
+from torch.utils.data import DataLoader, TensorDataset
+
+import secateur
+from secateur.data import Dataset, Split
+from secateur.data.augment import crop_and_flip
+from secateur.export import artifact, bench
+from secateur.pruning import finish_structured
+
+# What the trained network's images were standardised with, per channel.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def main() -> None:
+    """Run the three steps with the arguments of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("weights", type=Path, help="safetensors file of the trained ResNet-20")
+    parser.add_argument("data", type=Path, help="folder with CIFAR-10 as secateur.data reads it")
+    parser.add_argument("--images", type=int, default=None, help="train on so many images only")
+    parser.add_argument("--evidence-images", type=int, default=400, help="images of the curvature pass")
+    parser.add_argument("--max-loss-rise", type=float, default=1.0, help="nats that removal may cost at first")
+    parser.add_argument("--epochs", type=int, default=10, help="of recovery")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=None, help="file for the smaller network")
+    arguments = parser.parse_args()
+
+    data = standardised(secateur.data.load("cifar10", data_dir=arguments.data))
+    chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(arguments.seed))
+    chosen = chosen[: arguments.images]
+    train = Split(data.train.images[chosen], data.train.labels[chosen])
+    network = secateur.networks.build("resnet20", image_shape=(3, 32, 32), num_classes=10)
+    network.load_state_dict(load_file(arguments.weights))
+    network.eval()
+
+    small = without_channels(
+        network,
+        train,
+        num_evidence=arguments.evidence_images,
+        max_loss_rise=arguments.max_loss_rise,
+    )
+    recover(small, network, train, epochs=arguments.epochs, seed=arguments.seed)
+    for name, each in (("trained", network), ("smaller", small)):
+        print(f"{name}: accuracy {accuracy(each, data.test):.4f}")
+    show_times(network, small, data.test.images[:8])
+    if arguments.out is not None:
+        print(f"{artifact.save(small, arguments.out):,} bytes in {arguments.out}")
+
+
+def standardised(data: Dataset) -> Dataset:
+    """Return the data standardised as the trained network knows them, not by their own moments."""
+    own_mean, own_std, mean, std = (
+        torch.tensor(values).view(3, 1, 1) for values in (data.pixel_mean, data.pixel_std, MEAN, STD)
+    )
+
+    def again(split: Split) -> Split:
+        return Split((split.images * own_std + own_mean - mean) / std, split.labels)
+
+    return Dataset(data.name, again(data.train), again(data.test), data.num_classes, data.class_names)
+
+
+def without_channels(
+    network: nn.Module, train: Split, *, num_evidence: int, max_loss_rise: float, num_observed: int = 1000
+) -> nn.Module:
+    """Return a physically smaller network, not yet recovered.
+
+    Args:
+        network: The trained one, in evaluation mode; it is not changed.
+        train: Training data.
+        num_evidence: Images of the curvature pass, the first ones.
+        max_loss_rise: How far all removals together may raise the loss before recovery, in nats per datum.
+        num_observed: Images that the loss is observed on.
+    """
+    some = TensorDataset(train.images[:num_evidence], train.labels[:num_evidence])
+    posterior = secateur.inference.laplace(
+        network, DataLoader(some, batch_size=50), include=["conv*", "layer*.conv*"]
+    )
+    images, labels = train.images[:num_observed], train.labels[:num_observed]
+
+    @torch.no_grad()
+    def loss(candidate: nn.Module) -> float:
+        update_bn(images.split(250), candidate)
+        logits = candidate.eval()(images)
+        return float(nn.functional.cross_entropy(logits, labels))
+
+    masked = copy.deepcopy(network)
+    report = finish_structured(
+        masked,
+        posterior,
+        images[:2],
+        kinds=("channel",),
+        price=math.inf,  # the loss alone says when to stop
+        cost="multiply-adds",
+        loss=loss,
+        max_loss_rise=max_loss_rise,
+        reduce_again=False,  # what stays is trained again, so no single weight has to go
+    )
+    for layer, before in report.units_before.items():
+        print(f"{layer}: {report.units_after[layer]} of {before} channels stay")
+    return secateur.compact(masked, images[:2])
+
+
+def recover(small: nn.Module, trained: nn.Module, train: Split, *, epochs: int, seed: int) -> None:
+    """Train the smaller network, in place, to give the trained network's probabilities.
+
+    Args:
+        small: The smaller network.
+        trained: The one it came from.
+        train: Training data; each epoch sees them shifted and mirrored anew.
+        epochs: How often.
+        seed: Of order and shifts.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.SGD(small.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    batches = -(-len(train) // 128)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=0.05, total_steps=epochs * batches, pct_start=0.1
+    )
+    small.train()
+    for epoch in range(epochs):
+        total = 0.0
+        for index in torch.randperm(len(train), generator=generator).split(128):
+            images = crop_and_flip(train.images[index], generator=generator)
+            with torch.no_grad():
+                wanted = trained(images).softmax(1)
+            loss = kl_div(log_softmax(small(images), 1), wanted, reduction="batchmean")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.item() * len(index)
+        print(f"epoch {epoch + 1}/{epochs}: {total / len(train):.4f} nats from the trained network")
+    small.eval()
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, data: Split) -> float:
+    """Return the share of images put in the right class."""
+    logits: Tensor = torch.cat([network(images) for images in data.images.split(500)])
+    return float((logits.argmax(1) == data.labels).double().mean())
+
+
+def show_times(network: nn.Module, small: nn.Module, images: Tensor) -> None:
+    """Print the median time of one call of either network, taken in turn."""
+    rows = bench({"trained": network, "smaller": small}, images, seconds=5.0)
+    for row in rows:
+        times = ", ".join(f"{1e3 * each.median:.2f} ms at batch {each.batch}" for each in row.latencies)
+        print(f"{row.variant}: {times}; {row.num_macs:,} multiply-adds, {row.num_parameters:,} parameters")
+
+
+if __name__ == "__main__":
+    main()
