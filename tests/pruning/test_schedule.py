@@ -30,3 +30,21 @@ def test_due_between_first_and_last_every_so_often():
 def test_what_makes_no_sense_is_refused(wrong, message):
     with pytest.raises(InvalidArgumentError, match=message):
         Schedule(**({"first_epoch": 1, "last_epoch": 5} | wrong))
+
+
+def test_geometric_targets_let_the_same_share_stay_each_time():
+    schedule = Schedule(first_epoch=2, last_epoch=5)
+    targets = [schedule.target(0.95, epoch=epoch, epochs=8) for epoch in (2, 3, 4, 5)]
+    stay = [1 - target for target in targets]
+    assert targets[-1] == pytest.approx(0.95)
+    assert [after / before for before, after in zip([1.0, *stay], stay, strict=False)] == pytest.approx(
+        [0.05 ** (1 / 4)] * 4
+    )
+
+
+def test_cubic_targets_follow_their_formula():
+    schedule = Schedule(first_epoch=1, last_epoch=9, every=2, shape="cubic")
+    targets = [schedule.target(0.8, epoch=epoch, epochs=7) for epoch in (1, 3, 5, 7)]  # 9 is never reached
+    assert targets == pytest.approx([0.8 * (1 - (1 - done) ** 3) for done in (0.25, 0.5, 0.75, 1.0)])
+    with pytest.raises(InvalidArgumentError, match="shape: expected one of geometric, cubic, got 'linear'"):
+        Schedule(first_epoch=1, last_epoch=2, shape="linear")

@@ -101,3 +101,17 @@ def test_held_out_data_are_few():
 def test_what_makes_no_sense_is_refused(changes, said):
     with pytest.raises(InvalidArgumentError, match=said):
         Recipe(**{"epochs": 5, "learning_rate": 1.0} | changes)
+
+
+def test_the_baselines_are_given_a_sparsity_and_the_evidence_is_not():
+    given = {name: method.default_sparsity for name, method in METHODS.items() if method.family == "baseline"}
+    assert given == {"magnitude": 0.95, "signal-to-noise": 0.95, "obd": 0.95}
+    assert all(method.default_sparsity is None for method in METHODS.values() if method.family != "baseline")
+
+
+def test_the_baselines_differ_from_the_default_by_their_criterion_alone():
+    from dataclasses import replace
+
+    ours = METHODS["calibrated"].recipe(50, 60_000)
+    for name in ("signal-to-noise", "obd"):
+        assert METHODS[name].recipe(50, 60_000) == replace(ours, criterion=name)

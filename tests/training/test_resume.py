@@ -11,7 +11,16 @@ import time
 import pytest
 import torch
 
-METHODS = ("calibrated", "ivon", "flat-map", "flat-ff", "bmr-spike-and-slab")
+METHODS = (
+    "calibrated",
+    "ivon",
+    "flat-map",
+    "flat-ff",
+    "tiered-ff",
+    "bmr-spike-and-slab",
+    "bmr-horseshoe",
+    "magnitude",
+)
 
 
 @pytest.mark.parametrize("method", METHODS)

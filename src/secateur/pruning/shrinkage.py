@@ -4,7 +4,7 @@
 
 where the scales' own posterior maximises E[delta_f(gamma)] - KL (`secateur.reduction.horseshoe`). In each
 reduction the horseshoe is on the scale relative to the prior the weights have now, so an output unit that the
-data leave idle shrinks by some three decades each time and is soon below the threshold, where it counts as
+data leave idle shrinks by more than a decade each time and falls below the threshold, where it counts as
 removed. The loop leaves the output layer out: it has one learned scale already.
 
 Source: arXiv:2309.12095, the reduction with a regularised horseshoe prior.
