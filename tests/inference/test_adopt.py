@@ -31,7 +31,7 @@ def step(model: nn.Module, optimizer: FlatFF) -> float:
         optimizer.zero_grad()
         loss.backward()
     optimizer.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 def narrower(posterior: Posterior) -> Posterior:
