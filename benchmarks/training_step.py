@@ -1,4 +1,4 @@
-"""Seconds per training iteration of each method, as a ratio to plain AdamW on the same network.
+"""Seconds per training iteration of each method, as a ratio to plain AdamW and to flat-map on the same network.
 
     python benchmarks/training_step.py --network lenet
     python benchmarks/training_step.py --network mlp
@@ -12,12 +12,13 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
 from secateur import networks
-from secateur.inference import IVON, Calibrated, FlatFF, FlatMAP, PosteriorOptimizer
+from secateur.inference import IVON, Calibrated, FlatFF, FlatMAP, HorseshoeFF, PosteriorOptimizer
 
 BATCH_SIZE = 120
 NUM_DATA = 60_000
@@ -95,6 +96,10 @@ def main() -> None:
         "calibrated, compiled": posterior_step(Calibrated, arguments.network, device, compile=True),
         "ivon, compiled": posterior_step(ivon, arguments.network, device, compile=True),
         "flat-ff, compiled": posterior_step(FlatFF, arguments.network, device, compile=True),
+        "tiered-ff, compiled": posterior_step(HorseshoeFF, arguments.network, device, compile=True),
+        "horseshoe-ff, compiled": posterior_step(
+            partial(HorseshoeFF, scales="full"), arguments.network, device, compile=True
+        ),
     }
     for step in methods.values():
         seconds(step, 10, device)  # compiles, allocates
@@ -105,14 +110,16 @@ def main() -> None:
     print(f"{arguments.network}, batch {BATCH_SIZE}, {device}, {torch.get_num_threads()} threads, ", end="")
     print(f"torch {torch.__version__}, {platform.machine()}, ", end="")
     print(f"{arguments.rounds} rounds of {arguments.steps} steps\n")
-    print("| method | ms per step, median (min to max) | ratio to AdamW, median (min to max) |")
-    print("|---|---|---|")
+    print("| method | ms per step, median (min to max) | ratio to AdamW, median (min to max) | to flat-map |")
+    print("|---|---|---|---|")
     for name, each in rounds.items():
         ratios = [a / b for a, b in zip(each, rounds["AdamW"], strict=True)]
+        to_point = [a / b for a, b in zip(each, rounds["flat-map, compiled"], strict=True)]
         ms = [1e3 * value for value in each]
         print(
             f"| {name} | {statistics.median(ms):.2f} ({min(ms):.2f} to {max(ms):.2f}) | "
-            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |"
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | "
+            f"{statistics.median(to_point):.2f} |"
         )
 
 
