@@ -1,4 +1,4 @@
-"""Seconds per training iteration of each method, as a ratio to plain AdamW and to flat-map on the same network.
+"""Seconds per training iteration of each method, against plain AdamW and flat-map on the same network.
 
     python benchmarks/training_step.py --network lenet
     python benchmarks/training_step.py --network mlp
