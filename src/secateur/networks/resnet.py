@@ -7,10 +7,12 @@ Shapes: n images in a batch, c channels, k classes.
         -> (n, 64, h/4, w/4), b blocks -> mean over pixels (n, 64) -> logits (n, k)
 
 Batch normalisation and sampled weights: in training each batch is normalised by its own moments, under the
-weights drawn for that batch, so the running moments average over batches *and* draws. They suit the
-posterior mean and its samples only as far as sampling changes the moments little. Whoever evaluates another
-network than the one trained (a sample, a reduced network) should estimate them again for it, which
-`torch.optim.swa_utils.update_bn` does in one pass over training data.
+weights drawn for that batch, so the running moments are an average over batches *and* draws, and suit
+neither the posterior mean nor any draw. `secateur.fit` therefore gives each network that it judges moments of
+its own, from training images: the posterior mean after every epoch and reduction (those are stored), and
+every draw of an averaged prediction, for which a run stores `training.batch_norm.NUM_CALIBRATION` images. In
+a loop of your own, call `training.batch_norm.reestimate(model, images)` before you evaluate. Scales and
+shifts get a posterior like any weight and are never pruned.
 """
 
 from jaxtyping import Float
