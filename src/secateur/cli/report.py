@@ -1,4 +1,4 @@
-"""`secateur report`: write the report of a run again."""
+"""`secateur report`: write the report of a run, or the page of a comparison, again."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +11,28 @@ EXAMPLE = "Example: secateur report runs/lenet-fashion-mnist-calibrated-seed0"
 
 
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Directory of a finished run, or of a comparison.")
+    ],
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder with data sets (for comparisons); else $SECATEUR_DATA."),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="Where a comparison measures detection: cpu, cuda, cuda:1, mps, or auto.")
+    ] = "auto",
 ) -> None:
-    """Write report.html of a run again from its files, and print its path."""
-    from secateur.study.report import write  # matplotlib: only where it is needed
+    """Write the page again from the files in DIR, and print its path.
 
-    typer.echo(write(run))
+    For a run that is report.html. For a comparison it is comparison.html, with comparison.csv, comparison.md
+    and the figures; what networks make of foreign images is measured once per run and kept beside it.
+    """
+    # matplotlib: only where it is needed
+    from secateur.study import comparison
+    from secateur.study.report import write
+
+    if comparison.is_comparison(run):
+        say = lambda line: typer.echo(line, err=True)  # noqa: E731
+        typer.echo(comparison.write(run, data_dir=data_dir, device=device, say=say))
+    else:
+        typer.echo(write(run))

@@ -11,8 +11,9 @@ from secateur.study.comparison_page import Chapter, render
 from secateur.study.comparison_plate import Plate, together
 from secateur.study.comparison_runs import Comparison, Group, collect, is_comparison
 from secateur.study.comparison_table import Detections, csv_text, markdown
-from secateur.study.out_of_distribution import Detection, ImagePairs, measure
+from secateur.study.out_of_distribution import Detection, ImagePairs, measure, measured_before
 from secateur.study.style import FORMATS, file_of
+from secateur.training.device import resolve_device
 from secateur.training.files import write_whole
 
 __all__ = ["is_comparison", "write"]
@@ -40,6 +41,7 @@ def write(
         ArtifactError: If there is no finished run, or a file cannot be written.
     """
     out = Path(out)
+    resolve_device(device)  # refuse a wrong name before anything else
     comparison = collect(out)
     detections = _detect(comparison, ImagePairs(data_dir), device, say)
     write_whole(out / "comparison.csv", csv_text(comparison, detections).encode())
@@ -65,7 +67,11 @@ def _detect(comparison: Comparison, pairs: ImagePairs, device: str, say: Callabl
     for group in comparison.groups:
         for run in group.runs:
             directory = run.record.directory
-            say(f"foreign images: {directory.name}")
+            known = measured_before(directory)
+            if known is not None:
+                found[directory] = known
+                continue
+            say(f"measuring how {directory.name} takes foreign images")
             try:
                 found[directory] = measure(directory, pairs, device=device)
             except SecateurError as error:

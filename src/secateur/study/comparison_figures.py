@@ -1,7 +1,7 @@
 """Scores of a comparison: over the epochs, against what was removed, and against what they cost."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -14,12 +14,12 @@ from secateur.study.comparison_scale import Better, few_ticks, kept_axis, kept_p
 from secateur.study.comparison_table import relative_cost
 from secateur.study.style import INK, MUTED, clean_axes
 
-__all__ = ["cost", "dots", "over_epochs", "pareto"]
+__all__ = ["NAMES", "cost", "dots", "over_epochs", "pareto"]
 
-_HALF = Geometry(width=3.5, height=2.5, left=0.52, right=0.14)
+_HALF = Geometry(width=4.6, height=2.9, left=0.52, right=0.14)
 _THIRD = Geometry(width=2.75, height=2.5, left=0.5, right=0.14)
-DOTS = Geometry(width=3.5, height=2.5, left=1.3, right=0.16)
-"""Room for the names of methods at the left."""
+NAMES = 1.32
+"""Inches at the left of axes for the names of methods."""
 
 _SCORES: tuple[tuple[str, str, Better], ...] = (
     ("accuracy", "Accuracy", "high"),
@@ -100,7 +100,7 @@ def _curves(group: Group, metric: str, name: str, better: Better, axes: Axes) ->
     axes.set_ylim(window([y for _, _, y, _ in series], better))
     _whole_epochs(axes)
     few_ticks(axes)
-    note_outside(axes, [(v.label, v.style.colour, y[-1]) for v, _, y, _ in series if len(y)])
+    note_outside(axes, [(v.label, y[-1]) for v, _, y, _ in series if len(y)])
 
 
 def _removed(group: Group, axes: Axes) -> None:
@@ -176,7 +176,7 @@ def _points(group: Group, metric: str, name: str, better: Better, axes: Axes) ->
         inside = min(max(value, low), high)
         faint = 1.0 if inside == value else 0.45
         axes.plot(
-            kept_position(run.record.sparsity), inside, **variant.style.points(size=6), alpha=faint,
+            kept_position(run.record.sparsity), inside, **variant.style.points(size=6.0), alpha=faint,
             clip_on=False, zorder=_depth(variant),
         )  # fmt: skip
     kept_axis(axes, max([run.record.sparsity for _, run, _ in runs], default=0.0))
@@ -184,8 +184,8 @@ def _points(group: Group, metric: str, name: str, better: Better, axes: Axes) ->
     outside = {}
     for variant, _, value in runs:
         if not low <= value <= high:
-            outside[variant.label] = (variant.label, variant.style.colour, value)
-    note_outside(axes, list(outside.values()))
+            outside[variant.label] = (variant.label, value)
+    note_outside(axes, list(outside.values()), middle=True)
 
 
 def _frontier(points: Sequence[tuple[float, float]], better: Better) -> list[tuple[float, float]]:
@@ -219,6 +219,7 @@ def cost(group: Group) -> Plate | None:
                 "steps",
                 "Seconds per iteration of each method relative to flat-map",
                 partial(dots, group, values, "Time of a step, flat-map = 1", logarithmic=True),
+                left=NAMES,
             )
         )
     if any(math.isfinite(s) for run in group.runs for s in run.elapsed):
@@ -241,7 +242,7 @@ def cost(group: Group) -> Plate | None:
             "a machine that was busy with something else shows in both."
         ),
         panels=tuple(panels),
-        geometry=DOTS,
+        geometry=_HALF,
         columns=2,
         legend=group.variants,
     )
@@ -256,7 +257,7 @@ def _against_time(group: Group, axes: Axes) -> None:
         _draw_line(axes, variant, place, x, y, np.zeros_like(y))
         lines.append(y)
         if len(y):
-            ends.append((variant.label, variant.style.colour, float(y[-1])))
+            ends.append((variant.label, float(y[-1])))
     axes.set_ylim(window(lines, "low"))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     few_ticks(axes)
@@ -283,7 +284,7 @@ def dots(
     *,
     logarithmic: bool = False,
     reference: float = 1.0,
-    label: Callable[[float], str] = lambda value: f"{value:.2f}",
+    digits: int = 2,
 ) -> None:
     """Draw one line of dots per method: small ones for seeds, a large one for their mean.
 
@@ -294,7 +295,7 @@ def dots(
         axes: Where to draw.
         logarithmic: Whether the scale is.
         reference: Where a line is drawn to compare with.
-        label: Writes the mean beside its dot.
+        digits: Of the mean that stands beside its dot, after the point.
     """
     axes.set_title(title, x=-0.02)
     axes.grid(axis="x")
@@ -304,14 +305,14 @@ def dots(
         seeds = [value for value in values[variant.label] if math.isfinite(value)]
         mean = float(np.mean(seeds))
         if len(seeds) > 1:
-            axes.plot(seeds, [row] * len(seeds), **variant.style.points(size=3), alpha=0.5, clip_on=False)
+            axes.plot(seeds, [row] * len(seeds), **variant.style.points(size=3.0), alpha=0.5, clip_on=False)
         axes.plot(mean, row, **variant.style.points(size=6.5), clip_on=False, zorder=4)
         axes.annotate(
-            label(mean), (max(seeds), row), (7, 0), textcoords="offset points", va="center", size=7.5, color=INK,
-            annotation_clip=False,
+            f"{mean:.{digits}f}", (max(seeds), row), (7, 0), textcoords="offset points", va="center",
+            size=7.5, color=INK, annotation_clip=False,
         )  # fmt: skip
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set_yticks(range(len(shown)), [variant.label for variant in shown], size=8)
+    axes.set_yticks(range(len(shown)), [variant.label for variant in shown], size=8.0)
     every = [v for variant in shown for v in values[variant.label] if math.isfinite(v)] + [reference]
     low, high = min(every), max(every)
     if logarithmic:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from secateur.study.comparison_figures import DOTS, dots
+from secateur.study.comparison_figures import NAMES, dots
 from secateur.study.comparison_plate import Geometry, Panel, Plate
 from secateur.study.comparison_runs import Group, Variant, mean_and_error
 from secateur.study.comparison_table import Detections
@@ -19,6 +19,7 @@ from secateur.study.style import INK, MUTED, clean_axes
 __all__ = ["detection", "entropies", "pooled", "reliability"]
 
 _SMALL = Geometry(width=2.25, height=2.25, left=0.38, right=0.1, top=0.32, bottom=0.42)
+_THIRD = Geometry(width=2.95, height=2.45, left=0.2, right=0.2)
 
 
 def reliability(group: Group) -> Plate | None:
@@ -31,12 +32,8 @@ def reliability(group: Group) -> Plate | None:
     bins = [(variant, own) for variant, own in bins if any(own.count)]
     if not bins:
         return None
-    lowest = min(
-        value
-        for _, own in bins
-        for value, count in zip((*own.confidence, *own.accuracy), (*own.count, *own.count), strict=True)
-        if count and math.isfinite(value)
-    )
+    # One scale for all, which a single method that failed does not stretch.
+    lowest = float(np.quantile([_lowest(own) for _, own in bins], 0.25))
     low = max(0.0, min(math.floor(10 * lowest) / 10, 0.8))
     panels = tuple(
         Panel(f"{index}", f"Reliability diagram of {variant.label}", partial(_diagram, variant, own, low))
@@ -46,9 +43,9 @@ def reliability(group: Group) -> Plate | None:
         name=f"{group.name}-reliability",
         title="Is the confidence honest?",
         caption=(
-            "Share right against confidence, test images in bins of equal size sorted by confidence, all seeds "
-            "together; stems are distances from honesty, the dashed line. Below it a method is too sure, above "
-            "it too modest. ECE is the mean of those distances in a run, averaged over seeds."
+            "Share right against confidence, test images in bins of equal size sorted by confidence, all "
+            "seeds together; stems are distances from honesty, the dashed line. Below it a method is too "
+            "sure, above it too modest. ECE is the mean of those distances in a run, averaged over seeds."
         ),
         panels=panels,
         geometry=_SMALL,
@@ -57,7 +54,9 @@ def reliability(group: Group) -> Plate | None:
 
 
 def pooled(runs: Sequence[Reliability]) -> Reliability:
-    """Return the bins of several runs as one, bin by bin; those of the first run where numbers of bins differ.
+    """Return the bins of several runs as one, bin by bin.
+
+    Runs with another number of bins than the first are left out.
 
     Args:
         runs: At least one.
@@ -70,10 +69,15 @@ def pooled(runs: Sequence[Reliability]) -> Reliability:
     total = count.sum(0)
     used = np.maximum(total, 1)
     return Reliability(
-        tuple(((np.array([run.confidence for run in own]) * count).sum(0) / used).tolist()),
-        tuple(((np.array([run.accuracy for run in own]) * count).sum(0) / used).tolist()),
+        tuple(((np.nan_to_num([run.confidence for run in own]) * count).sum(0) / used).tolist()),
+        tuple(((np.nan_to_num([run.accuracy for run in own]) * count).sum(0) / used).tolist()),
         tuple(total.astype(int).tolist()),
     )
+
+
+def _lowest(bins: Reliability) -> float:
+    used = np.array(bins.count) > 0
+    return float(min(np.array(bins.confidence)[used].min(), np.array(bins.accuracy)[used].min()))
 
 
 def _diagram(variant: Variant, bins: Reliability, low: float, axes: Axes) -> None:
@@ -83,11 +87,11 @@ def _diagram(variant: Variant, bins: Reliability, low: float, axes: Axes) -> Non
     confidence, accuracy = np.array(bins.confidence)[used], np.array(bins.accuracy)[used]
     axes.plot([low, 1], [low, 1], color=MUTED, linewidth=0.9, dashes=(4, 3))
     axes.vlines(confidence, confidence, accuracy, color=variant.style.colour, linewidth=1.3, alpha=0.5)
-    axes.plot(confidence, accuracy, **variant.style.points(size=3.8), clip_on=False)
+    axes.plot(confidence, accuracy, **variant.style.points(size=3.8))
     mean, error, _ = mean_and_error(run.record.averaged.expected_calibration_error for run in variant.runs)
-    text = f"ECE {mean:.3f}" + (f" \N{PLUS-MINUS SIGN} {error:.3f}" if math.isfinite(error) else "")
+    text = f"ECE {mean:.4f}" + (f" \N{PLUS-MINUS SIGN} {error:.4f}" if math.isfinite(error) else "")
     if math.isfinite(mean):
-        axes.text(0.05, 0.94, text, transform=axes.transAxes, va="top", size=8.5, color=INK, weight="bold")
+        axes.text(0.05, 0.94, text, transform=axes.transAxes, va="top", size=8, color=INK, weight="bold")
     room = 0.02 * (1 - low)
     axes.set_xlim(low - room, 1 + room)
     axes.set_ylim(low - room, 1 + room)
@@ -118,32 +122,31 @@ def detection(group: Group, detections: Detections) -> Plate | None:
         Panel(
             "auroc",
             "AUROC of each method",
-            partial(
-                dots, group, values, "AUROC of the entropy", reference=0.5, label=lambda value: f"{value:.3f}"
-            ),
+            partial(dots, group, values, "AUROC of the entropy", reference=0.5, digits=3),
+            left=NAMES,
         )
     ]
     for variant in _a_few(group, values):
-        own = found[variant.label]
         panels.append(
             Panel(
                 f"entropy-{variant.label.replace(' ', '-')}",
                 f"Predictive entropy of test and foreign images under {variant.label}",
-                partial(entropies, variant, own),
+                partial(entropies, variant, found[variant.label]),
             )
         )
     return Plate(
         name=f"{group.name}-out-of-distribution",
         title="Does it notice foreign images?",
         caption=(
-            f"{some.num_outside:,} images of {some.foreign}, made to look like those of {some.home}, against "
-            f"{some.num_inside:,} of its test images. AUROC: the probability that the foreign one has the larger "
-            "predictive entropy; one half, the line, is chance. Histograms: that entropy in nats, filled for "
-            f"the test images, outlined for foreign ones; {NUM_SHOWN} methods at most."
+            f"{some.num_outside:,} images of {some.foreign}, in the size, channels and scale of "
+            f"{some.home}, against {some.num_inside:,} of its test images. AUROC: the probability that the "
+            "foreign one has the larger predictive entropy; one half, the line, is chance. Histograms: that "
+            "entropy in nats, filled for the test images, outlined for foreign ones; all seeds together, "
+            f"{NUM_SHOWN} methods at most."
         ),
         panels=tuple(panels),
-        geometry=DOTS,
-        columns=2,
+        geometry=_THIRD,
+        columns=3,
     )
 
 
@@ -187,12 +190,11 @@ def entropies(variant: Variant, runs: Sequence[Detection], axes: Axes) -> None:
     axes.set_xlim(edges[0], edges[-1])
     if inside[0] > top:
         axes.text(
-            0.03, 0.95, f"\N{UPWARDS ARROW} {100 * inside[0]:.0f} % of the test images", size=7.5, color=MUTED,
+            0.05, 0.95, f"\N{UPWARDS ARROW} {100 * inside[0]:.0f} % here", size=8, color=MUTED,
             transform=axes.transAxes, va="top",
         )  # fmt: skip
     axes.text(
-        0.97, 0.95, f"AUROC {np.mean([run.auroc for run in runs]):.3f}", size=8.5, color=INK, weight="bold",
+        0.98, 0.95, f"AUROC {np.mean([run.auroc for run in runs]):.3f}", size=8.5, color=INK, weight="bold",
         transform=axes.transAxes, ha="right", va="top",
     )  # fmt: skip
     axes.set_yticks([])
-    axes.set_ylabel("share of images", size=8)

@@ -3,6 +3,7 @@
 Panels have a size in inches and margins in inches, so that a panel looks the same alone and among others.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -36,11 +37,13 @@ class Panel:
         name: Sets it apart from the others of its plate.
         description: What a reader who cannot see it is told.
         draw: Draws into empty axes.
+        left: Room left of the axes in inches, where it is not the plate's.
     """
 
     name: str
     description: str
     draw: Callable[[Axes], None]
+    left: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,7 @@ def alone(panel: Panel, geometry: Geometry) -> Figure:
     """
     with drawing():
         figure = Figure(figsize=(geometry.width, geometry.height))
-        panel.draw(_axes(figure, geometry, 0.0, 0.0))
+        panel.draw(_axes(figure, panel, geometry, 0.0, 0.0))
         return figure
 
 
@@ -95,45 +98,54 @@ def together(plate: Plate) -> Figure:
         figure = Figure(figsize=(width, rows * own.height + strip))
         for index, panel in enumerate(plate.panels):
             row, column = divmod(index, columns)
-            panel.draw(_axes(figure, own, column * own.width, (rows - 1 - row) * own.height))
+            panel.draw(_axes(figure, panel, own, column * own.width, (rows - 1 - row) * own.height))
         _draw_legend(figure, entries)
         return figure
 
 
-def _axes(figure: Figure, geometry: Geometry, x: float, y: float) -> Axes:
+def _axes(figure: Figure, panel: Panel, geometry: Geometry, x: float, y: float) -> Axes:
     """Return the axes of a panel whose lower left corner is at x, y inches."""
     width, height = figure.get_size_inches()
+    left = geometry.left if panel.left is None else panel.left
     return figure.add_axes((
-        (x + geometry.left) / width,
+        (x + left) / width,
         (y + geometry.bottom) / height,
-        (geometry.width - geometry.left - geometry.right) / width,
+        (geometry.width - left - geometry.right) / width,
         (geometry.height - geometry.top - geometry.bottom) / height,
     ))
 
 
-_ROW, _ENTRY, _HEAD = 0.2, 1.42, 0.78  # inches: height of a row, width of an entry, width of a family's name
+# Inches: height of a row, width of a family's name, of a handle, of a letter, and between entries.
+_ROW, _HEAD, _HANDLE, _LETTER, _GAP = 0.2, 0.78, 0.36, 0.069, 0.24
+
+_Entry = tuple[float, Variant]  # where it begins, in inches from the left
 
 
-def _legend_rows(variants: Sequence[Variant], width: float) -> list[tuple[str, list[Variant]]]:
-    """Return rows of a legend: the family where one begins, and as many entries as fit."""
-    fit = max(1, int((width - _HEAD) / _ENTRY))
-    rows = []
+def _legend_rows(variants: Sequence[Variant], width: float) -> list[tuple[str, list[_Entry]]]:
+    """Return rows of a legend: the family where one begins, and the entries that fit."""
+    rows: list[tuple[str, list[_Entry]]] = []
     for family in FAMILIES:
         own = [variant for variant in variants if variant.style.family == family]
-        for start in range(0, len(own), fit):
-            rows.append(("" if start else family, own[start : start + fit]))
+        x = math.inf
+        for index, variant in enumerate(own):
+            long = _HANDLE + _LETTER * len(variant.label)
+            if x + long > width:
+                rows.append(("" if index else family, []))
+                x = _HEAD
+            rows[-1][1].append((x, variant))
+            x += long + _GAP
     return rows
 
 
-def _draw_legend(figure: Figure, rows: Sequence[tuple[str, list[Variant]]]) -> None:
+def _draw_legend(figure: Figure, rows: Sequence[tuple[str, list[_Entry]]]) -> None:
     width, height = figure.get_size_inches()
-    for index, (family, variants) in enumerate(rows):
+    for index, (family, entries) in enumerate(rows):
         y = 1 - (index + 0.6) * _ROW / height
         figure.text(0.1 / width, y, family, va="center", color=MUTED, size=8)
-        for column, variant in enumerate(variants):
-            x = (_HEAD + column * _ENTRY) / width
+        for inches, variant in entries:
+            x = inches / width
             handle = variant.style.handle()
             handle.set_data([x, x + 0.14 / width, x + 0.28 / width], [y, y, y])
             handle.set(transform=figure.transFigure, markevery=[1])
             figure.add_artist(handle)
-            figure.text(x + 0.36 / width, y, variant.label, va="center", color=INK, size=8)
+            figure.text(x + _HANDLE / width, y, variant.label, va="center", color=INK, size=8)

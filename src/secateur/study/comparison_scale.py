@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from secateur.study.style import MUTED
+from secateur.study.style import MUTED, PAPER
 
 __all__ = ["Better", "few_ticks", "kept_axis", "kept_position", "note_outside", "window"]
 
@@ -18,7 +18,7 @@ _FACTOR = 4.0
 """A final value this many times as far from the best as the median one is left to the note at the edge."""
 
 
-def window(lines: Sequence[Sequence[float]], better: Better) -> tuple[float, float]:
+def window(lines: Sequence[Sequence[float] | np.ndarray], better: Better) -> tuple[float, float]:
     """Return the limits of a scale that shows the best end and all but failures.
 
     Args:
@@ -47,25 +47,26 @@ def window(lines: Sequence[Sequence[float]], better: Better) -> tuple[float, flo
     return (low, high) if low < high else (high, low)
 
 
-def note_outside(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
+def note_outside(axes: Axes, ends: Sequence[tuple[str, float]], *, middle: bool = False) -> None:
     """Write the values that lie outside the axes at the edge they left by.
 
     Args:
         axes: With its final limits.
-        ends: Name, colour and value of each line's end.
+        ends: Name and value of each line's end.
+        middle: Write left of the middle, where points of sparse networks are few; else at the right.
     """
     low, high = axes.get_ylim()
     for arrow, y, align, out in (
         ("\N{DOWNWARDS ARROW}", 0.03, "bottom", lambda v: v < low),
         ("\N{UPWARDS ARROW}", 0.97, "top", lambda v: v > high),
     ):
-        gone = [
-            f"{arrow} {name} {value:.3g}" for name, _, value in ends if math.isfinite(value) and out(value)
-        ]
+        gone = [f"{arrow} {name} {value:.3g}" for name, value in ends if math.isfinite(value) and out(value)]
         if gone:
+            x, across = (0.42, "center") if middle else (0.985, "right")
             axes.text(
-                0.985, y, "\n".join(gone), transform=axes.transAxes, ha="right", va=align, size=7, color=MUTED,
-                linespacing=1.25,
+                x, y, "\n".join(gone), transform=axes.transAxes, ha=across, va=align, size=7, color=MUTED,
+                linespacing=1.25, zorder=6,
+                bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
             )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ def swatch(style: MethodStyle, name: str) -> str:
         figure = Figure(figsize=(0.42, 0.15))
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.set_axis_off()
-        axes.plot([0, 1, 2], [0, 0, 0], **style.line(size=5), markevery=[1], clip_on=False)
+        axes.plot([0, 1, 2], [0, 0, 0], **style.line(size=5.0), markevery=[1], clip_on=False)
         axes.set_xlim(-0.1, 2.1)
         axes.set_ylim(-1, 1)
         return svg(figure, name=name, description=f"line of {style.name}").replace(
@@ -68,23 +68,23 @@ def scores(group: Group, detections: Detections) -> str:
     rows = [table.cells(group, variant, detections) for variant in group.variants]
     shown = table.used(rows)
     top = table.best(rows)
-    head = "".join(f'<th class="num" scope="col">{escape(column.title)}</th>' for column in shown)
+    titles = ("seeds", *(column.title for column in shown))
+    head = "".join(f'<th class="num" scope="col">{escape(title)}</th>' for title in titles)
     body = ""
     family = ""
     for variant, row in zip(group.variants, rows, strict=True):
         if variant.style.family != family:
             family = variant.style.family
-            body += _family(family, len(shown))
+            body += _family(family, len(shown) + 1)
         values = "".join(
             f'<td class="num{" best" if row[c.key].mean == top.get(c.key) else ""}">'
             f"{row[c.key].text(c, plus_minus='<small>' + _PLUS_MINUS)}"
             f"{'</small>' if math.isfinite(row[c.key].error) else ''}</td>"
             for c in shown
         )
-        seeds = len(variant.runs)
         body += (
-            f'<tr><th scope="row">{escape(variant.label)}'
-            f"<small>{seeds} seed{'s' if seeds > 1 else ''}</small></th>{values}</tr>\n"
+            f'<tr><th scope="row">{escape(variant.label)}</th>'
+            f'<td class="num">{len(variant.runs)}</td>{values}</tr>\n'
         )
     body += _published(group, shown)
     return (
@@ -105,11 +105,12 @@ def _published(group: Group, shown: Sequence[Column]) -> str:
     points = published(group.network, group.data.partition(" (")[0])
     if not points:
         return ""
-    body = _family("read off the paper's figures", len(shown))
+    body = _family("read off the paper's figures", len(shown) + 1)
     for point in points:
         values = table.published_cells(point)
         cells = "".join(f'<td class="num">{escape(values.get(c.key, ""))}</td>' for c in shown)
-        body += f'<tr class="paper"><th scope="row">{escape(point.method)}<small>1 seed</small></th>{cells}</tr>\n'
+        name = escape(point.method)
+        body += f'<tr class="paper"><th scope="row">{name}</th><td class="num">1</td>{cells}</tr>\n'
     return body
 
 
@@ -118,7 +119,8 @@ def _judged(group: Group) -> str:
     odd = {run.record.directory.name for run in group.runs if run.record.evaluated_on != "test"}
     if not odd:
         return ""
-    return f'<p class="note">Judged on training data for want of a test set: {escape(", ".join(sorted(odd)))}.</p>\n'
+    names = escape(", ".join(sorted(odd)))
+    return f'<p class="note">Judged on training data for want of a test set: {names}.</p>\n'
 
 
 def overview(comparison: Comparison, detections: Detections) -> str:
@@ -172,7 +174,8 @@ def overview(comparison: Comparison, detections: Detections) -> str:
     return (
         '<section id="overview">\n<h2>All results</h2>\n<p class="note">Accuracy, below it negative '
         "log-likelihood and the share of weights removed; means over seeds.</p>\n"
-        f'<div class="scroll" tabindex="0"><table class="means">\n<thead><tr><th></th>{head}</tr></thead>\n'
+        '<div class="scroll" tabindex="0"><table class="means overview">\n'
+        f"<thead><tr><th></th>{head}</tr></thead>\n"
         f"<tbody>\n{body}</tbody>\n</table></div>\n</section>\n"
     )
 

@@ -1,4 +1,4 @@
-"""Weights of a comparison: how their sizes are distributed layer by layer, and the first layer's in pictures."""
+"""Weights of a comparison: their sizes layer by layer, and the first layer's in pictures."""
 
 import math
 from collections.abc import Sequence
@@ -68,10 +68,10 @@ def sizes(group: Group) -> Plate | None:
         name=f"{group.name}-weights",
         title="How large the weights are",
         caption=(
-            "Share of a layer's weights whose posterior mean is at most this large in absolute value. Removed "
-            "weights are exactly zero: they are the height at which a line begins, at the 0 of the "
-            "otherwise logarithmic scale. Of each method the run with the lowest seed; biases left out."
-            + some
+            "Share of a layer's weights, in per cent, whose posterior mean is at most this large in absolute "
+            "value. Removed weights are exactly zero: they are the height at which a line begins, at the 0 "
+            "of the otherwise logarithmic scale; a jump behind the grey strip is of weights that are next "
+            f"to nothing. Of each method the run with the lowest seed; biases left out.{some}"
         ),
         panels=panels,
         geometry=_SMALL,
@@ -123,8 +123,8 @@ def _distribution(group: Group, layer: str, found: dict[str, _Sizes], axes: Axes
         below = np.searchsorted(own.ordered, grid, side="right") / max(num, 1)
         share = own.removed + (1 - own.removed) * below
         axes.plot(
-            [left, low, *grid], [own.removed, own.removed, *share], **variant.style.line(size=4.5), markevery=[0],
-            clip_on=False, zorder=4 if variant.style.family == "ours" else 3,
+            [left, low, *grid], [own.removed, own.removed, *share], **variant.style.line(size=4.5),
+            markevery=[0], clip_on=False, zorder=4 if variant.style.family == "ours" else 3,
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlim(left, high)
@@ -181,8 +181,8 @@ def first_layers(group: Group, drawn: Sequence[tuple[Variant, FilterPicture]]) -
         name=f"{group.name}-first-layer",
         title="The first layer",
         caption=(
-            "Posterior mean of the first layer's weights, blue below zero and orange above, each method on its "
-            "own scale; grey is removed. Of each method the run with the lowest seed."
+            "Posterior mean of the first layer's weights, blue below zero and orange above, each method on "
+            "its own scale; grey is removed. Of each method the run with the lowest seed."
         ),
         panels=tuple(
             Panel(f"{index}", f"First layer of {variant.label}", partial(_picture, variant.label, picture))

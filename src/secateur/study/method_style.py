@@ -8,6 +8,7 @@ a marker of its own, so nothing hangs on telling hues apart.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.lines import Line2D
 
@@ -44,19 +45,19 @@ class MethodStyle:
         """Whether the marker is made of strokes and has no inside to fill."""
         return self.marker in _STROKED
 
-    def line(self, *, marker: bool = True, size: float = 5.0) -> dict[str, object]:
+    def line(self, *, marker: bool = True, size: float = 5.0) -> dict[str, Any]:
         """Return the arguments of `Axes.plot` for a line of this method.
 
         Args:
             marker: Whether to set markers on it.
             size: Of the markers, in points.
         """
-        drawn: dict[str, object] = {"color": self.colour, "linewidth": self.width}
+        drawn: dict[str, Any] = {"color": self.colour, "linewidth": self.width}
         if self.dashes:
             drawn["dashes"] = self.dashes
         return drawn | self.points(size=size, line=True) if marker else drawn
 
-    def points(self, *, size: float = 5.0, line: bool = False) -> dict[str, object]:
+    def points(self, *, size: float = 5.0, line: bool = False) -> dict[str, Any]:
         """Return the arguments of `Axes.plot` for markers of this method.
 
         Args:
@@ -64,11 +65,11 @@ class MethodStyle:
             line: Leave the line as it is; else there is none.
         """
         scale = {"*": 1.5, "D": 0.85, "s": 0.9, "1": 1.35, "x": 1.0, "+": 1.2}.get(self.marker, 1.0)
-        drawn: dict[str, object] = {
+        drawn: dict[str, Any] = {
             "color": self.colour,
             "marker": self.marker,
             "markersize": scale * size,
-            "markeredgewidth": 1.4 if self.stroked else 0.0,
+            "markeredgewidth": 0.3 * size if self.stroked else 0.0,
         }
         return drawn if line else drawn | {"linestyle": "none"}
 
@@ -90,12 +91,12 @@ _KNOWN = {
         MethodStyle(name="bmr-horseshoe", family="published", colour=HUES["sky"], marker="D"),
         MethodStyle(name="calibrated", family="ours", colour=ORANGE, marker="*", width=2.2),
         MethodStyle(name="ivon", family="ours", colour=HUES["amber"], marker="P", width=1.8),
-        MethodStyle(name="magnitude", family="baselines", colour=HUES["pink"], marker="x", dashes=(4, 1.6)),
+        MethodStyle(name="magnitude", family="baselines", colour=HUES["pink"], marker="x", dashes=(4.0, 1.6)),
         MethodStyle(
             name="signal-to-noise", family="baselines", colour=HUES["plum"], marker="+", dashes=(1.4, 1.4)
         ),
         MethodStyle(
-            name="obd", family="baselines", colour=HUES["wine"], marker="1", dashes=(5, 1.5, 1.2, 1.5)
+            name="obd", family="baselines", colour=HUES["wine"], marker="1", dashes=(5.0, 1.5, 1.2, 1.5)
         ),
     )
 }

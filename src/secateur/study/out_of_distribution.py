@@ -1,6 +1,6 @@
 """Does a network notice images of another kind? Measured once per run and kept in its directory.
 
-Score:   entropy of the prediction averaged over posterior samples, in nats; high where the network is in doubt.
+Score:   entropy of the prediction averaged over posterior samples, in nats; high where it is in doubt.
 Measure: AUROC, the probability that a foreign image scores above one of the test set; 0.5 is chance.
 Images:  foreign ones are brought to the test set's size, channels and standardisation, as the network would
          see them in use: enlarged by a whole factor as far as they fit, then framed in black; a grey image
@@ -125,7 +125,8 @@ class ImagePairs:
         source = locate(name, self.data_dir)
         if not source.is_local:
             raise DataError(
-                f"expected {name} on this machine, got no such files; fetch it by `secateur data {name} --fetch`"
+                f"expected {name} on this machine, got no such files; "
+                f"fetch it by `secateur data {name} --fetch`"
             )
         return load(name, data_dir=self.data_dir, image_size=image_size)
 
@@ -155,27 +156,26 @@ def dressed_like(home: Dataset, foreign: Dataset, *, own_size: int) -> Float[Ten
                 f"got {foreign.name} with {raw.shape[1]}"
             )
         raw = raw.expand(-1, channels, -1, -1)
-    mean, std = (
-        torch.tensor(values, dtype=torch.float64).view(-1, 1, 1)
-        for values in (home.pixel_mean, home.pixel_std)
-    )
+    mean, std = _moments(home)
     return ((raw.double() / 255 - mean) / std).float()
+
+
+def _moments(data: Dataset) -> Float[Tensor, "2 c 1 1"]:
+    """Return pixel mean and std per channel."""
+    return torch.tensor([data.pixel_mean, data.pixel_std], dtype=torch.float64)[..., None, None]
 
 
 def _bytes(images: Float[Tensor, "n c h w"], data: Dataset) -> UInt8[Tensor, "n c h w"]:
     """Return standardised images as the bytes they were."""
-    mean, std = (
-        torch.tensor(values, dtype=torch.float64).view(-1, 1, 1)
-        for values in (data.pixel_mean, data.pixel_std)
-    )
+    mean, std = _moments(data)
     return ((images.double() * std + mean) * 255).round().clamp(0, 255).byte()
 
 
 def measure(run_dir: Path, pairs: ImagePairs, *, device: str = "auto") -> Detection:
-    """Return how well a run detects foreign images; measured now if the run's directory does not say.
+    """Measure how well a run detects foreign images, and keep the result in its directory.
 
     Args:
-        run_dir: Directory of a finished run; the result is written into it.
+        run_dir: Directory of a finished run; `measured_before` reads what this writes into it.
         pairs: Where the images come from.
         device: "auto", "cpu", "cuda", ...
 
@@ -183,12 +183,9 @@ def measure(run_dir: Path, pairs: ImagePairs, *, device: str = "auto") -> Detect
         ArtifactError: If the run is missing, damaged, or of a network that only its user can build.
         DataError: If the images are not to be had on this machine.
     """
-    known = measured_before(run_dir)
-    if known is not None:
-        return known
     run = load_run(run_dir, device=resolve_device(device))
     pair = pairs.of(run.config["data"], networks.image_size(run.config["network"]))
-    temperature = run.config["predictive_temperature"]
+    temperature = float(run.config["predictive_temperature"])
     entropies = []
     for images in (pair.inside, pair.outside):
         predicted = run.predict(images, num_samples=NUM_SAMPLES, seed=run.config["seed"])

@@ -27,6 +27,7 @@ __all__ = [
     "INK",
     "MUTED",
     "ORANGE",
+    "PAPER",
     "REMOVED",
     "clean_axes",
     "drawing",
@@ -34,6 +35,7 @@ __all__ = [
     "svg",
 ]
 
+PAPER = "#fdfdfc"
 INK = "#1f2430"
 MUTED = "#667080"
 GRID = "#dfe3e8"
@@ -58,6 +60,7 @@ HUES = {
 """Further hues, for figures of many methods: each family one hue, its members told apart by lightness."""
 
 CSS_VARIABLES = {
+    PAPER: "--paper",
     INK: "--ink",
     MUTED: "--muted",
     GRID: "--grid",
