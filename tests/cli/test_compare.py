@@ -288,7 +288,7 @@ def test_training_beside_a_data_set_that_is_not_there(secateur, pages, monkeypat
 def test_interrupted_killed_and_gone_on_with_it_is_the_comparison_that_was_never_stopped(tmp_path):
     grid = (
         "--networks", "mlp", "--data", "digits", "--methods", "flat-map,calibrated", "--seeds", "0,1",
-        "--epochs", 4, "--samples", 2, "--jobs", 2, "--device", "cpu",
+        "--epochs", 2, "--samples", 2, "--jobs", 2, "--device", "cpu",
     )  # fmt: skip
     whole, part = tmp_path / "whole", tmp_path / "part"
     done = ran("compare", *grid, "--out", whole)

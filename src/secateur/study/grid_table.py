@@ -62,9 +62,11 @@ class LiveGrid(GridView):
         self._drawn_at = -math.inf
 
     def close(self) -> None:
-        """Leave the whole table as it stands."""
+        """Leave all runs that have begun in the terminal, as they stand."""
         self._live.stop()
-        self._console.print(_full(self._rows))
+        begun = [row for row in self._rows if row.state != "waiting" or row.standing.epoch]
+        if begun:
+            self._console.print(_full(begun))
         self._console.print(status_line(self._rows, math.nan))
 
     def started(self, row: Row) -> None:
