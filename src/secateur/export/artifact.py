@@ -1,7 +1,7 @@
 """One file for a reduced network: what it is as JSON, its weights at the price of their masks' entropy.
 
-The file is a safetensors file. Its metadata hold `format`, `version` and `sha256` (of all tensors). The tensor
-`network` is a JSON text, deflated (zlib), with the architecture (`architecture`) and an index of the tensors.
+A safetensors file. Its metadata hold `format`, `version` and `sha256` (of all tensors). The tensor `network`
+is a JSON text, deflated (zlib), with the architecture (`architecture`) and an index of the tensors.
 Floating-point tensors lie end to end, zeros left out, in one stream per stored type (`values.float32`, ...);
 which entries they are is Rice-coded (`codec`) in `masks`. Other tensors are stored as they are. Nothing is
 pickled, and no code of the file's is run when it is read.

@@ -1,8 +1,9 @@
 """Layers written out as calls of torch's functions, so that a small network does not wait for Python.
 
-Calling a layer costs some 3 us in Python, whatever its size. That is nothing for a large one and more than the
-arithmetic of one with a few dozen units. Here the graph calls the functions themselves; weights lie in one
-flat module, `hidden.linear1.weight` as `hidden_linear1_weight`, and activations overwrite what only they read.
+Calling a layer costs some 3 us in Python, whatever its size. That is nothing for a large one and more than
+the arithmetic of one with a few dozen units. Here the graph calls the functions themselves; weights lie in
+one flat module, `hidden.linear1.weight` as `hidden_linear1_weight`, and activations overwrite what only they
+read.
 """
 
 import itertools

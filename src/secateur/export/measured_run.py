@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.export import artifact
@@ -18,6 +18,7 @@ from secateur.export.finished_run import example_images, run_data
 from secateur.export.measure import BenchRow, bench
 from secateur.export.onnx_graph import onnx, onnx_session
 from secateur.export.sparse_kernels import KernelRow, measure_kernels, sparse
+from secateur.export.streamlined import Streamlining, measure_streamlining, streamlined
 from secateur.pruning import compact
 from secateur.pruning.compaction import permanent
 from secateur.training import Run, load_run
@@ -106,21 +107,28 @@ def measure_run(
     }
     for size, choice in kernels.items():
         variants[f"sparse, for batch {size}"] = sparse(small, images[:size], kernels=choice)
+    variants |= _streamlined(small, images, (min(batches), max(batches)), "compact")
+    if dense is not None:  # what streamlining alone is worth; without that run the zeros would leave as well
+        whole = variants["dense"]
+        assert isinstance(whole, nn.Module)
+        variants |= _streamlined(whole, images, (min(batches), max(batches)), "dense")
     with tempfile.TemporaryDirectory() as folder:
         remarks = []
         if find_spec("onnxruntime") is None:
             remarks.append("onnxruntime: not installed; pip install 'secateur[export]'")
         else:
             try:
-                variants["onnxruntime"] = onnx(small, Path(folder) / "network.onnx", images[:2]).path
+                variants["compact, onnxruntime"] = onnx(small, Path(folder) / "small.onnx", images[:2]).path
+                whole = variants["dense"]
+                assert isinstance(whole, nn.Module)
+                variants["dense, onnxruntime"] = onnx(whole, Path(folder) / "dense.onnx", images[:2]).path
             except InvalidArgumentError as error:
                 remarks.append(f"onnxruntime: {error}")
         rows = bench(variants, images[: min(len(images), 8)], batches=batches, seconds=seconds)
         scores = _accuracies(run, variants, data_dir) if accuracy else {}
     rows = tuple(_as_torch_saves(row, variants[row.variant]) for row in rows)
-    order = ["dense", "masked", *list(variants)[2:]]
     return Measured(
-        rows=tuple(sorted(rows, key=lambda row: order.index(row.variant))),
+        rows=tuple(sorted(rows, key=lambda row: not row.variant.startswith("dense"))),
         accuracy=scores,
         kernels=kernels,
         entropy_bound=artifact.entropy_bound(small),
@@ -133,6 +141,21 @@ def measure_run(
             "dense_run": None if dense is None else str(dense),
         },
     )
+
+
+def _streamlined(
+    network: nn.Module, images: Tensor, sizes: tuple[int, ...], name: str
+) -> dict[str, nn.Module | Path]:
+    """Return the network streamlined for each batch size, or once if the same form suits all."""
+    choices: dict[Streamlining, list[int]] = {}
+    for size in sizes:
+        choices.setdefault(measure_streamlining(network, images[:size]), []).append(size)
+    return {
+        f"{name}, streamlined" + (f" for batch {suits[0]}" if len(choices) > 1 else ""): streamlined(
+            network, images[:2], choice=choice
+        )
+        for choice, suits in choices.items()
+    }
 
 
 def _same_network(run: Run, directory: Path) -> nn.Module:

@@ -7,8 +7,9 @@ activation, entry by entry) stays as it is, and the pool is a mean or maximum ov
 
     pool_k(f(conv_s(x; w)))[c, i, j] = mean over p of f(conv_ks(x; shifted_p w))[p, c, i, j]
 
-It multiplies by the zeros of the frame, ((K + (k - 1) s) / K)^2 times as many multiply-adds for a kernel of size
-K, and still pays where channels are few: they fill the processor's vectors, and torch's pooling does not.
+It multiplies by the zeros of the frame, ((K + (k - 1) s) / K)^2 times as many multiply-adds for a kernel of
+size K, and still pays where channels are few: many of them fill the processor's vectors, and torch's own
+pooling does not.
 """
 
 from dataclasses import dataclass
@@ -128,6 +129,7 @@ def in_phases(root: nn.Module, graph: fx.Graph, pooled: PooledConvolution) -> No
     name = str(pooled.convolution.target)
     layer = root.get_submodule(name)
     assert isinstance(layer, nn.Conv2d)
+    assert not isinstance(layer.padding, str)
     (rows, columns), (down, right) = pooled.size, _pair(layer.stride)
     out, channels, height, width = layer.weight.shape
     phases = nn.Conv2d(
@@ -135,7 +137,7 @@ def in_phases(root: nn.Module, graph: fx.Graph, pooled: PooledConvolution) -> No
         rows * columns * out,
         (height + (rows - 1) * down, width + (columns - 1) * right),
         stride=(rows * down, columns * right),
-        padding=layer.padding,
+        padding=_pair(layer.padding),
         bias=layer.bias is not None,
     ).to(layer.weight)
     phases.weight.zero_()

@@ -6,8 +6,6 @@ the tensor cores' 2:4 format. Each candidate is timed against the dense layer on
 example sends through that layer, alternating, so that a busy machine slows both.
 """
 
-import statistics
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.export.csr import CsrConv2d, CsrLinear
+from secateur.export.timing import alternating_medians
 from secateur.pruning.compaction import permanent
 
 __all__ = [
@@ -121,9 +120,9 @@ def measure_kernels(model: nn.Module, example_input: Any) -> tuple[KernelRow, ..
             x = reached[name]
             candidate = _candidate(layer)
             if candidate is None:
-                (dense,), faster, kernel = _medians([layer], x), None, "dense"
+                (dense,), faster, kernel = alternating_medians([layer], (x,), seconds=_SECONDS), None, "dense"
             else:
-                dense, faster = _medians([layer, candidate[1]], x)
+                dense, faster = alternating_medians([layer, candidate[1]], (x,), seconds=_SECONDS)
                 kernel = candidate[0] if faster < _MARGIN * dense else "dense"
             weight = layer.weight
             assert isinstance(weight, Tensor)
@@ -172,22 +171,3 @@ def _inputs_of_layers(network: nn.Module, example_input: Any) -> dict[str, Tenso
         for handle in handles:
             handle.remove()
     return reached
-
-
-def _medians(layers: Sequence[nn.Module], x: Tensor) -> list[float]:
-    """Return the median time of each layer on `x`, in seconds, calls alternating."""
-    times: list[list[float]] = [[] for _ in layers]
-    for layer in layers:
-        layer(x)
-        layer(x)
-    end = time.perf_counter() + _SECONDS
-    while len(times[0]) < 5 or (time.perf_counter() < end and len(times[0]) < 200):
-        for layer, own in zip(layers, times, strict=True):
-            if x.is_cuda:
-                torch.cuda.synchronize()
-            start = time.perf_counter()
-            layer(x)
-            if x.is_cuda:
-                torch.cuda.synchronize()
-            own.append(time.perf_counter() - start)
-    return [statistics.median(own) for own in times]

@@ -1,4 +1,4 @@
-"""Times of several callables on one machine, call by call in turn, so that a busy machine slows all of them."""
+"""Times of several callables on one machine, call by call in turn: a busy machine slows all of them."""
 
 import statistics
 import time

@@ -144,7 +144,7 @@ class UnitEvidence:
         return sum(float(each.sum()) for each in used.values()) / sum(float(e.sum()) for e in every.values())
 
     def _multiply_adds(self, in_use: Tensor) -> dict[str, Tensor]:
-        """Return the multiply-adds of each entry of a weight: it costs while its row and column are in use."""
+        """Return the multiply-adds of each entry of a weight, zero or not, while its units are in use."""
         used = {
             name: torch.full_like(self.keep[name], times, dtype=torch.float64)
             for name, times in self.positions.items()

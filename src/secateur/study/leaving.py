@@ -183,7 +183,7 @@ def show_pruned(pruned: Pruned, console: Console) -> None:
 
 
 def _sizes(row: Variant, first: Variant, bench: Bench) -> list[str]:
-    other_weights = row is first and bench.dense_run is not None
+    other_weights = bench.is_other_network(row)
     difference = row.largest_difference
     return [
         num_bytes(row.file_bytes),

@@ -13,7 +13,11 @@ _MEANING = {
     "dense": "every weight stored and multiplied",
     "masked": "zeros and masks stored, then multiplied",
     "compact": "dead units removed",
-    "onnxruntime": "the compact network in another engine",
+}
+_MEANING_OF_PART = {
+    "sparse": "sparse kernels where they were faster",
+    "streamlined": "layers as functions, pools over phases where faster",
+    "onnxruntime": "in another engine",
 }
 
 
@@ -35,7 +39,7 @@ def measured(record: Record) -> str:
     )
     rows = "".join(_row(variant, bench) for variant in bench.variants)
     threads = "1 thread" if bench.num_threads == 1 else f"{bench.num_threads} threads"
-    differences = [row.largest_difference for row in bench.variants[1 if bench.dense_run else 0 :]]
+    differences = [row.largest_difference for row in bench.variants if not bench.is_other_network(row)]
     worst = max(differences, default=0.0)
     compared = (
         f" Dense is another run, which kept its weights: {escape(bench.dense_run)}."
@@ -58,7 +62,8 @@ def measured(record: Record) -> str:
 
 def _row(row: Variant, bench: Bench) -> str:
     first = bench.variants[0]
-    meaning = _MEANING.get(row.name, "sparse kernels where they were faster" if "sparse" in row.name else "")
+    parts = (text for part, text in _MEANING_OF_PART.items() if part in row.name)
+    meaning = _MEANING.get(row.name, next(parts, ""))
     cells = [
         f'<td class="num">{num_bytes(row.file_bytes)}'
         f"<small> {times(first.file_bytes, row.file_bytes)}</small></td>",

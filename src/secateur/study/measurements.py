@@ -58,6 +58,10 @@ class Bench:
     dense_run: str | None
     entropy_bound: float
 
+    def is_other_network(self, variant: Variant) -> bool:
+        """Return whether a form is of the run that stands for the dense one, with weights of its own."""
+        return self.dense_run is not None and variant.name.startswith("dense")
+
     @property
     def batches(self) -> tuple[int, ...]:
         """Batch sizes, in the order of each variant's timings."""
