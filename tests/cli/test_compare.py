@@ -75,6 +75,14 @@ def compare(secateur, behaviour, pages, monkeypatch, tmp_path):
     return lambda *words: secateur("compare", *words)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as in a terminal, also for what is started here, even where these tests run without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def states(result):
     return [line.split()[0] + " " + line.split()[1].rstrip(":") for line in result.stdout.splitlines()[:-1]]
 
@@ -137,13 +145,9 @@ def test_where_all_failed_there_are_no_results(compare, behaviour, pages):
     assert pages == []
 
 
-def test_an_interruption_says_how_to_go_on(compare, behaviour, pages):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        behaviour[FOUR[1]] = "interrupt"
-        result = compare(*GRID, "--out", "here", "--epochs", 4)
-    finally:
-        signal.signal(signal.SIGINT, before)
+def test_an_interruption_says_how_to_go_on(compare, behaviour, pages, interruptible):
+    behaviour[FOUR[1]] = "interrupt"
+    result = compare(*GRID, "--out", "here", "--epochs", 4)
     assert result.exit_code == 1
     assert result.stderr == (
         "Error: interrupted; finished epochs are kept in here, go on with: secateur compare --networks mlp "
@@ -285,7 +289,9 @@ def test_training_beside_a_data_set_that_is_not_there(secateur, pages, monkeypat
 
 
 @pytest.mark.slow
-def test_interrupted_killed_and_gone_on_with_it_is_the_comparison_that_was_never_stopped(tmp_path):
+def test_interrupted_killed_and_gone_on_with_it_is_the_comparison_that_was_never_stopped(
+    interruptible, tmp_path
+):
     grid = (
         "--networks", "mlp", "--data", "digits", "--methods", "flat-map,calibrated", "--seeds", "0,1",
         "--epochs", 2, "--samples", 2, "--jobs", 2, "--device", "cpu",

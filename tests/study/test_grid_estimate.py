@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from secateur import data
+from secateur import data, training
 from secateur.study import grid_estimate
 from secateur.study.grid import Cell, RunOptions
 from secateur.study.grid_estimate import (
@@ -101,9 +101,9 @@ def test_finished_runs_are_believed_and_the_rest_is_timed_once(tmp_path, write_r
     assert found[others[1]].source == "timed now"
 
 
-@pytest.mark.parametrize("method", ["calibrated", "flat-map"])
+@pytest.mark.parametrize("method", training.method_names())
 def test_real_steps_are_timed_and_leave_no_trace(method, tmp_path, monkeypatch):
-    monkeypatch.setattr(grid_estimate, "MOST_TIMED_STEPS", 4)
+    monkeypatch.setattr(grid_estimate, "MOST_TIMED_STEPS", 2)
     monkeypatch.chdir(tmp_path)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     cell = Cell("mlp", "digits", method, 0)

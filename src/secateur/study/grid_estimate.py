@@ -24,6 +24,7 @@ __all__ = ["DataShape", "Pace", "iterations_per_epoch", "makespan", "pace_of_fin
 
 MOST_TIMED_STEPS, FEWEST_TIMED_STEPS = 10, 2
 SECONDS_TO_TIME = 1.0
+TIMED_EPOCHS = 10_000  # no method finds that too short for its schedule, and the fit is stopped long before
 
 
 @dataclass(frozen=True)
@@ -198,6 +199,7 @@ def timed_pace(
             cell.network,
             data,
             method=cell.method,
+            epochs=TIMED_EPOCHS,
             batch_size=batch_size,
             device=device,
             compile=False,
