@@ -70,11 +70,10 @@ def test_leaves_the_noise_of_the_posterior_alone(fit, monkeypatch):
 def test_an_interrupted_run_goes_on_bit_for_bit(fit, stop_at, repeatable, tmp_path, method):
     options = {"augment": True, "method": method, "epochs": 4}
     fit(out=tmp_path / "whole", **options)
-    for at in (7, 30, 60):
-        with pytest.raises(KeyboardInterrupt):
-            fit(out=tmp_path / str(at), progress=stop_at(at), **options)
-        fit(out=tmp_path / str(at), resume=True, **options)
-        assert repeatable(tmp_path / str(at)) == repeatable(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(out=tmp_path / "part", progress=stop_at(50), **options)
+    fit(out=tmp_path / "part", resume=True, **options)
+    assert repeatable(tmp_path / "part") == repeatable(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("option", ["augment", "autocast"])

@@ -64,11 +64,10 @@ def test_loss_and_gradients_are_those_of_float32_to_the_precision_of_bfloat16(ti
 def test_an_interrupted_run_goes_on_bit_for_bit(fit, stop_at, repeatable, tmp_path, method):
     options = {"autocast": True, "method": method, "epochs": 4}
     fit(out=tmp_path / "whole", **options)
-    for at in (7, 60):
-        with pytest.raises(KeyboardInterrupt):
-            fit(out=tmp_path / str(at), progress=stop_at(at), **options)
-        fit(out=tmp_path / str(at), resume=True, **options)
-        assert repeatable(tmp_path / str(at)) == repeatable(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(out=tmp_path / "part", progress=stop_at(50), **options)
+    fit(out=tmp_path / "part", resume=True, **options)
+    assert repeatable(tmp_path / "part") == repeatable(tmp_path / "whole")
 
 
 def test_double_precision_stays_double_without_it(tiny, digits):

@@ -38,3 +38,10 @@ def test_a_missing_package_is_named_with_what_to_install(tmp_path, monkeypatch):
     with pytest.raises(SecateurError, match=r"pip install 'secateur\[tensorboard\]'"):
         TensorBoard(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_noticed_before_anything_is_written(fit, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(SecateurError, match="expected the tensorboard package"):
+        fit(out=tmp_path / "run", tensorboard=True)
+    assert not (tmp_path / "run").exists()

@@ -4,7 +4,7 @@ In training each batch is normalised by its own moments, under the weights drawn
 running moments are an average over batches *and* draws. They belong to no network that is ever judged: not
 to the posterior mean, whose activations lack the noise, and not to a draw, whose activations carry noise of
 its own in every layer. A draw is far off under any one set of moments that is shared by all draws, be it the
-running one, the mean network's, or an average over draws; `docs/lab.md` has figures. So
+running one, the mean network's, or an average over draws; `docs/batch-norm.md` has figures. So
 
 * the posterior-mean network gets the moments of a pass over training images (`reestimate`), after every
   epoch and every reduction; those are what `model.safetensors` holds;
