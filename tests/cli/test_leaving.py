@@ -104,7 +104,7 @@ class TestExport:
 class TestBench:
     def test_every_form_is_measured_kept_and_reported(self, secateur, trained, monkeypatch):
         monkeypatch.setattr(  # no other form is faster, so one suits both batch sizes
-            "secateur.export.streamlined.alternating_medians", lambda forms, inputs, seconds: [1.0, 1.0]
+            "secateur.export.streamlining.alternating_medians", lambda forms, inputs, seconds: [1.0, 1.0]
         )
         result = secateur("bench", trained, "--batch", 1, "--batch", 3, "--seconds", 0.01, "--threads", 1)
         assert result.exit_code == 0, result.stderr

@@ -18,7 +18,7 @@ from secateur.export.finished_run import example_images, run_data
 from secateur.export.measure import BenchRow, bench
 from secateur.export.onnx_graph import onnx, onnx_session
 from secateur.export.sparse_kernels import KernelRow, measure_kernels, sparse
-from secateur.export.streamlined import Streamlining, measure_streamlining, streamlined
+from secateur.export.streamlining import Streamlining, measure_streamlining, streamlined
 from secateur.pruning import compact
 from secateur.pruning.compaction import permanent
 from secateur.training import Run, load_run
