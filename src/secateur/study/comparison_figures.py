@@ -16,7 +16,7 @@ from secateur.study.style import INK, MUTED, clean_axes
 
 __all__ = ["NAMES", "cost", "dots", "over_epochs", "pareto"]
 
-_HALF = Geometry(width=4.6, height=2.9, left=0.52, right=0.14)
+_HALF = Geometry(width=4.2, height=2.7, left=0.52, right=0.14)
 _THIRD = Geometry(width=2.75, height=2.5, left=0.5, right=0.14)
 NAMES = 1.32
 """Inches at the left of axes for the names of methods."""
@@ -237,9 +237,9 @@ def cost(group: Group) -> Plate | None:
         name=f"{group.name}-cost",
         title="What it costs",
         caption=(
-            f"Left, seconds per iteration relative to flat-map; right, NLL of the posterior-mean network "
-            f"against minutes since the start, so that methods compare at one budget of time. On {devices}; "
-            "a machine that was busy with something else shows in both."
+            "Seconds per iteration relative to flat-map's, small markers for seeds; NLL of the posterior-mean "
+            f"network against minutes since the start, to compare at one budget of time. On {devices}; a "
+            "machine that was busy with something else shows in both."
         ),
         panels=tuple(panels),
         geometry=_HALF,

@@ -100,7 +100,7 @@ def _contents(comparison: Comparison, chapters: Sequence[Chapter]) -> str:
     items = ['<li><a href="#overview">All results</a></li>\n'] if len(chapters) > 1 else []
     for chapter in chapters:
         name = chapter.group.name
-        inner = "".join(
+        inner = "\n".join(
             f'<a href="#{escape(anchor)}">{escape(title)}</a>'
             for anchor, title in [(f"{name}-scores", "Scores"), *_plates(chapter)]
         )

@@ -76,7 +76,7 @@ def kept_position(sparsity: float) -> float:
     >>> kept_position(0.0), round(kept_position(0.99), 3)
     (0.0, 2.0)
     """
-    return -math.log10(max(1 - sparsity, 1e-6))
+    return math.log10(1 / max(1 - sparsity, 1e-6))
 
 
 _TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)

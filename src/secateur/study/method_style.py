@@ -100,9 +100,8 @@ _KNOWN = {
         ),
     )
 }
-_SPARE = tuple((HUES[hue], marker) for hue, marker in zip(
-    ("brown", "olive", "clay") * 4, ("p", "h", "X", "d", ">", "8") * 2, strict=True
-))  # fmt: skip
+_SPARE_HUES, _SPARE_MARKERS = ("brown", "olive", "clay"), ("p", "h", "X", "d", ">", "8")
+_SPARE = tuple((HUES[hue], marker) for marker in _SPARE_MARKERS for hue in _SPARE_HUES)
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
