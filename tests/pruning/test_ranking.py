@@ -278,3 +278,19 @@ def test_a_point_estimate_has_no_evidence():
         InvalidArgumentError, match=r"precision\['fc.bias'\]: .* a point estimate has no evidence"
     ):
         reduce(Posterior(posterior.mean, precision, posterior.prior_precision))
+
+
+def test_what_is_out_counts_for_sparsity_or_is_undecided():
+    """Counted, it lowers the threshold (more goes); undecided, it enters with evidence 0."""
+    posterior = make(3, out=0.6)
+    counted, undecided = reduce(posterior), reduce(posterior, count_removed=False)
+    assert undecided.num_removed < counted.num_removed
+    for row in undecided.layers:
+        if math.isnan(row.threshold):
+            continue
+        names = [name for name in SHAPES if name.rpartition(".")[0] == row.name]
+        evidence = torch.cat([
+            torch.where(keep_of(posterior, name), evidence_of(posterior)[name], 0.0).flatten()
+            for name in names
+        ])
+        assert row.threshold == pytest.approx(float(spike_and_slab(evidence).log_odds), abs=1e-4)

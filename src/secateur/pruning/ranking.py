@@ -66,6 +66,7 @@ def reduce(
     max_sparsity: float = 1.0,
     granularity: str = "weight",
     criterion: str = "evidence",
+    count_removed: bool = True,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
 ) -> Report:
@@ -84,6 +85,8 @@ def reduce(
         granularity: "weight", or "neuron" / "channel" for whole output units with their bias, whose
             delta_f is the sum over the unit.
         criterion: One of `criteria.CRITERIA`; all but the evidence need a `sparsity`.
+        count_removed: Whether entries already out count against those still in when a layer's threshold is
+            learned. If not, they enter as undecided, with evidence 0.
         include: Name patterns of parameters that may go; weights and biases of all layers when None.
         exclude: Name patterns of parameters that stay.
 
@@ -118,7 +121,7 @@ def reduce(
     total = sum(mean.numel() for mean in posterior.mean.values())
     out = sum(int((~keep).sum()) for keep in posterior.keep.values())
     if sparsity is None:
-        thresholds = {name: each.threshold() for name, each in units.items()}
+        thresholds = {name: each.threshold(count_removed) for name, each in units.items()}
         wanted = {name: each.present & (each.evidence > thresholds[name]) for name, each in units.items()}
         limit = min(math.floor(max_fraction * (total - out)), max(0, round(max_sparsity * total) - out))
     else:
@@ -197,10 +200,12 @@ class _Units:
             return cls(torch.cat(evidence), torch.cat(size))
         return cls(torch.stack(evidence).sum(0), torch.stack(size).sum(0))
 
-    def threshold(self) -> float:
+    def threshold(self, count_removed: bool) -> float:
         removed = int((~self.present).sum())
         if removed == len(self.size):
             return math.nan
+        if not count_removed:
+            return float(spike_and_slab(torch.where(self.present, self.evidence, 0.0)).log_odds)
         return float(spike_and_slab(self.evidence[self.present], num_removed=removed).log_odds)
 
 

@@ -26,6 +26,7 @@ class Schedule:
         max_sparsity: Sparsity at which removal ends even if the evidence would go on.
         max_loss_rise: How far a reduction may raise the training loss above the best seen, in nats per
             datum, before it is cut back; `inf` trusts the evidence alone.
+        count_removed: Whether what is already out makes a layer's prior expect more to go; see `reduce`.
         shape: How a target sparsity is approached, over the fraction t of the reductions: "geometric", where
             what stays falls by one factor each time, or "cubic", s (1 - (1 - t)^3) of arXiv:1710.01878.
     """
@@ -36,6 +37,7 @@ class Schedule:
     max_fraction: float = 1.0
     max_sparsity: float = 1.0
     max_loss_rise: float = math.inf
+    count_removed: bool = True
     shape: str = "geometric"
 
     def __post_init__(self) -> None:

@@ -65,6 +65,7 @@ def reduce_within(
             posterior,
             max_fraction=schedule.max_fraction / 2**halving,
             max_sparsity=schedule.max_sparsity,
+            count_removed=schedule.count_removed,
             exclude=exclude,
         )
         loss_after = loss_with(report.masks)
