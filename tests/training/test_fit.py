@@ -216,7 +216,7 @@ class TestAnyModule:
     def test_with_batch_norm_dropout_and_view(self, fit, tmp_path):
         torch.manual_seed(0)
         network = Convolutions()
-        run = fit(network, out=tmp_path / "run", method="bmr-spike-and-slab")
+        run = fit(network, out=tmp_path / "run", method="ivon")
         assert run.model is network
         assert not network.training
         assert run.metrics["sparsity"] > 0

@@ -142,7 +142,7 @@ class TestInTheLoop:
             assert (run.model.get_parameter(name if keep.all() else f"{name}_orig")[~keep] == 0).all()
 
     def test_observed_beside_predicted(self, scheduled):
-        rows = scheduled(first_epoch=2, last_epoch=2).metrics["reductions"]
+        rows = scheduled("calibrated", first_epoch=2, last_epoch=2).metrics["reductions"]
         assert rows[0]["predicted_delta_f"] > 0
         assert math.isfinite(rows[0]["observed_delta_f"])
         assert rows[0]["observed_delta_f"] != rows[0]["predicted_delta_f"]
