@@ -6,30 +6,29 @@ Needs the weights of a ResNet-20 for CIFAR-10 as a safetensors file (names as in
     python examples/resnet20_structured.py resnet20.safetensors DATA_DIR --out resnet20-small.safetensors
 
 1. A Laplace posterior of the trained weights: one pass over a few hundred images, no training.
-2. Channels leave in the order of their evidence per multiply-add saved, until the observed loss has risen by
-   `--max-loss-rise`. Batch normalisation is re-estimated before each look at the loss, since its moments
-   belong to the channels that have left.
-3. `compact` makes the smaller network, which then learns for a few epochs to answer as the trained one does.
+2. Channels leave in the order of their evidence per multiply-add saved, until `--multiply-adds` of the work is
+   left; `compact` removes them physically.
+3. The smaller network learns for a few epochs to answer as the trained one does. Its batch normalisation,
+   whose moments belonged to the channels that have left, is estimated anew on the way.
 
-What is printed: accuracy of both networks on the test images, and their time per call, in turn.
+What is printed: accuracy of both networks on the test images, and their times per call, as they are and
+streamlined (`secateur.export.streamlined`), in turn.
 """
 
 import argparse
 import copy
-import math
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
-from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, TensorDataset
 
 import secateur
 from secateur.data import Dataset, Split
 from secateur.data.augment import crop_and_flip
-from secateur.export import artifact, bench
+from secateur.export import artifact, bench, streamlined
 from secateur.pruning import finish_structured
 
 # What the trained network's images were standardised with, per channel.
@@ -43,7 +42,8 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with CIFAR-10 as secateur.data reads it")
     parser.add_argument("--images", type=int, default=None, help="train on so many images only")
     parser.add_argument("--evidence-images", type=int, default=400, help="images of the curvature pass")
-    parser.add_argument("--max-loss-rise", type=float, default=1.0, help="nats that removal may cost at first")
+    parser.add_argument("--multiply-adds", type=float, default=0.5, help="share of the work to leave")
+    parser.add_argument("--multiple-of", type=int, default=8, help="round the channels of a layer up to this")
     parser.add_argument("--epochs", type=int, default=10, help="of recovery")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=None, help="file for the smaller network")
@@ -61,7 +61,8 @@ def main() -> None:
         network,
         train,
         num_evidence=arguments.evidence_images,
-        max_loss_rise=arguments.max_loss_rise,
+        multiply_adds=arguments.multiply_adds,
+        multiple_of=arguments.multiple_of,
     )
     recover(small, network, train, epochs=arguments.epochs, seed=arguments.seed)
     for name, each in (("trained", network), ("smaller", small)):
@@ -84,7 +85,7 @@ def standardised(data: Dataset) -> Dataset:
 
 
 def without_channels(
-    network: nn.Module, train: Split, *, num_evidence: int, max_loss_rise: float, num_observed: int = 1000
+    network: nn.Module, train: Split, *, num_evidence: int, multiply_adds: float, multiple_of: int
 ) -> nn.Module:
     """Return a physically smaller network, not yet recovered.
 
@@ -92,36 +93,25 @@ def without_channels(
         network: The trained one, in evaluation mode; it is not changed.
         train: Training data.
         num_evidence: Images of the curvature pass, the first ones.
-        max_loss_rise: How far all removals together may raise the loss before recovery, in nats per datum.
-        num_observed: Images that the loss is observed on.
+        multiply_adds: Share of the multiply-adds to leave.
+        multiple_of: Channels of a layer are rounded up to a multiple of this, which convolutions like.
     """
     some = TensorDataset(train.images[:num_evidence], train.labels[:num_evidence])
     posterior = secateur.inference.laplace(
         network, DataLoader(some, batch_size=50), include=["conv*", "layer*.conv*"]
     )
-    images, labels = train.images[:num_observed], train.labels[:num_observed]
-
-    @torch.no_grad()
-    def loss(candidate: nn.Module) -> float:
-        update_bn(images.split(250), candidate)
-        logits = candidate.eval()(images)
-        return float(nn.functional.cross_entropy(logits, labels))
-
     masked = copy.deepcopy(network)
     report = finish_structured(
         masked,
         posterior,
-        images[:2],
+        train.images[:2],
         kinds=("channel",),
-        price=math.inf,  # the loss alone says when to stop
-        cost="multiply-adds",
-        loss=loss,
-        max_loss_rise=max_loss_rise,
+        multiply_adds=multiply_adds,
         reduce_again=False,  # what stays is trained again, so no single weight has to go
     )
     for layer, before in report.units_before.items():
         print(f"{layer}: {report.units_after[layer]} of {before} channels stay")
-    return secateur.compact(masked, images[:2])
+    return secateur.compact(masked, train.images[:2], multiple_of=multiple_of)
 
 
 def recover(small: nn.Module, trained: nn.Module, train: Split, *, epochs: int, seed: int) -> None:
@@ -165,9 +155,10 @@ def accuracy(network: nn.Module, data: Split) -> float:
 
 
 def show_times(network: nn.Module, small: nn.Module, images: Tensor) -> None:
-    """Print the median time of one call of either network, taken in turn."""
-    rows = bench({"trained": network, "smaller": small}, images, seconds=5.0)
-    for row in rows:
+    """Print the median time of one call of either network, in turn, as they are and streamlined."""
+    forms = {"trained": network, "smaller": small}
+    forms |= {f"{name}, streamlined": streamlined(each, images) for name, each in forms.items()}
+    for row in bench(forms, images, seconds=10.0):
         times = ", ".join(f"{1e3 * each.median:.2f} ms at batch {each.batch}" for each in row.latencies)
         print(f"{row.variant}: {times}; {row.num_macs:,} multiply-adds, {row.num_parameters:,} parameters")
 

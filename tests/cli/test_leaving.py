@@ -7,8 +7,10 @@ import torch
 
 from secateur.export import artifact
 from secateur.export.finished_run import example_images
+from secateur.export.measure import num_macs
 from secateur.export.onnx_graph import onnx_session
 from secateur.export.sparse_kernels import CsrConv2d, CsrLinear
+from secateur.pruning.compaction import compact, permanent
 from secateur.training import load_run
 
 
@@ -187,6 +189,18 @@ class TestPrune:
         again = secateur("evaluate", tmp_path / "new", "--samples", 2, "--device", "cpu")
         assert again.exit_code == 0, again.stderr
 
+    def test_a_share_of_the_work_is_left(self, secateur, trained):
+        result = secateur(
+            "prune", trained.with_name("all"), "--granularity", "channel", "--multiply-adds", 0.5,
+            "--samples", 1, "--out", trained.with_name("quick"),
+        )  # fmt: skip
+        assert result.exit_code == 0, result.stderr
+        run = load_run(trained.with_name("quick"))
+        images = example_images(run, 1)
+        share = num_macs(compact(run.model, images), (images,)) / num_macs(permanent(run.model), (images,))
+        assert 0.3 < share <= 0.5
+        assert run.config["pruned"]["multiply_adds"] == 0.5
+
     def test_what_is_left_can_be_trained_on(self, secateur, trained, monkeypatch):
         monkeypatch.setattr("secateur.training.methods.PREDICTIVE_TEMPERATURES", (0.0, 1.0))
         words = ("--granularity", "neuron", "--max-loss-rise", 0.2, "--recover", 1, "--samples", 2)
@@ -217,6 +231,8 @@ class TestPrune:
                 "granularity: expected one of weight, neuron, channel, head, unit",
             ),
             (("--max-loss-rise", 0.1), 1, "max_loss_rise: expected whole units"),
+            (("--multiply-adds", 0.1), 1, "multiply_adds: expected whole units"),
+            (("--multiply-adds", 0, "--granularity", "unit"), 1, "multiply_adds: expected a share in (0, 1]"),
             (
                 ("--granularity", "head", "--sparsity", 0.95),
                 1,
