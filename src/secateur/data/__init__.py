@@ -7,7 +7,7 @@ from secateur.data.augment import crop_and_flip
 from secateur.data.dataset import Dataset, Split, validate
 from secateur.data.files import Source
 from secateur.data.images import fit_to
-from secateur.data.registry import load, locate, names
+from secateur.data.registry import load, locate, names, registered_name
 
 __all__ = [
     "Dataset",
@@ -18,5 +18,6 @@ __all__ = [
     "load",
     "locate",
     "names",
+    "registered_name",
     "validate",
 ]

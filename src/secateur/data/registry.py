@@ -11,7 +11,7 @@ from secateur.data.files import Source
 from secateur.data.images import RawImages, prepare
 from secateur.errors import unknown_name
 
-__all__ = ["load", "locate", "names"]
+__all__ = ["load", "locate", "names", "registered_name"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,17 @@ _TABLE: dict[str, _Entry] = {
 def names() -> tuple[str, ...]:
     """Return the names that `load` knows."""
     return tuple(_TABLE)
+
+
+def registered_name(recorded: str) -> str:
+    """Return the name to load a data set by from the name that it carries once loaded.
+
+    They differ where files are not those of the authors' archive, as far as anyone can tell.
+
+    >>> registered_name("cifar10 (local files)")
+    'cifar10'
+    """
+    return recorded.partition(" (")[0]
 
 
 def locate(name: str, data_dir: Path | None = None, *, base_url: str | None = None) -> Source:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from secateur import networks, training
-from secateur.data import Dataset, Split, load
+from secateur.data import Dataset, Split, load, registered_name
 from secateur.errors import ArtifactError
 from secateur.study.grid import Cell, RunOptions
 from secateur.training.device import resolve_device
@@ -152,7 +152,7 @@ def pace_of_finished(out: Path, *, device: str) -> dict[tuple[str, str, str], Pa
             config, metrics = read_json(directory.config), read_json(directory.metrics)
             if config["device"] == where:
                 pace = float(metrics["seconds_per_iteration"]), float(metrics["seconds"]) / config["epochs"]
-                kind = config["network"], config["data"].partition(" (")[0], config["method"]
+                kind = config["network"], registered_name(config["data"]), config["method"]
                 found.setdefault(kind, []).append(pace)
         except (ArtifactError, KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError):
             continue  # a damaged run tells nothing of the time; running it will say what is wrong

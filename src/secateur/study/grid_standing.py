@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur import training
+from secateur.data import registered_name
 from secateur.errors import ArtifactError
 from secateur.study.grid import Cell, RunOptions
 from secateur.training.files import RunDirectory, read_json
@@ -92,8 +93,7 @@ def is_finished(cell: Cell, out: Path, options: RunOptions) -> bool:
     if not _or_nothing(directory.metrics):
         return False
     config = _or_nothing(directory.config)
-    # a data set in unpacked files is recorded as `cifar10 (local files)`
-    named = (config.get("network"), str(config.get("data")).partition(" (")[0], config.get("method"))
+    named = (config.get("network"), registered_name(str(config.get("data"))), config.get("method"))
     if named != (cell.network, cell.data, cell.method) or config.get("seed") != cell.seed:
         return False
     given = options.of(cell)

@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from secateur import networks
-from secateur.data import Dataset, load, locate
+from secateur.data import Dataset, load, locate, registered_name
 from secateur.data.images import fit_to
 from secateur.errors import ArtifactError, DataError, SecateurError
 from secateur.metrics import auroc, predictive_entropy
@@ -110,7 +110,7 @@ class ImagePairs:
         return self._pairs[key]
 
     def _load(self, name: str, image_size: int | None) -> _Pair:
-        base = name.partition(" (")[0]
+        base = registered_name(name)
         if base not in FOREIGN:
             raise DataError(f"expected one of the data sets {', '.join(FOREIGN)}, got {name!r}")
         foreign_name, own_size = FOREIGN[base]

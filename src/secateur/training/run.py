@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from secateur import networks
 from secateur.data import load as load_data
 from secateur.data import names as data_names
+from secateur.data import registered_name
 from secateur.errors import ArtifactError, DataError, InvalidArgumentError
 from secateur.posterior import Posterior
 from secateur.pruning import apply_masks
@@ -204,14 +205,13 @@ def evaluate(
         raise InvalidArgumentError(f"num_samples: expected at least 1, got {num_samples}")
     where = resolve_device(device)
     run = load_run(out, device=where)
-    if run.config["data"] not in data_names():
+    name = registered_name(run.config["data"])
+    if name not in data_names():
         raise ArtifactError(
             f"{out}: expected a run on one of the data sets {', '.join(data_names())}, got one on "
             f"{run.config['data']!r}; use load_run(...).predict on your own data"
         )
-    data = load_data(
-        run.config["data"], data_dir=data_dir, image_size=networks.image_size(run.config["network"])
-    )
+    data = load_data(name, data_dir=data_dir, image_size=networks.image_size(run.config["network"]))
     return figures(
         run.model,
         run.posterior,
