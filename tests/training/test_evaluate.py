@@ -29,5 +29,5 @@ def test_unpacked_files_are_the_data_set_they_were_unpacked_from(finished):
 
 def test_data_without_a_name_are_refused(finished):
     rename(finished, "custom")
-    with pytest.raises(ArtifactError, match="expected a run on one of the data sets .* got one on 'custom'"):
+    with pytest.raises(ArtifactError, match=r"expected a run on one of the data sets .* got one on 'custom'"):
         evaluate(finished, device="cpu")
