@@ -43,11 +43,13 @@ def test_best_follows_the_direction_of_the_metric():
     def row(value):
         return {column.key: Cell(value, math.nan, 1) for column in COLUMNS}
 
-    found = comparison_table.best([row(0.2), row(0.1), row(math.nan)])
+    found = comparison_table.best([row(0.2), row(0.1), row(math.nan)])  # 0.1 is just half of the best
     assert found["accuracy"] == 0.2
     assert found["negative_log_likelihood"] == 0.1
     assert "sparsity" not in found
     assert comparison_table.best([row(0.2), row(0.2)]) == {}
+    dead = row(0.01) | {"accuracy": Cell(0.05, math.nan, 1)}
+    assert comparison_table.best([row(0.2), row(0.15), dead])["expected_calibration_error"] == 0.15
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(tmp_path):
@@ -76,6 +78,11 @@ def test_groups_come_data_set_by_data_set_small_networks_first(tmp_path):
         ("mine", "digits"), ("lenet", "cifar10"), ("vit", "cifar10"), ("mlp", "odd (copy)"),
     ]  # fmt: skip
     assert groups[-1].name == "mlp-odd--copy"
+
+
+def test_data_that_are_not_the_official_files_are_called_so(tmp_path):
+    _module.make_run(tmp_path, data="cifar10 (local files)", shapes=TINY, num_epochs=1)
+    assert comparison_table.title(collect(tmp_path).groups[0]) == "LeNet on CIFAR-10 (local files)"
 
 
 def test_time_compares_within_one_kind_of_device_only(tmp_path):

@@ -7,6 +7,7 @@ from secateur.errors import ArtifactError, SecateurError
 from secateur.study import comparison_figures as scores
 from secateur.study import comparison_judgement as judgement
 from secateur.study import comparison_weights as weights
+from secateur.study.comparison_cost import cost
 from secateur.study.comparison_page import Chapter, render
 from secateur.study.comparison_plate import Plate, together
 from secateur.study.comparison_runs import Comparison, Group, collect, is_comparison
@@ -84,7 +85,7 @@ def _chapter(group: Group, detections: Detections) -> tuple[Chapter, list[Plate]
     drawn = weights.pictures(group)
     first_layers = weights.first_layers(group, drawn)
     before = [scores.over_epochs(group), scores.pareto(group), weights.sizes(group)]
-    after = [judgement.reliability(group), judgement.detection(group, detections), scores.cost(group)]
+    after = [judgement.reliability(group), judgement.detection(group, detections), cost(group)]
     chapter = Chapter(
         group=group,
         before=tuple(plate for plate in before if plate is not None),

@@ -1,4 +1,4 @@
-"""Scores of a comparison: over the epochs, against what was removed, and against what they cost."""
+"""Scores of a comparison: over the epochs, and against what was removed."""
 
 import math
 from collections.abc import Sequence
@@ -6,20 +6,18 @@ from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from secateur.study.comparison_plate import Geometry, Panel, Plate
-from secateur.study.comparison_runs import ComparisonRun, Group, Variant
+from secateur.study.comparison_runs import Group, Variant
 from secateur.study.comparison_scale import Better, few_ticks, kept_axis, kept_position, note_outside, window
-from secateur.study.comparison_table import relative_cost
-from secateur.study.style import INK, MUTED, clean_axes
+from secateur.study.style import MUTED, clean_axes
 
-__all__ = ["NAMES", "cost", "dots", "over_epochs", "pareto"]
+__all__ = ["HALF", "draw_line", "over_epochs", "pareto"]
 
-_HALF = Geometry(width=4.2, height=2.7, left=0.52, right=0.14)
+HALF = Geometry(width=4.2, height=2.7, left=0.52, right=0.14)
+"""Panels that stand two abreast on a desk."""
 _THIRD = Geometry(width=2.75, height=2.5, left=0.5, right=0.14)
-NAMES = 1.32
-"""Inches at the left of axes for the names of methods."""
 
 _SCORES: tuple[tuple[str, str, Better], ...] = (
     ("accuracy", "Accuracy", "high"),
@@ -52,7 +50,7 @@ def over_epochs(group: Group) -> Plate:
             "is written at its edge."
         ),
         panels=tuple(panels),
-        geometry=_HALF,
+        geometry=HALF,
         columns=2,
         legend=group.variants,
     )
@@ -75,7 +73,7 @@ def _series(variant: Variant, metric: str) -> tuple[np.ndarray, np.ndarray, np.n
     return np.array(epochs, dtype=float), mean, error
 
 
-def _draw_line(axes: Axes, variant: Variant, place: int, x: np.ndarray, y: np.ndarray, e: np.ndarray) -> None:
+def draw_line(axes: Axes, variant: Variant, place: int, x: np.ndarray, y: np.ndarray, e: np.ndarray) -> None:
     """Draw one line with its band; markers are few and start at another place for each method."""
     style = variant.style
     if not len(x):
@@ -96,7 +94,7 @@ def _curves(group: Group, metric: str, name: str, better: Better, axes: Axes) ->
     clean_axes(axes, title=name, xlabel="epoch")
     series = [(variant, *_series(variant, metric)) for variant in group.variants]
     for place, (variant, x, y, e) in enumerate(series):
-        _draw_line(axes, variant, place, x, y, e)
+        draw_line(axes, variant, place, x, y, e)
     axes.set_ylim(window([y for _, _, y, _ in series], better))
     _whole_epochs(axes)
     few_ticks(axes)
@@ -113,7 +111,7 @@ def _removed(group: Group, axes: Axes) -> None:
         position = np.array([kept_position(value) for value in y])
         below = np.array([kept_position(value) for value in y - e])
         above = np.array([kept_position(value) for value in y + e])
-        _draw_line(axes, variant, place, x, position, np.zeros_like(e))
+        draw_line(axes, variant, place, x, position, np.zeros_like(e))
         if (e > 0).any():
             axes.fill_between(x, below, above, color=variant.style.colour, alpha=0.18, linewidth=0)
     _whole_epochs(axes)
@@ -200,128 +198,3 @@ def _frontier(points: Sequence[tuple[float, float]], better: Better) -> list[tup
         if not chosen or sign * value > sign * chosen[-1][1]:
             chosen.append((sparsity, value))
     return chosen[::-1]
-
-
-def cost(group: Group) -> Plate | None:
-    """Return the time of a step relative to flat-map, and NLL against time; None where no times are known.
-
-    Args:
-        group: Runs of one network on one data set.
-    """
-    costs = relative_cost(group)
-    panels = []
-    if any(map(math.isfinite, costs.values())):
-        values = {
-            variant.label: [costs[run.record.directory] for run in variant.runs] for variant in group.variants
-        }
-        panels.append(
-            Panel(
-                "steps",
-                "Seconds per iteration of each method relative to flat-map",
-                partial(dots, group, values, "Time of a step, flat-map = 1", logarithmic=True),
-                left=NAMES,
-            )
-        )
-    if any(math.isfinite(s) for run in group.runs for s in run.elapsed):
-        panels.append(
-            Panel(
-                "time",
-                "Negative log-likelihood against minutes of training, a line per method",
-                partial(_against_time, group),
-            )
-        )
-    if not panels:
-        return None
-    devices = ", ".join(sorted({run.device for run in group.runs}))
-    return Plate(
-        name=f"{group.name}-cost",
-        title="What it costs",
-        caption=(
-            "Seconds per iteration relative to flat-map's, small markers for seeds; NLL of the posterior-mean "
-            f"network against minutes since the start, to compare at one budget of time. On {devices}; a "
-            "machine that was busy with something else shows in both."
-        ),
-        panels=tuple(panels),
-        geometry=_HALF,
-        columns=2,
-        legend=group.variants,
-    )
-
-
-def _against_time(group: Group, axes: Axes) -> None:
-    clean_axes(axes, title="Negative log-likelihood", xlabel="minutes")
-    ends = []
-    lines = []
-    for place, variant in enumerate(group.variants):
-        x, y = _mean_over_time(variant.runs)
-        _draw_line(axes, variant, place, x, y, np.zeros_like(y))
-        lines.append(y)
-        if len(y):
-            ends.append((variant.label, float(y[-1])))
-    axes.set_ylim(window(lines, "low"))
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    few_ticks(axes)
-    note_outside(axes, ends)
-
-
-def _mean_over_time(runs: Sequence[ComparisonRun]) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean minutes and mean NLL at the end of each epoch that all runs have."""
-    length = min(len(run.record.epochs) for run in runs)
-    minutes = np.array([run.elapsed[:length] for run in runs], dtype=float) / 60
-    scores = np.array(
-        [[row.negative_log_likelihood for row in run.record.epochs[:length]] for run in runs], dtype=float
-    )
-    x, y = minutes.mean(0), scores.mean(0)
-    known = np.isfinite(x) & np.isfinite(y)
-    return x[known], y[known]
-
-
-def dots(
-    group: Group,
-    values: dict[str, list[float]],
-    title: str,
-    axes: Axes,
-    *,
-    logarithmic: bool = False,
-    reference: float = 1.0,
-    digits: int = 2,
-) -> None:
-    """Draw one line of dots per method: small ones for seeds, a large one for their mean.
-
-    Args:
-        group: Whose variants to draw, from the top.
-        values: Of each variant's seeds, by its label.
-        title: What stands above the axes.
-        axes: Where to draw.
-        logarithmic: Whether the scale is.
-        reference: Where a line is drawn to compare with.
-        digits: Of the mean that stands beside its dot, after the point.
-    """
-    axes.set_title(title, x=-0.02)
-    axes.grid(axis="x")
-    axes.axvline(reference, color=MUTED, linewidth=0.9)
-    shown = [v for v in group.variants if any(map(math.isfinite, values.get(v.label, [])))]
-    for row, variant in enumerate(shown):
-        seeds = [value for value in values[variant.label] if math.isfinite(value)]
-        mean = float(np.mean(seeds))
-        if len(seeds) > 1:
-            axes.plot(seeds, [row] * len(seeds), **variant.style.points(size=3.0), alpha=0.5, clip_on=False)
-        axes.plot(mean, row, **variant.style.points(size=6.5), clip_on=False, zorder=4)
-        axes.annotate(
-            f"{mean:.{digits}f}", (max(seeds), row), (7, 0), textcoords="offset points", va="center",
-            size=7.5, color=INK, annotation_clip=False,
-        )  # fmt: skip
-    axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set_yticks(range(len(shown)), [variant.label for variant in shown], size=8.0)
-    every = [v for variant in shown for v in values[variant.label] if math.isfinite(v)] + [reference]
-    low, high = min(every), max(every)
-    if logarithmic:
-        axes.set_xscale("log")
-        axes.set_xlim(low / 1.15, high * (high / low) ** 0.2 * 1.05)
-        axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 1.5, 2, 3, 5, 7)))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    else:
-        room = high - low or 0.1
-        axes.set_xlim(low - 0.06 * room, high + 0.16 * room)
-        axes.xaxis.set_major_locator(MaxNLocator(5))

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from secateur.study.comparison_figures import NAMES, dots
+from secateur.study.comparison_cost import NAMES, dots
 from secateur.study.comparison_plate import Geometry, Panel, Plate
 from secateur.study.comparison_runs import Group, Variant, mean_and_error
 from secateur.study.comparison_table import Detections

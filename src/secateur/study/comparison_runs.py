@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from secateur.data import registered_name
 from secateur.errors import ArtifactError
 from secateur.study.fields import Fields, parse, read_text
 from secateur.study.method_style import MethodStyle, in_order, method_style
@@ -171,7 +172,7 @@ _DATA = ("digits", "fashion-mnist", "cifar10", "cifar100")
 
 def _rank(network: str, data: str) -> tuple[int, int]:
     """Return the place among the groups: data set by data set, small networks first."""
-    base = data.partition(" (")[0]
+    base = registered_name(data)
     return (
         _DATA.index(base) if base in _DATA else len(_DATA),
         _NETWORKS.index(network) if network in _NETWORKS else len(_NETWORKS),

@@ -94,9 +94,10 @@ def kept_axis(axes: Axes, largest: float, *, vertical: bool = False) -> None:
     axis = axes.yaxis if vertical else axes.xaxis
     (axes.set_ylim if vertical else axes.set_xlim)(-0.05 * end, 1.05 * end)
     shown: list[float] = []
-    for tick in _TICKS:  # none closer than a tenth of the axis to the one before it
+    gap = (0.1 if vertical else 0.14) * end  # labels are wider than they are high
+    for tick in _TICKS:
         if kept_position(tick) <= 1.03 * end and (
-            not shown or kept_position(tick) - kept_position(shown[-1]) > 0.1 * end
+            not shown or kept_position(tick) - kept_position(shown[-1]) > gap
         ):
             shown.append(tick)
     axis.set_major_locator(FixedLocator([kept_position(tick) for tick in shown]))

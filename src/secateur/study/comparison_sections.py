@@ -7,6 +7,7 @@ from itertools import groupby
 
 from matplotlib.figure import Figure
 
+from secateur.data import registered_name
 from secateur.study import comparison_table as table
 from secateur.study import wording
 from secateur.study.comparison_runs import Comparison, Group, Variant
@@ -102,7 +103,7 @@ def _family(name: str, num_columns: int) -> str:
 
 
 def _published(group: Group, shown: Sequence[Column]) -> str:
-    points = published(group.network, group.data.partition(" (")[0])
+    points = published(group.network, registered_name(group.data))
     if not points:
         return ""
     body = _family("read off the paper's figures", len(shown) + 1)

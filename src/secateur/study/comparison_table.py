@@ -4,11 +4,12 @@ import csv
 import io
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
+from secateur.data import registered_name
 from secateur.study import wording
 from secateur.study.comparison_runs import Comparison, ComparisonRun, Group, Variant, mean_and_error
 from secateur.study.out_of_distribution import Detection
@@ -172,9 +173,15 @@ def cells(group: Group, variant: Variant, detections: Detections) -> dict[str, C
 def best(rows: list[dict[str, Cell]]) -> dict[str, float]:
     """Return the best mean of each column that has a better end.
 
+    Methods with less than half of the best accuracy do not compete: a network that knows nothing can be
+    perfectly calibrated.
+
     Args:
         rows: Of one table.
     """
+    accuracies = [row["accuracy"].mean for row in rows if math.isfinite(row["accuracy"].mean)]
+    enough = 0.5 * max(accuracies, default=0.0)
+    rows = [row for row in rows if not row["accuracy"].mean < enough]
     found = {}
     for column in COLUMNS:
         means = [row[column.key].mean for row in rows if math.isfinite(row[column.key].mean)]
@@ -218,7 +225,8 @@ EXPLANATION = (
     "in nats per datum; ECE is over 20 bins of equal mass; *removed* counts all weights, the output layer "
     "included. *AUROC, foreign* is the probability that an image of another data set gets the larger "
     "predictive entropy. *Time of a step* is relative to flat-map's on the same kind of device. The best "
-    "mean of a column is bold. Published points were read off the figures of arXiv 2309.12095: one seed, "
+    "mean of a column is bold; methods with less than half of the best accuracy are left aside there. "
+    "Published points were read off the figures of arXiv 2309.12095: one seed, "
     f"{_PM} .002 in accuracy, {_PM} .001 in ECE, {_PM} .01 in NLL."
 )
 
@@ -226,7 +234,9 @@ EXPLANATION = (
 def title(group: Group) -> str:
     """Return the name of a group as the literature writes it."""
     record = group.runs[0].record
-    return f"{wording.network_name(record)} on {wording.data_name(record)}"
+    base = registered_name(group.data)
+    official = replace(record, config={**record.config, "data": base})
+    return f"{wording.network_name(record)} on {wording.data_name(official)}{group.data.removeprefix(base)}"
 
 
 def _table(group: Group, detections: Detections) -> str:
@@ -243,7 +253,7 @@ def _table(group: Group, detections: Detections) -> str:
             text = row[column.key].text(column)
             texts.append(f"**{text}**" if row[column.key].mean == top.get(column.key) else text)
         lines.append(f"| {variant.label} | {len(variant.runs)} | " + " | ".join(texts) + " |")
-    for point in published(group.network, group.data.partition(" (")[0]):
+    for point in published(group.network, registered_name(group.data)):
         values = published_cells(point)
         texts = [values.get(column.key, "") for column in shown]
         lines.append(f"| *published* {point.method} | 1 | " + " | ".join(texts) + " |")

@@ -131,14 +131,25 @@ def _distribution(group: Group, layer: str, found: dict[str, _Sizes], axes: Axes
     axes.set_ylim(0, 1.0)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
-    decades = [10.0**k for k in range(math.ceil(math.log10(low * 1.3)), math.floor(math.log10(high)) + 1)]
-    step = max(1, -(-len(decades) // 3))
-    ticks = decades[::-1][::step][::-1]
-    axes.xaxis.set_major_locator(FixedLocator([left, *ticks]))
+    axes.xaxis.set_major_locator(FixedLocator([left, *_ticks(low, high)]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda x, _: "0" if x <= left * 1.01 else f"$10^{{{math.log10(x):.0f}}}$")
-    )
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "0" if x <= left * 1.01 else _size_label(x)))
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return at most three round values, apart from the left end, where 0 stands."""
+    start = low * (high / low) ** 0.08
+    powers = range(math.floor(math.log10(start)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1,), (1, 3), (1, 2, 5)):
+        found = [d * 10.0**power for power in powers for d in digits if start <= d * 10.0**power <= high]
+        if len(found) > 1:
+            break
+    step = max(1, -(-len(found) // 3))
+    return found[::-1][::step][::-1]
+
+
+def _size_label(value: float) -> str:
+    return f"{value:g}" if value > 0.005 else f"$10^{{{math.log10(value):.0f}}}$"
 
 
 def _range(ordered: Sequence[np.ndarray]) -> tuple[float, float]:
