@@ -82,8 +82,8 @@ def prune_run(
         max_loss_rise: Remove whole units past what the evidence asks for, those it misses least first, until
             the training loss has risen by this, in nats per datum.
         cost: What the ranking of whole units saves: "unit", or "multiply-adds".
-        multiply_adds: Remove whole units until this share of the network's multiply-adds is left; within
-            `max_loss_rise`, where that is given too.
+        multiply_adds: Remove whole units until this share of the network's multiply-adds is left, and then no
+            single weights; within `max_loss_rise`, where that is given too.
         recover: Epochs to train what is left, by the run's method, which may go on removing weights.
         num_samples: Posterior samples to average over when the result is judged.
         data_dir: Where to look for the data set first.
@@ -98,16 +98,12 @@ def prune_run(
     """
     if granularity not in GRANULARITIES:
         raise UsageError(f"granularity: expected one of {', '.join(GRANULARITIES)}, got {granularity!r}")
-    if max_loss_rise is not None and (granularity == "weight" or sparsity is not None):
-        raise InvalidArgumentError(
-            "max_loss_rise: expected whole units and no sparsity beside it, got "
-            f"granularity {granularity!r} and sparsity {sparsity}"
-        )
-    if multiply_adds is not None and (granularity == "weight" or sparsity is not None):
-        raise InvalidArgumentError(
-            "multiply_adds: expected whole units and no sparsity beside it, got "
-            f"granularity {granularity!r} and sparsity {sparsity}"
-        )
+    for name, value in (("max_loss_rise", max_loss_rise), ("multiply_adds", multiply_adds)):
+        if value is not None and (granularity == "weight" or sparsity is not None):
+            raise InvalidArgumentError(
+                f"{name}: expected whole units and no sparsity beside it, got "
+                f"granularity {granularity!r} and sparsity {sparsity}"
+            )
     if recover < 0:
         raise InvalidArgumentError(f"recover: expected at least 0 epochs, got {recover}")
     run = load_run(directory)
@@ -283,6 +279,7 @@ def _remove(
         max_loss_rise=max_loss_rise or 0.0,
         cost=cost,
         multiply_adds=multiply_adds,
+        reduce_again=multiply_adds is None,  # which could take more units than the share allows
     )
 
 
