@@ -135,7 +135,7 @@ def compare(
         if len(failed) < len(rows):
             from secateur.study import comparison  # matplotlib: only where it is needed
 
-            console.print(f"Comparison: {comparison.write(out)}", **PLAIN)
+            console.print(f"Comparison: {comparison.write(out, data_dir=data_dir, device=device)}", **PLAIN)
     for row in failed:
         complain(f"{row.cell.name}: {row.reason} (log: {row.log})")
     if failed:

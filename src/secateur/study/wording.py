@@ -45,7 +45,16 @@ METRICS = (
 )
 """Field of `Scores`, its name in words, and one line on what it says."""
 
-_NETWORKS = {"lenet": "LeNet", "mlp": "MLP", "vit": "ViT", "mlp-mixer": "MLP-Mixer", "resnet20": "ResNet-20"}
+_NETWORKS = {
+    "mlp": "MLP",
+    "lenet": "LeNet",
+    "lenet-relu": "LeNet (ReLU)",
+    "vit": "ViT",
+    "vit-small": "small ViT",
+    "mlp-mixer": "MLP-Mixer",
+    "mlp-mixer-small": "small MLP-Mixer",
+    "resnet20": "ResNet-20",
+}
 _DATA = {"digits": "digits", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
 
