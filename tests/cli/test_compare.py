@@ -58,7 +58,7 @@ def pages(monkeypatch):
     """Replaces the results page; keeps for which directories it was written."""
     written = []
 
-    def write(out):
+    def write(out, **_options):
         written.append(out)
         return out / "comparison.html"
 
