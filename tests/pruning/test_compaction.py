@@ -470,6 +470,23 @@ def test_bad_arguments_are_named() -> None:
         compact(model, torch.zeros(1, 4), multiple_of=0)
 
 
+def test_a_compact_network_with_zeros_is_compacted_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    model = nn.Sequential(
+        nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)
+    ).double()
+    with torch.no_grad():
+        for layer in (model[0], model[2], model[4]):
+            layer.weight[3:] = 0
+            layer.bias[3:] = 0
+    x = torch.randn(4, 5, dtype=torch.float64)
+    rounded = compact(model, x, multiple_of=4)
+    assert [rounded.get_submodule(name).out_features for name in "024"] == [4, 4, 4]
+    small = compact(rounded, x)
+    assert [small.get_submodule(name).out_features for name in "024"] == [3, 3, 3]
+    torch.testing.assert_close(small(x), model(x), rtol=1e-10, atol=1e-12)
+    assert capsys.readouterr().err == ""  # where torch.fx reports a graph that no longer suits its weights
+
+
 def test_nothing_is_warned_about_what_can_be_compacted() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -257,6 +257,19 @@ class TestAShareOfMultiplyAdds:
         assert report.rounds == ()
 
 
+def test_layers_may_be_left_alone():
+    model = networks.build("resnet20", image_shape=(3, 32, 32), num_classes=4, seed=0).eval()
+    options = {"kinds": ("channel",), "multiply_adds": 0.6, "reduce_again": False}
+    report = finish_structured(
+        model, posterior_of(model), torch.zeros(2, 3, 32, 32), exclude=["conv1", "*.conv2"], **options
+    )
+    fewer = {name for name, count in report.units_after.items() if count < report.units_before[name]}
+    assert fewer
+    assert all(name.endswith(".conv1") for name in fewer)
+    with pytest.raises(InvalidArgumentError, match="exclude: expected a list of patterns"):
+        finish_structured(mlp(), posterior_of(mlp()), torch.zeros(1, 5), exclude="conv1")
+
+
 def test_heads_go_whole():
     model = networks.build("vit-small", image_shape=(1, 32, 32), num_classes=4, seed=0).eval()
     with torch.no_grad():

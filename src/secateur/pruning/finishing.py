@@ -12,7 +12,7 @@ far down the ranking to go.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,6 +90,7 @@ def finish_structured(
     example_input: Any,
     *,
     kinds: tuple[str, ...] = KINDS,
+    exclude: Sequence[str] | None = None,
     price: float = 0.0,
     cost: str = "unit",
     loss: Callable[[nn.Module], float] | None = None,
@@ -108,6 +109,9 @@ def finish_structured(
         posterior: Posterior of its weights, with a finite precision.
         example_input: A batch, or the tuple of positional arguments of a call; only its shape matters.
         kinds: Which units may go: "neuron", "channel", "head".
+        exclude: Name patterns (`fnmatch`) of layers whose units stay, as the report names them: where many
+            layers add to one residual stream, its units depend on each other most and their summed evidence
+            is the most optimistic.
         price: Nats that a unit has to be worth, beyond its layer's spike-and-slab threshold, to stay.
         cost: What a unit's price is for: "unit" lets all units cost the same; "multiply-adds" in proportion
             to those it causes now, so that the ranking is by evidence per operation saved.
@@ -131,7 +135,7 @@ def finish_structured(
     network = permanent(model).eval()
     positions = uses_of_weights(network, example_input) if cost == "multiply-adds" else {}
     units = find_units(model, example_input)
-    state = UnitEvidence.of(model, posterior, units, kinds=kinds, positions=positions)
+    state = UnitEvidence.of(model, posterior, units, kinds=kinds, exclude=exclude, positions=positions)
     observe = _observer(model, loss)
     ceiling = observe({}) + max_loss_rise
     keep = state.without_readers(state.keep)

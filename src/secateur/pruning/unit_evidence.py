@@ -4,7 +4,7 @@ Sign: delta_f > 0 favours removal, in nats. A weight between two units counts fo
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import InvalidArgumentError
+from secateur.inference.arguments import chosen
 from secateur.posterior import Posterior
 from secateur.pruning.compaction.units import Units
 from secateur.pruning.masks import masks_of
@@ -71,6 +72,7 @@ class UnitEvidence:
         units: Units,
         *,
         kinds: tuple[str, ...],
+        exclude: Sequence[str] | None,
         positions: dict[str, float],
     ) -> "UnitEvidence":
         """Collect what is known of a model.
@@ -80,6 +82,7 @@ class UnitEvidence:
             posterior: Posterior of its weights.
             units: Its units.
             kinds: Those that may go.
+            exclude: Name patterns of layers whose units stay.
             positions: See the attribute.
 
         Raises:
@@ -109,7 +112,9 @@ class UnitEvidence:
             for names in candidates(posterior).values()  # scales of normalisation layers follow their unit
             for name in names
         }
-        allowed = torch.tensor([kind in kinds for kind in units.kind], dtype=torch.bool)
+        pairs = zip(units.kind, units.layer, strict=True)
+        flags = [kind in kinds and chosen(layer, None, exclude) for kind, layer in pairs]
+        allowed = torch.tensor(flags, dtype=torch.bool)
         return cls(units, evidence, keep, allowed, positions)
 
     def _sums(self, entries: dict[str, Tensor], *, produces: bool, least_dim: int = 1) -> Tensor:

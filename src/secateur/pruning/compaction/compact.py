@@ -84,8 +84,9 @@ def compact(
     for node in traced.graph.nodes:
         node.type = None
     graph = traced.graph
+    precise_inputs = in_double(working, inputs)[1]
     for _ in range(_ROUNDS):
-        working, graph, changed = _one_round(working, graph, inputs, multiple_of)
+        working, graph, changed = _one_round(working, graph, inputs, precise_inputs, multiple_of)
         if not changed:
             break
     if fold_batch_norm:
@@ -124,11 +125,18 @@ def _warn(message: str) -> None:
 
 
 def _one_round(
-    root: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...], multiple_of: int
+    root: nn.Module,
+    graph: fx.Graph,
+    inputs: tuple[Any, ...],
+    precise_inputs: tuple[Any, ...],
+    multiple_of: int,
 ) -> tuple[nn.Module, fx.Graph, bool]:
     """Remove what can be seen to be removable now; return the new root, its graph, whether it changed."""
     small, smaller_graph = copy.deepcopy(root), _copied(graph)
-    precise, precise_inputs = in_double(small, inputs)
+    # From the second round on the root's own forward no longer suits its weights, so it cannot be asked.
+    precise = (
+        copy.deepcopy(small).eval() if precise_inputs is inputs else copy.deepcopy(small).eval().double()
+    )
     analysis = analyse(precise, graph, precise_inputs, RULES)
     if drop_constant_operands(analysis, small, smaller_graph):
         return small, smaller_graph, True
