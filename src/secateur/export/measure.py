@@ -1,12 +1,11 @@
 """Bytes, operations, milliseconds: what a reduction is worth on this machine.
 
-Latencies of all variants are measured in one run, call by call in turn, so that whatever else the machine
-does falls on all of them; reported are the median and the quartiles.
+Latencies of all variants are measured in one run, in turn (`timing`), so that whatever else the machine does
+falls on all of them; reported are the median and the quartiles.
 """
 
 import statistics
 import tempfile
-import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from secateur.errors import InvalidArgumentError, SecateurError
 from secateur.export import artifact
 from secateur.export.csr import CsrConv2d, CsrLinear
+from secateur.export.timing import alternating_times
 from secateur.pruning.compaction import permanent
 
 __all__ = ["BenchRow", "Latency", "bench", "num_macs", "peak_memory", "state_bytes"]
@@ -279,25 +279,9 @@ def _of_size(inputs: tuple[Any, ...], size: int) -> tuple[Any, ...]:
 def _latencies(
     calls: Mapping[str, Callable[[tuple[Any, ...]], Any]], inputs: tuple[Any, ...], batch: int, seconds: float
 ) -> dict[str, Latency]:
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    cuda = any(isinstance(x, Tensor) and x.is_cuda for x in pytree.tree_leaves(inputs))
-    for call in calls.values():
-        for _ in range(3):
-            call(inputs)
-    end = time.perf_counter() + seconds
-    rounds = 0
-    while rounds < 5 or (time.perf_counter() < end and rounds < 1000):
-        for name, call in calls.items():
-            if cuda:
-                torch.cuda.synchronize()
-            start = time.perf_counter()
-            call(inputs)
-            if cuda:
-                torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - start)
-        rounds += 1
+    times = alternating_times(list(calls.values()), (inputs,), seconds=seconds, most_rounds=1000)
     result = {}
-    for name, own in times.items():
+    for name, own in zip(calls, times, strict=True):
         lower, median, upper = statistics.quantiles(own, n=4)
         result[name] = Latency(batch, median, lower, upper)
     return result

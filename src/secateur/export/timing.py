@@ -1,4 +1,8 @@
-"""Times of several callables on one machine, call by call in turn: a busy machine slows all of them."""
+"""Times of several callables on one machine, in turn, so that a busy machine slows all of them.
+
+In its turn each is called twice and the second call counts: in use it follows itself, and finds in the
+processor's caches what it left there.
+"""
 
 import statistics
 import time
@@ -6,10 +10,41 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, cuda
+from torch.utils import _pytree as pytree
 
-__all__ = ["alternating_medians"]
+__all__ = ["alternating_medians", "alternating_times"]
 
-_LEAST_ROUNDS, _MOST_ROUNDS = 5, 200
+_LEAST_ROUNDS = 5
+
+
+def alternating_times(
+    calls: Sequence[Callable[..., Any]], inputs: tuple[Any, ...], *, seconds: float, most_rounds: int
+) -> list[list[float]]:
+    """Return the times of single calls of each, in seconds.
+
+    Args:
+        calls: What to time.
+        inputs: Positional arguments of every call.
+        seconds: Time spent altogether, once five rounds are done.
+        most_rounds: Rounds to stop after in any case.
+    """
+    wait = any(isinstance(x, Tensor) and x.is_cuda for x in pytree.tree_leaves(inputs))
+    times: list[list[float]] = [[] for _ in calls]
+    for call in calls:
+        call(*inputs)
+        call(*inputs)
+    end = time.perf_counter() + seconds
+    while len(times[0]) < _LEAST_ROUNDS or (time.perf_counter() < end and len(times[0]) < most_rounds):
+        for call, own in zip(calls, times, strict=True):
+            call(*inputs)
+            if wait:
+                cuda.synchronize()
+            start = time.perf_counter()
+            call(*inputs)
+            if wait:
+                cuda.synchronize()
+            own.append(time.perf_counter() - start)
+    return times
 
 
 def alternating_medians(
@@ -18,23 +53,9 @@ def alternating_medians(
     """Return the median time of one call of each, in seconds.
 
     Args:
-        calls: What to time; each is called twice before.
+        calls: What to time.
         inputs: Positional arguments of every call.
         seconds: Time spent altogether, once five rounds are done.
     """
-    wait = any(isinstance(x, Tensor) and x.is_cuda for x in inputs)
-    times: list[list[float]] = [[] for _ in calls]
-    for call in calls:
-        call(*inputs)
-        call(*inputs)
-    end = time.perf_counter() + seconds
-    while len(times[0]) < _LEAST_ROUNDS or (time.perf_counter() < end and len(times[0]) < _MOST_ROUNDS):
-        for call, own in zip(calls, times, strict=True):
-            if wait:
-                cuda.synchronize()
-            start = time.perf_counter()
-            call(*inputs)
-            if wait:
-                cuda.synchronize()
-            own.append(time.perf_counter() - start)
+    times = alternating_times(calls, inputs, seconds=seconds, most_rounds=200)
     return [statistics.median(own) for own in times]
