@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur import networks
-from secateur.data import Split
+from secateur.data import Split, registered_name
 from secateur.data import load as load_data
 from secateur.data import names as data_names
 from secateur.errors import ArtifactError, InvalidArgumentError, unknown_name
@@ -73,7 +73,7 @@ def run_data(run: Run, split: str, data_dir: Path | None) -> Split:
         ArtifactError: If that data set has no name.
         DataError: If it cannot be found.
     """
-    name = run.config["data"]
+    name = registered_name(run.config["data"])
     if name not in data_names():
         raise ArtifactError(
             f"{run.out}: expected a run on one of the data sets {', '.join(data_names())}, "
@@ -155,7 +155,13 @@ def _onnx(run: Run, path: Path, images: Tensor, num_samples: int) -> tuple[OnnxF
         posterior = run.posterior.at_temperature(temperature)
         generator = torch.Generator().manual_seed(run.config["seed"])
         written = onnx(
-            run.model, path, images, posterior=posterior, num_samples=num_samples, generator=generator
+            run.model,
+            path,
+            images,
+            posterior=posterior,
+            num_samples=num_samples,
+            calibration=run.calibration,
+            generator=generator,
         )
         return written, None
     except OSError as error:

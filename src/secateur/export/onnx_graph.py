@@ -19,6 +19,7 @@ from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.export.files import replacing
 from secateur.posterior import Posterior
 from secateur.pruning.compaction import compact, permanent
+from secateur.training.batch_norm import has_batch_norm, reestimate
 
 __all__ = ["LINKS", "OnnxFile", "PosteriorAverage", "onnx", "onnx_session"]
 
@@ -74,6 +75,7 @@ def onnx(
     posterior: Posterior | None = None,
     num_samples: int = 0,
     link: str = "softmax",
+    calibration: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> OnnxFile:
     """Write a network as an ONNX file and check it against PyTorch with onnxruntime.
@@ -87,6 +89,8 @@ def onnx(
             `num_samples` samples.
         num_samples: Samples whose outputs the one graph averages; 0 takes the mean.
         link: What happens to each sample's output before averaging, one of `LINKS`.
+        calibration: Training images from which each sample's batch norm takes its moments; needed where
+            samples of a network with batch norm are averaged.
         generator: Randomness of the samples.
 
     Returns:
@@ -107,11 +111,18 @@ def onnx(
         raise InvalidArgumentError(f"link: expected one of {', '.join(LINKS)}, got {link!r}")
     if num_samples < 0 or (num_samples and posterior is None):
         raise InvalidArgumentError(f"num_samples: expected 0, or more with a posterior, got {num_samples}")
+    if num_samples and calibration is None and has_batch_norm(model):
+        raise InvalidArgumentError(
+            "calibration: expected training images to average samples of a network with batch norm, got "
+            "none; each sample needs moments of its own"
+        )
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     network = permanent(model).eval()
     if posterior is not None and num_samples:
         samples = [posterior.sample(generator=generator) for _ in range(num_samples)]
-        members = [compact(_with_weights(model, sample), inputs) for sample in samples]
+        members = [
+            compact(_calibrated(_with_weights(model, sample), calibration), inputs) for sample in samples
+        ]
         network = PosteriorAverage(members, link).eval()
     elif posterior is not None:
         keep = posterior.keep
@@ -122,6 +133,12 @@ def onnx(
         _export(network, draft, inputs)
         difference = _check(network, draft, inputs)
     return OnnxFile(Path(path), Path(path).stat().st_size, difference)
+
+
+def _calibrated(network: nn.Module, images: Tensor | None) -> nn.Module:
+    if images is not None:
+        reestimate(network, images)
+    return network
 
 
 def _with_weights(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:

@@ -17,6 +17,7 @@ from secateur.pruning import finish_structured, masks_of, prune
 from secateur.pruning.compaction import permanent
 from secateur.reduction import delta_f
 from secateur.training import Progress, Run, fit, load_run
+from secateur.training.batch_norm import reestimate, write_calibration
 from secateur.training.files import RunDirectory
 from secateur.training.judging import figures
 from secateur.training.prediction import evaluation_mode
@@ -117,6 +118,7 @@ def prune_run(
     before = run.posterior
     loss_before = _loss(permanent(run.model), observed)
     _remove(run, sparsity, granularity, max_loss_rise, cost, multiply_adds, observed)
+    reestimate(run.model, train.images)  # batch norm's moments were those of the network before
     loss_after = _loss(permanent(run.model), observed)
     keep = before.keep | masks_of(run.model)
     after = replace(before, keep={name: mask for name, mask in keep.items() if name in before.mean})
@@ -172,6 +174,7 @@ def _judged(run: Run, test: Split, num_samples: int) -> dict[str, Any]:
         temperature=run.config["predictive_temperature"],
         num_samples=num_samples,
         seed=run.config["seed"],
+        calibration=run.calibration,
     )
 
 
@@ -232,7 +235,10 @@ def _write(
     target.write_history(history)
     target.write_model(permanent(end.model).state_dict())
     end.posterior.save(target.posterior)
-    target.write_json(target.metrics, metrics | {"sha256": target.digests()})
+    digests = target.digests()
+    if end.calibration is not None:
+        digests |= write_calibration(target.path, end.calibration)
+    target.write_json(target.metrics, metrics | {"sha256": digests})
 
 
 def _some(train: Split, seed: int) -> Split:
