@@ -9,8 +9,8 @@ Needs the weights of a ResNet-20 for CIFAR-10 as a safetensors file (names as in
    the squared error of the logits, as if they were to be kept. That of cross-entropy knows nothing here: a
    network that is sure of all its training images has no curvature left at them.
 2. Channels leave in the order of their evidence per multiply-add saved, until `--multiply-adds` of the work
-   is left; `compact` removes them physically, rounding up. The residual streams stay: their channels are
-   read and written by many layers, and summed evidence is least to be trusted there.
+   is left; `compact` removes them physically. The residual streams stay: their channels are read and
+   written by many layers, and summed evidence is least to be trusted there.
 3. The smaller network learns for a few epochs to answer as the trained one does. Its batch normalisation,
    whose moments belonged to the channels that have left, is estimated anew on the way.
 
@@ -46,9 +46,8 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with CIFAR-10 as secateur.data reads it")
     parser.add_argument("--images", type=int, default=None, help="train on so many images only")
     parser.add_argument("--evidence-images", type=int, default=200, help="images of the curvature pass")
-    parser.add_argument("--multiply-adds", type=float, default=0.4, help="share of the work to leave")
-    parser.add_argument("--multiple-of", type=int, default=8, help="round the channels of a layer up to this")
-    parser.add_argument("--epochs", type=int, default=10, help="of recovery")
+    parser.add_argument("--multiply-adds", type=float, default=0.5, help="share of the work to leave")
+    parser.add_argument("--epochs", type=int, default=8, help="of recovery")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=None, help="file for the smaller network")
     arguments = parser.parse_args()
@@ -66,7 +65,6 @@ def main() -> None:
         train,
         num_evidence=arguments.evidence_images,
         multiply_adds=arguments.multiply_adds,
-        multiple_of=arguments.multiple_of,
     )
     recover(small, network, train, epochs=arguments.epochs, seed=arguments.seed)
     for name, each in (("trained", network), ("smaller", small)):
@@ -89,7 +87,7 @@ def standardised(data: Dataset) -> Dataset:
 
 
 def without_channels(
-    network: nn.Module, train: Split, *, num_evidence: int, multiply_adds: float, multiple_of: int
+    network: nn.Module, train: Split, *, num_evidence: int, multiply_adds: float
 ) -> nn.Module:
     """Return a physically smaller network, not yet recovered.
 
@@ -98,7 +96,6 @@ def without_channels(
         train: Training data.
         num_evidence: Images of the curvature pass, the first ones.
         multiply_adds: Share of the multiply-adds to leave.
-        multiple_of: Channels of a layer are rounded up to a multiple of this, which convolutions like.
     """
     some = TensorDataset(train.images[:num_evidence], train.labels[:num_evidence])
     posterior = secateur.inference.laplace(
@@ -119,7 +116,7 @@ def without_channels(
     )
     for layer, before in report.units_before.items():
         print(f"{layer}: {report.units_after[layer]} of {before} channels stay")
-    return secateur.compact(masked, train.images[:2], multiple_of=multiple_of)
+    return secateur.compact(masked, train.images[:2])
 
 
 def recover(small: nn.Module, trained: nn.Module, train: Split, *, epochs: int, seed: int) -> None:
@@ -162,11 +159,11 @@ def accuracy(network: nn.Module, data: Split) -> float:
     return float((logits.argmax(1) == data.labels).double().mean())
 
 
-def show_times(network: nn.Module, small: nn.Module, images: Tensor) -> None:
+def show_times(network: nn.Module, small: nn.Module, images: Tensor, *, seconds: float = 10.0) -> None:
     """Print the median time of one call of either network, in turn, as they are and streamlined."""
     forms = {"trained": network, "smaller": small}
     forms |= {f"{name}, streamlined": streamlined(each, images) for name, each in forms.items()}
-    for row in bench(forms, images, seconds=10.0):
+    for row in bench(forms, images, seconds=seconds):
         times = ", ".join(f"{1e3 * each.median:.2f} ms at batch {each.batch}" for each in row.latencies)
         print(f"{row.variant}: {times}; {row.num_macs:,} multiply-adds, {row.num_parameters:,} parameters")
 

@@ -43,6 +43,7 @@ def compact(
         example_input: A batch, or the tuple of positional arguments of a call. Only its shape, type and
             device matter.
         multiple_of: Units that a layer keeps are rounded up to a multiple of this, for kernels that like it.
+            Those added are zeros: training leaves them so, and compacting again removes them.
         fold_batch_norm: Write each batch normalisation into the convolution before it: faster, but the
             result is for running only, not for further training.
 
