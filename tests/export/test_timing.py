@@ -1,4 +1,4 @@
-"""Calls take turns, each twice; the second one is timed."""
+"""Calls take turns, several at a time; the last one is timed."""
 
 import time
 
@@ -7,12 +7,12 @@ import torch
 from secateur.export.timing import alternating_medians, alternating_times
 
 
-def test_calls_take_turns_in_pairs() -> None:
+def test_calls_take_turns() -> None:
     order: list[str] = []
     calls = [lambda x: order.append("a"), lambda x: order.append("b")]
     times = alternating_times(calls, (torch.zeros(1),), seconds=60.0, most_rounds=7)
     assert [len(own) for own in times] == [7, 7]
-    assert order == ["a", "a", "b", "b"] * 8
+    assert order == ["a", "b"] + (["a"] * 6 + ["b"] * 6) * 7
 
 
 def test_five_rounds_are_done_in_any_case() -> None:
@@ -20,12 +20,22 @@ def test_five_rounds_are_done_in_any_case() -> None:
     assert len(times[0]) == 5
 
 
-def test_the_first_call_of_a_pair_is_not_timed() -> None:
+def test_only_the_last_call_of_a_turn_is_timed() -> None:
     number = iter(range(1000))
 
-    def every_other() -> None:
-        time.sleep(0.02 if next(number) % 2 == 0 else 0.0)
+    def cold_after_another() -> None:
+        time.sleep(0.0 if next(number) % 6 == 0 else 0.001)  # one call comes before the first turn
 
-    slow, quick = alternating_medians([lambda: time.sleep(0.02), every_other], (), seconds=0.0)
-    assert slow >= 0.02
-    assert quick < 0.01
+    (found,) = alternating_medians([cold_after_another], (), seconds=0.0)
+    assert found < 0.0005
+
+
+def test_a_long_call_is_made_once_before() -> None:
+    order: list[str] = []
+
+    def long() -> None:
+        order.append("a")
+        time.sleep(0.011)
+
+    alternating_times([long], (), seconds=0.0, most_rounds=5)
+    assert len(order) == 1 + 2 * 5
