@@ -173,6 +173,18 @@ def test_it_saves_copies_loads_and_exports(tmp_path: Path) -> None:
         assert_equal(expected, found, 1e-4)
 
 
+def test_weights_are_read_when_called() -> None:
+    network, x = streamlined(nn.Linear(3, 2), torch.zeros(1, 3)), torch.ones(1, 3)
+    (weight, bias) = (name for name, _ in network.named_parameters())
+    other = {weight: torch.full((2, 3), 2.0), bias: torch.ones(2)}
+    assert torch.func.functional_call(network, other, (x,)).tolist() == [[7.0, 7.0]]
+    setattr(network, weight, nn.Parameter(torch.zeros(2, 3)))
+    setattr(network, bias, nn.Parameter(torch.full((2,), 3.0)))
+    assert network(x).tolist() == [[3.0, 3.0]]
+    network.load_state_dict(other, assign=True)
+    assert network(x).tolist() == [[7.0, 7.0]]
+
+
 def test_hooks_of_the_network_itself_run() -> None:
     network, seen = streamlined(nn.Linear(3, 2), torch.zeros(1, 3)), []
     assert isinstance(network, StraightModule)

@@ -12,7 +12,7 @@ def test_calls_take_turns() -> None:
     calls = [lambda x: order.append("a"), lambda x: order.append("b")]
     times = alternating_times(calls, (torch.zeros(1),), seconds=60.0, most_rounds=7)
     assert [len(own) for own in times] == [7, 7]
-    assert order == ["a", "b"] + (["a"] * 6 + ["b"] * 6) * 7
+    assert order == ["a", "b"] + (["a"] * 21 + ["b"] * 21) * 7
 
 
 def test_five_rounds_are_done_in_any_case() -> None:
@@ -24,7 +24,7 @@ def test_only_the_last_call_of_a_turn_is_timed() -> None:
     number = iter(range(1000))
 
     def cold_after_another() -> None:
-        time.sleep(0.0 if next(number) % 6 == 0 else 0.001)  # one call comes before the first turn
+        time.sleep(0.0 if next(number) % 21 == 0 else 0.001)  # one call comes before the first turn
 
     (found,) = alternating_medians([cold_after_another], (), seconds=0.0)
     assert found < 0.0005
