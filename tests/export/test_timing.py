@@ -2,8 +2,10 @@
 
 import time
 
+import pytest
 import torch
 
+from secateur.export import timing
 from secateur.export.timing import alternating_medians, alternating_times
 
 
@@ -20,7 +22,8 @@ def test_five_rounds_are_done_in_any_case() -> None:
     assert len(times[0]) == 5
 
 
-def test_only_the_last_call_of_a_turn_is_timed() -> None:
+def test_only_the_last_call_of_a_turn_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "_SECONDS_BEFORE", 60.0)
     number = iter(range(1000))
 
     def cold_after_another() -> None:

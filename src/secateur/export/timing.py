@@ -1,9 +1,9 @@
 """Times of several callables on one machine, in turn, so that a busy machine slows all of them.
 
 In its turn each is called several times, and the last call counts: in use it follows itself, and finds in the
-processor's caches what it left there. One call before is not enough for that. A network of 5 MB at batch 1
-took 0.25 ms the second time, 0.12 ms the sixth and 0.11 ms from then on (measured; a small one beside it lost less by not
-being repeated, and would have looked better than it is).
+processor's caches what it left there. One call before is not enough for that: a network of 5 MB at batch 1
+took 0.25 ms the second time, 0.12 ms the sixth and 0.11 ms from then on. A small one beside it settles at
+once, and would look twice as good as it is.
 """
 
 import statistics
