@@ -512,10 +512,10 @@ SCHEDULERS = {
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_torch_schedulers_move_the_learning_rate(build, make_task, scheduler):
-    if scheduler == "one-cycle" and build.name.startswith("flat"):
-        pytest.skip("cycles betas or momentum, which these groups do not have")
     task = make_task("mlp")
     optimizer = build(task.model.named_parameters())
+    if scheduler == "one-cycle" and "betas" not in optimizer.defaults:
+        pytest.skip("cycles betas or momentum, which these groups do not have")
     schedule = SCHEDULERS[scheduler](optimizer)
     rates, steps = [], []
     for _ in range(5):

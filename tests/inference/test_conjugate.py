@@ -164,9 +164,9 @@ def test_flat_ff_gradient_is_that_of_its_objective_on_average(generator):
         noise = torch.randn(3, dtype=torch.float64, generator=generator)
         layer_noise = torch.randn(1, dtype=torch.float64, generator=generator)
         log_t = m + log_v.exp() * layer_noise
-        weight = _build(loc, log_std, log_t, noise, None, layers)
+        weight = _build(loc, log_std, log_t, noise, None, None, layers)
         gradient = (GRAM @ weight - CROSS) / NUM_DATA
-        parts = _gradients(loc, log_std, m, log_v, gradient, noise, layer_noise, None, layers, NUM_DATA)
+        parts = _gradients(loc, log_std, m, log_v, gradient, noise, layer_noise, None, None, layers, NUM_DATA)
         drawn.append(torch.cat(parts) / NUM_DATA)  # the objective here is per datum
     assert_agrees(torch.stack(drawn), latents.grad, precise_to=0.1)
 
