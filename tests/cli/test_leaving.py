@@ -213,6 +213,7 @@ class TestPrune:
         for name, keep in old.posterior.keep.items():
             assert not (new.posterior.keep[name] & ~keep).any()
             assert not new.posterior.mean[name][~new.posterior.keep[name]].any()
+        assert len(new.metrics["reductions"]) == len(old.metrics["reductions"]) + 1  # none in recovery
         kept = [~keep for keep in new.posterior.keep.values()]
         assert sum(int(gone.sum()) for gone in kept) == 61706 - new.metrics["num_kept"]
         assert new.metrics["accuracy"] > old.metrics["accuracy"]  # one epoch came before

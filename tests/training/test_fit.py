@@ -13,7 +13,7 @@ from torch.nn.utils import prune
 import secateur
 from secateur import Posterior
 from secateur.data import Split
-from secateur.errors import ArtifactError, DataError
+from secateur.errors import ArtifactError, DataError, InvalidArgumentError
 from secateur.pruning import masks_of
 from secateur.training import evaluate, load_run
 from secateur.training.judging import best_temperature
@@ -55,6 +55,27 @@ def finished(tmp_path_factory, digits):
         return secateur.fit(
             "lenet", "digits", epochs=3, seed=3, out=out, device="cpu", num_samples=8, compile=False
         )
+
+
+def test_without_reduction_the_masks_stay_as_they_came(digits, monkeypatch):
+    from secateur.training import methods
+
+    monkeypatch.setattr(methods, "PREDICTIVE_TEMPERATURES", (0.0,))
+    removed = {}
+    for reduce in (True, False):
+        model = secateur.networks.build("mlp", image_shape=(1, 8, 8), num_classes=10, seed=0, width=20)
+        prune.random_unstructured(model.hidden.linear1, "weight", 0.3)
+        before = masks_of(model)["hidden.linear1.weight"].clone()
+        run = secateur.fit(
+            model, digits.train, digits.test, method="bmr-spike-and-slab", epochs=3, seed=0, reduce=reduce,
+            num_samples=1, compile=False, device="cpu",
+        )  # fmt: skip
+        removed[reduce] = run.metrics["num_weights"] - run.metrics["num_kept"] - int((~before).sum())
+        assert not (masks_of(run.model)["hidden.linear1.weight"] & ~before).any()
+    assert removed[True] > 0
+    assert removed[False] == 0
+    with pytest.raises(InvalidArgumentError, match="sparsity: expected none with reduce=False"):
+        secateur.fit(model, digits.full, method="bmr-spike-and-slab", sparsity=0.5, reduce=False)
 
 
 def test_the_files_hold_what_the_run_returned(finished):

@@ -85,7 +85,7 @@ def prune_run(
         cost: What the ranking of whole units saves: "unit", or "multiply-adds".
         multiply_adds: Remove whole units until this share of the network's multiply-adds is left, and then no
             single weights; within `max_loss_rise`, where that is given too.
-        recover: Epochs to train what is left, by the run's method, which may go on removing weights.
+        recover: Epochs to train what is left, by the run's method; it removes nothing more.
         num_samples: Posterior samples to average over when the result is judged.
         data_dir: Where to look for the data set first.
         command: Command line to keep in `config.json`.
@@ -181,7 +181,7 @@ def _judged(run: Run, test: Split, num_samples: int) -> dict[str, Any]:
 def _recovered(
     run: Run, train: Split, test: Split, epochs: int, num_samples: int, progress: Progress | None
 ) -> Run:
-    """Train what is left of the run's network; what is out stays out."""
+    """Train what is left of the run's network: what is out stays out, and what is in stays in."""
     return fit(
         run.model,
         train,
@@ -189,6 +189,7 @@ def _recovered(
         method=run.config["method"],
         epochs=epochs,
         seed=run.config["seed"],
+        reduce=False,
         num_samples=num_samples,
         progress=progress,
     )

@@ -60,6 +60,7 @@ def fit(
     device: str = "auto",
     data_dir: Path | None = None,
     sparsity: float | None = None,
+    reduce: bool = True,
     num_samples: int = 100,
     learning_rate: float | None = None,
     batch_size: int | None = None,
@@ -85,6 +86,7 @@ def fit(
         device: "auto", "cpu", "cuda", "cuda:1", ...
         data_dir: Where to look for data sets first.
         sparsity: Exact fraction of all weights to be out at the end; the evidence decides when None.
+        reduce: Whether the method may remove weights; else the network keeps those that it comes with.
         num_samples: Posterior samples the final figures average over.
         learning_rate: Instead of the method's.
         batch_size: Instead of the method's.
@@ -119,7 +121,8 @@ def fit(
         raise InvalidArgumentError(f"seed: expected a whole number in 0 ... {MAX_SEED}, got {seed}")
     if tensorboard:
         require_tensorboard()
-    sparsity = chosen.default_sparsity if sparsity is None else sparsity
+    if sparsity is None and reduce:
+        sparsity = chosen.default_sparsity
     where = resolve_device(device)
     problem = Problem.of(network, train, test, data_dir)
     if augment and problem.name in NOT_TO_BE_MIRRORED:
@@ -128,7 +131,11 @@ def fit(
         )
     recipe = chosen.recipe(chosen.default_epochs if epochs is None else epochs, len(problem.train))
     recipe = _with_overrides(recipe, learning_rate, batch_size)
-    if sparsity is not None and recipe.schedule is None:
+    if not reduce:
+        if sparsity is not None:
+            raise InvalidArgumentError(f"sparsity: expected none with reduce=False, got {sparsity}")
+        recipe = replace(recipe, schedule=None)
+    elif sparsity is not None and recipe.schedule is None:
         raise InvalidArgumentError(
             f"sparsity: expected a run that reduces, got method {method!r} for {recipe.epochs} epochs of "
             f"{len(problem.train)} data, which does not; choose another method or more epochs"
@@ -197,7 +204,11 @@ def fit(
                 directory.write_history(trainer.history)
                 save_nested(directory.checkpoint, trainer.state())
 
-        if recipe.schedule is None and chosen.recipe(chosen.default_epochs, len(problem.train)).schedule:
+        if (
+            reduce
+            and recipe.schedule is None
+            and chosen.recipe(chosen.default_epochs, len(problem.train)).schedule
+        ):
             shown.message("too few steps for the evidence to be judged: nothing is removed; try more epochs")
         trainer.run(shown, after_epoch)
         if test_split is None:
