@@ -128,7 +128,6 @@ def horseshoe(
         "slab_concentration": slab_concentration,
         "slab_rate": slab_rate,
         "threshold": threshold,
-        "widest": min(widest, 1e300),
         "learning_rate": learning_rate,
         "max_steps": max_steps,
         "window": window - 1,
@@ -136,6 +135,8 @@ def horseshoe(
     for name, number in positive.items():
         if not 0 < number < math.inf:
             raise InvalidArgumentError(f"{name} must be positive and finite, got {number}")
+    if not widest > 0:
+        raise InvalidArgumentError(f"widest must be positive, got {widest}")
 
     m, p0 = values["mean"].detach(), values["prior_precision"].detach().expand(shape)
     p = torch.maximum(values["precision"].detach(), p0)

@@ -22,7 +22,7 @@ from secateur.training.judging import is_point
 from secateur.training.prediction import evaluation_mode, log_probabilities, score
 from secateur.training.progress import Progress
 from secateur.training.recipe import Recipe
-from secateur.training.reduction_step import reduce_to, reduce_within, shrink_within
+from secateur.training.reduction_step import reduce_to, reduce_within, shrink_priors
 from secateur.training.step import StepOptions, loss_function, seeded
 
 __all__ = ["Trainer"]
@@ -183,7 +183,7 @@ class Trainer:
         exclude = self.excluded(before)
         if self.recipe.hyperprior is not None:
             assert isinstance(self.optimizer, FlatFF)
-            done = shrink_within(
+            done = shrink_priors(
                 self.optimizer, self._observed_loss, hyperprior=self.recipe.hyperprior, exclude=exclude
             )
         elif self.sparsity is None:

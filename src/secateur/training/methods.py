@@ -147,9 +147,7 @@ def _bmr_recipe(epochs: int, num_data: int) -> Recipe:
 def _bmr_horseshoe_recipe(epochs: int, num_data: int) -> Recipe:
     """The paper's, but after every fifth epoch: on a CPU each shrinkage takes as long as some epochs."""
     every = min(EPOCHS_BETWEEN_SHRINKAGES, max(1, epochs // 5))
-    schedule = Schedule(
-        first_epoch=every, last_epoch=epochs - every if epochs > every else epochs, every=every
-    )
+    schedule = Schedule(first_epoch=every, last_epoch=max(every, epochs - every), every=every)
     return replace(_bmr_recipe(epochs, num_data), schedule=schedule, hyperprior="tiered")
 
 

@@ -16,7 +16,7 @@ from secateur.posterior import Posterior
 from secateur.pruning import Report, Schedule, reduce
 from secateur.pruning.shrinkage import shrink
 
-__all__ = ["NUM_HALVINGS", "Reduction", "reduce_to", "reduce_within", "shrink_within"]
+__all__ = ["NUM_HALVINGS", "Reduction", "reduce_to", "reduce_within", "shrink_priors"]
 
 NUM_HALVINGS = 3
 
@@ -96,7 +96,7 @@ def reduce_to(
     return Reduction(report, loss_with(posterior.keep), loss_with(report.masks), report.predicted_delta_f)
 
 
-def shrink_within(
+def shrink_priors(
     optimizer: FlatFF,
     loss_with: Callable[[dict[str, Tensor]], float],
     *,
