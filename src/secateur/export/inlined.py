@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 __all__ = ["StraightModule", "inline"]
 
+_READS = re.compile(r"(?m)= self\.(\w+)$")
 _FRESH_METHODS = frozenset({"mean", "amax"})
 _FRESH_FUNCTIONS = frozenset({F.linear, F.conv2d, F.conv1d, F.avg_pool2d, F.max_pool2d})
 
@@ -30,19 +31,18 @@ class StraightModule(fx.GraphModule):
 
     def recompile(self) -> Any:
         """Generate the code of `forward` again."""
-        code = super().recompile()
-        kind = type(self)
-        if "__call__" in vars(kind):
-            del kind.__call__
-        # The text is that of torch.fx, whose names `artifact` has checked where they come from a file.
-        source = re.sub(r"(?m)= self\.(\w+)$", self._direct, code.src)
-        namespace = dict(code.globals)
-        exec(compile(source, f"<{kind.__name__}.forward>", "exec"), namespace)
-        kind.forward = namespace["forward"]
+        with self.graph.on_generate_code(lambda before: lambda body: self._direct(before, body)):
+            code = super().recompile()
+        if "__call__" in vars(type(self)):
+            del type(self).__call__
         return code
 
-    def _direct(self, found: re.Match[str]) -> str:
-        """Return the text that reads an attribute: a parameter from where it is registered."""
+    def _direct(self, before: Callable[[list[str]], list[str]] | None, body: list[str]) -> list[str]:
+        """Return the lines of `forward`, which read each parameter from where it is registered."""
+        text = "".join(body if before is None else before(body))
+        return [_READS.sub(self._read, text)]
+
+    def _read(self, found: re.Match[str]) -> str:
         return f"= self._parameters[{found[1]!r}]" if found[1] in self._parameters else found[0]
 
 

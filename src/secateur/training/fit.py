@@ -44,7 +44,6 @@ SAME_RUN = (
     "augment",
     "autocast",
 )
-ADDED_LATER = {"augment": False, "autocast": False}  # what a config from before them means
 
 
 def fit(
@@ -276,6 +275,4 @@ def _open(directory: RunDirectory, config: dict[str, Any], trainer: Trainer, *, 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:
     """Return what must be the same in a resumed run."""
     recipe = config.get("recipe")
-    return {key: config.get(key, ADDED_LATER.get(key)) for key in SAME_RUN} | (
-        recipe if isinstance(recipe, dict) else {}
-    )
+    return {key: config.get(key) for key in SAME_RUN} | (recipe if isinstance(recipe, dict) else {})
