@@ -8,10 +8,11 @@ from secateur.study import comparison_figures as scores
 from secateur.study import comparison_judgement as judgement
 from secateur.study import comparison_weights as weights
 from secateur.study.comparison_cost import cost
+from secateur.study.comparison_markdown import markdown
 from secateur.study.comparison_page import Chapter, render
 from secateur.study.comparison_plate import Plate, together
 from secateur.study.comparison_runs import Comparison, Group, collect, is_comparison
-from secateur.study.comparison_table import Detections, csv_text, markdown
+from secateur.study.comparison_table import Detections, csv_text
 from secateur.study.out_of_distribution import Detection, ImagePairs, measure, measured_before
 from secateur.study.style import FORMATS, file_of
 from secateur.training.device import resolve_device

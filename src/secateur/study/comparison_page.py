@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from secateur.study import comparison_table as table
 from secateur.study import wording
+from secateur.study.comparison_claim import TITLE, claim_html, duels
 from secateur.study.comparison_plate import Plate, alone
 from secateur.study.comparison_runs import Comparison, Group, Variant
 from secateur.study.comparison_sections import legend, missing, overview, scores
@@ -102,7 +103,7 @@ def _contents(comparison: Comparison, chapters: Sequence[Chapter]) -> str:
         name = chapter.group.name
         inner = "\n".join(
             f'<a href="#{escape(anchor)}">{escape(title)}</a>'
-            for anchor, title in [(f"{name}-scores", "Scores"), *_plates(chapter)]
+            for anchor, title in [(f"{name}-scores", "Scores"), *_claim(chapter), *_plates(chapter)]
         )
         items.append(
             f'<li><a href="#{escape(name)}">{escape(table.title(chapter.group))}</a>'
@@ -110,6 +111,10 @@ def _contents(comparison: Comparison, chapters: Sequence[Chapter]) -> str:
         )
     items.append('<li><a href="#missing">What is missing</a></li>\n')
     return f'<nav aria-label="Contents">\n<ul>\n{"".join(items)}</ul>\n</nav>\n'
+
+
+def _claim(chapter: Chapter) -> list[tuple[str, str]]:
+    return [(f"{chapter.group.name}-claim", TITLE)] if duels(chapter.group) else []
 
 
 def _plates(chapter: Chapter) -> list[tuple[str, str]]:
@@ -126,7 +131,7 @@ def _chapter(chapter: Chapter, detections: Detections) -> str:
     parts += [_plate(plate) for plate in chapter.after]
     return (
         f'<section class="chapter" id="{escape(group.name)}">\n<h2>{escape(table.title(group))}</h2>\n'
-        f"{scores(group, detections)}{legend(group)}{''.join(parts)}</section>\n"
+        f"{scores(group, detections)}{claim_html(group)}{legend(group)}{''.join(parts)}</section>\n"
     )
 
 

@@ -13,7 +13,7 @@ from secateur.data import registered_name
 from secateur.study import wording
 from secateur.study.comparison_runs import Comparison, ComparisonRun, Group, Variant, mean_and_error
 from secateur.study.out_of_distribution import Detection
-from secateur.study.published import Published, published
+from secateur.study.published import Published
 from secateur.study.record import Scores
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "best",
     "cells",
     "csv_text",
-    "markdown",
     "metrics_of",
     "published_cells",
     "relative_cost",
@@ -202,22 +201,6 @@ def published_cells(row: Published) -> dict[str, str]:
     return {key: value for key, value in values.items() if value != wording.DASH}
 
 
-def markdown(comparison: Comparison, detections: Detections) -> str:
-    """Return the tables of means, one per network and data set, and what is missing.
-
-    Args:
-        comparison: The runs.
-        detections: What was found about foreign images.
-    """
-    parts = ["# Comparison", EXPLANATION]
-    for group in comparison.groups:
-        parts += [f"## {title(group)}", _table(group, detections)]
-    if comparison.missing:
-        rows = "\n".join(f"- `{row.name}`: {row.reason}" for row in comparison.missing)
-        parts += ["## Missing", rows]
-    return "\n\n".join(parts) + "\n"
-
-
 _PM = "\N{PLUS-MINUS SIGN}"
 EXPLANATION = (
     f"Mean {_PM} standard error over seeds; one seed has no error. Scores are those of the prediction "
@@ -237,27 +220,6 @@ def title(group: Group) -> str:
     base = registered_name(group.data)
     official = replace(record, config={**record.config, "data": base})
     return f"{wording.network_name(record)} on {wording.data_name(official)}{group.data.removeprefix(base)}"
-
-
-def _table(group: Group, detections: Detections) -> str:
-    rows = [cells(group, variant, detections) for variant in group.variants]
-    shown = used(rows)
-    top = best(rows)
-    lines = [
-        "| method | seeds | " + " | ".join(column.title for column in shown) + " |",
-        "|---|---|" + "---|" * len(shown),
-    ]
-    for variant, row in zip(group.variants, rows, strict=True):
-        texts = []
-        for column in shown:
-            text = row[column.key].text(column)
-            texts.append(f"**{text}**" if row[column.key].mean == top.get(column.key) else text)
-        lines.append(f"| {variant.label} | {len(variant.runs)} | " + " | ".join(texts) + " |")
-    for point in published(group.network, registered_name(group.data)):
-        values = published_cells(point)
-        texts = [values.get(column.key, "") for column in shown]
-        lines.append(f"| *published* {point.method} | 1 | " + " | ".join(texts) + " |")
-    return "\n".join(lines)
 
 
 def used(rows: list[dict[str, Cell]]) -> list[Column]:

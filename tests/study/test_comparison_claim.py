@@ -1,0 +1,101 @@
+"""Reduction against the horseshoe at the same time: who meets whom when, differences, verdicts."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from secateur.study.comparison import write
+from secateur.study.comparison_claim import claim_html, claim_markdown, duels
+from secateur.study.comparison_runs import collect
+
+_path = Path(__file__).with_name("synthetic_comparison.py")
+_spec = importlib.util.spec_from_file_location("synthetic_comparison", _path)
+_module = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_module)
+
+TINY = {"dense": (3, 4), "output": (2, 3)}
+
+
+def run(out, method, epochs, *, seed=0, device=None):
+    """Write a run whose epochs are (seconds at its end, accuracy, NLL, ECE, share removed)."""
+    directory = _module.make_run(out, method=method, seed=seed, num_epochs=len(epochs), shapes=TINY)
+    path = directory / "history.jsonl"
+    names = (
+        "seconds",
+        "accuracy",
+        "negative_log_likelihood",
+        "expected_calibration_error",
+        "sparsity",
+    )
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row, values in zip(rows, epochs, strict=True):
+        row |= dict(zip(names, values, strict=True))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if device is not None:
+        config = json.loads((directory / "config.json").read_text())
+        (directory / "config.json").write_text(json.dumps(config | {"device": device}))
+
+
+def test_the_slower_run_is_met_at_an_earlier_epoch(tmp_path):
+    run(tmp_path, "calibrated", [(10, 0.7, 0.9, 0.1, 0.0), (20, 0.9, 0.3, 0.02, 0.95)])
+    run(tmp_path, "tiered-ff", [(15, 0.8, 0.5, 0.05, 0.0), (30, 0.95, 0.2, 0.01, 0.0)])
+    (duel,) = duels(collect(tmp_path).groups[0])
+    assert (duel.reduction, duel.horseshoe) == ("calibrated", "tiered-ff")
+    assert duel.seconds.mean == 20
+    assert [cell.mean for cell in duel.removed] == [0.95, 0.0]
+    assert duel.differences["accuracy"].mean == pytest.approx(0.1)
+    assert duel.differences["negative_log_likelihood"].mean == pytest.approx(-0.2)
+    assert duel.differences["expected_calibration_error"].mean == pytest.approx(-0.03)
+    assert duel.verdict == "yes"
+
+
+def test_reduction_may_be_the_slower_one_and_lose(tmp_path):
+    run(tmp_path, "bmr-horseshoe", [(15, 0.7, 0.9, 0.1, 0.1), (30, 0.99, 0.1, 0.01, 0.9)])
+    run(tmp_path, "horseshoe-ff", [(10, 0.6, 1.0, 0.2, 0.0), (20, 0.7, 0.8, 0.1, 0.2)])
+    (duel,) = duels(collect(tmp_path).groups[0])
+    assert duel.seconds.mean == 20
+    assert duel.verdict == "not in accuracy, NLL, ECE, sparsity"
+
+
+def test_differences_are_of_the_same_seed(tmp_path):
+    for seed, level in ((0, 0.0), (1, 0.2)):  # seeds differ by more than methods do
+        run(tmp_path, "calibrated", [(10, 0.7 + level, 0.5, 0.02, 0.9)], seed=seed)
+        run(tmp_path, "tiered-ff", [(10, 0.6 + level, 0.6, 0.03, 0.0)], seed=seed)
+    run(tmp_path, "tiered-ff", [(10, 0.1, 3.0, 0.5, 0.0)], seed=2)  # no partner
+    (duel,) = duels(collect(tmp_path).groups[0])
+    accuracy = duel.differences["accuracy"]
+    assert accuracy.count == 2
+    assert accuracy.mean == pytest.approx(0.1)
+    assert accuracy.error == pytest.approx(0, abs=1e-12)
+
+
+def test_runs_that_cannot_meet_make_no_row(tmp_path):
+    run(tmp_path, "calibrated", [(10, 0.7, 0.5, 0.02, 0.9)])
+    run(tmp_path, "tiered-ff", [(10, 0.6, 0.6, 0.03, 0.0)], seed=1)  # another seed
+    run(tmp_path, "horseshoe-ff", [(10, 0.6, 0.6, 0.03, 0.0)], device="cuda")  # another kind of device
+    group = collect(tmp_path).groups[0]
+    assert duels(group) == ()
+    assert claim_markdown(group) == ""
+    assert claim_html(group) == ""
+
+
+@pytest.mark.parametrize("seconds", [None, 99.0])  # of the first epoch: not known, or after the other's end
+def test_a_run_without_an_epoch_by_then_makes_no_row(tmp_path, seconds):
+    run(tmp_path, "calibrated", [(10, 0.7, 0.5, 0.02, 0.9)])
+    run(tmp_path, "tiered-ff", [(seconds, 0.6, 0.6, 0.03, 0.0)])
+    assert duels(collect(tmp_path).groups[0]) == ()
+
+
+def test_page_and_markdown_hold_the_table(tmp_path):
+    for seed in (0, 1):
+        run(tmp_path, "calibrated", [(9, 0.7, 0.5, 0.02 + 0.001 * seed, 0.9)], seed=seed)
+        run(tmp_path, "tiered-ff", [(9, 0.6, 0.6, 0.03, 0.0)], seed=seed)
+    page = write(tmp_path, device="cpu").read_text()
+    assert 'id="lenet-fashion-mnist-claim"' in page
+    assert 'href="#lenet-fashion-mnist-claim"' in page
+    row = "| calibrated | tiered-ff | 2 | 0.1 | 90.0 / 0.0 | +0.1000 \N{PLUS-MINUS SIGN} 0.0000 "
+    text = (tmp_path / "comparison.md").read_text()
+    assert row in text
+    assert "| yes |" in text
