@@ -81,3 +81,22 @@ def test_again_and_again_idle_rows_fall_below_the_threshold_and_go(posterior):
     again = shrink(posterior, exclude=["b.*"], generator=generator)
     assert again.report.num_removed == 0
     assert math.isfinite(again.predicted_delta_f)
+
+
+def test_some_layers_alone_leave_the_others_as_they_were(posterior):
+    whole = shrink(posterior, generator=torch.Generator().manual_seed(0))
+    assert list(whole.evidence) == ["a", "b"]
+    part = whole.within(["a"])
+    for kind in ("mean", "precision", "prior_precision"):
+        assert torch.equal(getattr(part.posterior, kind)["a.bias"], getattr(whole.posterior, kind)["a.bias"])
+        assert torch.equal(
+            getattr(part.posterior, kind)["b.weight"].expand(2, 6),
+            getattr(posterior, kind)["b.weight"].expand(2, 6),
+        )
+    assert torch.isnan(part.report.delta_f["b.weight"]).all()
+    total = sum(float(whole.report.delta_f[name].sum()) for name in ("a.weight", "a.bias"))
+    assert part.predicted_delta_f == pytest.approx(total, rel=1e-4)
+    nothing = whole.within([])
+    assert nothing.predicted_delta_f == 0
+    assert nothing.report.num_removed == 0
+    assert torch.equal(nothing.posterior.mean["a.weight"], posterior.mean["a.weight"])

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from secateur import Posterior
+from secateur.inference import FlatFF
 from secateur.pruning import Schedule
-from secateur.training.reduction_step import NUM_HALVINGS, reduce_within
+from secateur.training.reduction_step import NUM_HALVINGS, reduce_within, shrink_priors
 
 
 @pytest.fixture
@@ -146,3 +147,71 @@ class TestInTheLoop:
         assert rows[0]["predicted_delta_f"] > 0
         assert math.isfinite(rows[0]["observed_delta_f"])
         assert rows[0]["observed_delta_f"] != rows[0]["predicted_delta_f"]
+
+
+@pytest.fixture
+def optimizer():
+    """A posterior of two layers, neither of which the data have said much of."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 4))
+    optimizer = FlatFF(model.named_parameters(), lr=1e-2, num_data=100, adaptive=True)
+    prior = {
+        name: each.expand(optimizer.posterior().mean[name].shape)
+        for name, each in optimizer.posterior().prior_precision.items()
+    }
+    mean = {name: 1e-3 * each.rsqrt() for name, each in prior.items()}
+    optimizer.adopt(Posterior(mean, {name: 1.02 * each for name, each in prior.items()}, prior))
+    return optimizer
+
+
+class LossOfLayers:
+    """Rises where a layer's prior is narrower than it was; remembers which were."""
+
+    def __init__(self, optimizer, rise) -> None:
+        self.optimizer, self.rise, self.asked = optimizer, rise, []
+        self.wide = self.widths()
+
+    def widths(self):
+        prior = self.optimizer.posterior().prior_precision
+        return {
+            name.partition(".")[0]: float(each.mean()) for name, each in prior.items() if "weight" in name
+        }
+
+    def __call__(self, masks):
+        narrowed = frozenset(
+            layer for layer, width in self.widths().items() if width > 1.01 * self.wide[layer]
+        )
+        self.asked.append(narrowed)
+        return 1.0 + sum(self.rise[layer] for layer in narrowed)
+
+
+@pytest.mark.parametrize(
+    ("rise", "borne"),
+    [
+        ({"0": 0.0, "2": 0.0}, {"0", "2"}),
+        ({"0": 0.3, "2": 0.0}, {"2"}),
+        ({"0": 0.0, "2": math.nan}, {"0"}),
+        ({"0": 0.3, "2": 0.3}, set()),
+        ({"0": 0.15, "2": 0.15}, {"0"}),  # each alone would do
+    ],
+)
+def test_priors_shrink_in_those_layers_whose_loss_bears_it(optimizer, rise, borne):
+    before = optimizer.posterior()
+    loss = LossOfLayers(optimizer, rise)
+    done = shrink_priors(
+        optimizer,
+        schedule(max_loss_rise=0.2),
+        loss,
+        hyperprior="tiered",
+        best_loss=math.inf,
+        exclude=None,
+    )
+    after = optimizer.posterior()
+    assert loss.asked[1] == {"0", "2"}  # all at once comes first
+    assert len(loss.asked) == (2 if borne == {"0", "2"} else 5)
+    assert loss.asked[-1] == borne
+    assert (done.loss_before, done.loss_after) == (1.0, pytest.approx(1 + sum(rise[each] for each in borne)))
+    for name, mean in before.mean.items():
+        if name.partition(".")[0] not in borne:
+            torch.testing.assert_close(after.mean[name], mean)
+            torch.testing.assert_close(after.precision[name], before.precision[name])

@@ -10,7 +10,8 @@ removed. The loop leaves the output layer out: it has one learned scale already.
 Source: arXiv:2309.12095, the reduction with a regularised horseshoe prior.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,14 +32,48 @@ class Shrinkage:
     """A prior that was narrowed.
 
     Attributes:
-        report: What stays; delta_f is that of the new prior, for each weight.
-        posterior: The weights under their new prior; what is out has `keep` False.
-        predicted_delta_f: Sum of delta_f over all weights that were asked, in nats.
+        before: The weights under their old prior.
+        posterior: The same under the new one; what is out has `keep` False.
+        evidence: delta_f of the new prior for each weight, by layer and parameter, in nats.
     """
 
-    report: Report
+    before: Posterior
     posterior: Posterior
-    predicted_delta_f: float
+    evidence: dict[str, dict[str, Tensor]]
+
+    @property
+    def report(self) -> Report:
+        """What stays."""
+        return decided(self.before, self.evidence, dict(self.posterior.keep), {})
+
+    @property
+    def predicted_delta_f(self) -> float:
+        """Sum of delta_f over all weights that were there to be asked, in nats."""
+        return math.fsum(
+            float(delta_f[_keep(self.before, name)].sum(dtype=torch.float64))
+            for layer in self.evidence.values()
+            for name, delta_f in layer.items()
+        )
+
+    def within(self, layers: Collection[str]) -> "Shrinkage":
+        """Return the same for some of the layers; the others keep their prior.
+
+        Args:
+            layers: Keys of `evidence`.
+        """
+        evidence = {layer: names for layer, names in self.evidence.items() if layer in layers}
+        asked = {name for names in evidence.values() for name in names}
+
+        def mixed(kind: str) -> dict[str, Tensor]:
+            old, new = getattr(self.before, kind), getattr(self.posterior, kind)
+            return {name: new[name] if name in asked else old[name] for name in self.posterior.mean}
+
+        keep = {
+            name: self.posterior.keep[name] if name in asked else _keep(self.before, name)
+            for name in self.posterior.mean
+        }
+        posterior = Posterior(mixed("mean"), mixed("precision"), mixed("prior_precision"), keep)
+        return Shrinkage(self.before, posterior, evidence)
 
 
 def shrink(
@@ -67,13 +102,9 @@ def shrink(
         "mean": dict(posterior.mean),
         "precision": dict(posterior.precision),
         "prior_precision": dict(posterior.prior_precision),
-        "keep": {
-            name: posterior.keep.get(name, torch.ones_like(mean, dtype=torch.bool))
-            for name, mean in posterior.mean.items()
-        },
+        "keep": {name: _keep(posterior, name) for name in posterior.mean},
     }
     evidence: dict[str, dict[str, Tensor]] = {}
-    total = 0.0
     for layer, names in candidates(posterior, exclude=exclude).items():
         for group in _with_rows_in_common(posterior, names):
             done, prior = _reduced(posterior, group, hyperprior, max_steps, generator)
@@ -85,11 +116,13 @@ def shrink(
                 kinds["mean"][name] = mean / old.sqrt()
                 kinds["precision"][name] = precision * old
                 kinds["prior_precision"][name] = old / scale.square()
-                present = kinds["keep"][name]
-                kinds["keep"][name] = present & (scale / old.sqrt() >= threshold)
+                kinds["keep"][name] = kinds["keep"][name] & (scale / old.sqrt() >= threshold)
                 evidence.setdefault(layer, {})[name] = delta_f
-                total += float(delta_f[present].sum(dtype=torch.float64))
-    return Shrinkage(decided(posterior, evidence, kinds["keep"], {}), Posterior(**kinds), total)
+    return Shrinkage(posterior, Posterior(**kinds), evidence)
+
+
+def _keep(posterior: Posterior, name: str) -> Tensor:
+    return posterior.keep.get(name, torch.ones_like(posterior.mean[name], dtype=torch.bool))
 
 
 def _with_rows_in_common(posterior: Posterior, names: Sequence[str]) -> list[list[str]]:
@@ -108,7 +141,7 @@ def _reduced(
     for name in group:
         mean = posterior.mean[name]
         old = prior[name] = posterior.prior_precision[name].expand(mean.shape)
-        present = posterior.keep.get(name, torch.ones_like(mean, dtype=torch.bool))
+        present = _keep(posterior, name)
         # what is out must not speak for any scale: a weight whose posterior is its prior has no evidence
         relative = torch.where(present, posterior.precision[name] / old, 1.0)
         means.append((torch.where(present, mean, 0.0) * old.sqrt()).reshape(len(mean), -1))

@@ -184,7 +184,12 @@ class Trainer:
         if self.recipe.hyperprior is not None:
             assert isinstance(self.optimizer, FlatFF)
             done = shrink_priors(
-                self.optimizer, self._observed_loss, hyperprior=self.recipe.hyperprior, exclude=exclude
+                self.optimizer,
+                schedule,
+                self._observed_loss,
+                hyperprior=self.recipe.hyperprior,
+                best_loss=self.best_loss,
+                exclude=exclude,
             )
         elif self.sparsity is None:
             done = reduce_within(

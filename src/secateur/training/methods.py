@@ -145,9 +145,15 @@ def _bmr_recipe(epochs: int, num_data: int) -> Recipe:
 
 
 def _bmr_horseshoe_recipe(epochs: int, num_data: int) -> Recipe:
-    """The paper's, but after every fifth epoch: on a CPU each shrinkage takes as long as some epochs."""
+    """The paper's, but after every fifth epoch: on a CPU each shrinkage takes as long as some epochs.
+
+    And not without a look at the loss: early on, a layer's posterior can still be so near its prior that the
+    layer's scale takes it out whole.
+    """
     every = min(EPOCHS_BETWEEN_SHRINKAGES, max(1, epochs // 5))
-    schedule = Schedule(first_epoch=every, last_epoch=max(every, epochs - every), every=every)
+    schedule = Schedule(
+        first_epoch=every, last_epoch=max(every, epochs - every), every=every, max_loss_rise=MAX_LOSS_RISE
+    )
     return replace(_bmr_recipe(epochs, num_data), schedule=schedule, hyperprior="tiered")
 
 

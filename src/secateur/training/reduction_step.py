@@ -14,7 +14,7 @@ from torch import Tensor
 from secateur.inference import FlatFF
 from secateur.posterior import Posterior
 from secateur.pruning import Report, Schedule, reduce
-from secateur.pruning.shrinkage import shrink
+from secateur.pruning.shrinkage import Shrinkage, shrink
 
 __all__ = ["NUM_HALVINGS", "Reduction", "reduce_to", "reduce_within", "shrink_priors"]
 
@@ -98,21 +98,41 @@ def reduce_to(
 
 def shrink_priors(
     optimizer: FlatFF,
+    schedule: Schedule,
     loss_with: Callable[[dict[str, Tensor]], float],
     *,
     hyperprior: str,
+    best_loss: float,
     exclude: Sequence[str] | None,
 ) -> Reduction:
     """Narrow an optimiser's priors to a regularised horseshoe, and go on from the posterior under them.
 
+    A layer's scale can take the whole layer out at once. Where all layers together would raise the loss by
+    more than the schedule allows, they are taken one after the other, each only if the loss allows it.
+
     Args:
         optimizer: Adaptive; its generator is drawn from.
+        schedule: Cap on the rise of the loss.
         loss_with: Returns the loss of the posterior-mean network under masks, in nats per datum.
         hyperprior: "tiered" or "full".
+        best_loss: Lowest loss observed at earlier reductions, in nats per datum.
         exclude: Name patterns of parameters that keep their prior.
     """
     before = optimizer.posterior()
     loss_before = loss_with(before.keep)
+    ceiling = min(best_loss, loss_before) + schedule.max_loss_rise
+
+    def adopted(shrinkage: Shrinkage) -> float:
+        optimizer.adopt(shrinkage.posterior)
+        return loss_with(shrinkage.report.masks)
+
     done = shrink(before, hyperprior=hyperprior, exclude=exclude, generator=optimizer.generator)
-    optimizer.adopt(done.posterior)
-    return Reduction(done.report, loss_before, loss_with(done.report.masks), done.predicted_delta_f)
+    loss_after = adopted(done)
+    if not loss_after <= ceiling:
+        borne: list[str] = []
+        for layer in done.evidence:
+            if adopted(done.within([*borne, layer])) <= ceiling:
+                borne.append(layer)
+        done = done.within(borne)
+        loss_after = adopted(done)
+    return Reduction(done.report, loss_before, loss_after, done.predicted_delta_f)
