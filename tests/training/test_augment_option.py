@@ -84,16 +84,6 @@ def test_another_choice_is_another_run(fit, tmp_path, option):
     assert "\n" not in str(caught.value)
 
 
-def test_a_run_from_before_there_was_the_choice_goes_on(fit, tmp_path):
-    fit(out=tmp_path, epochs=1)
-    config = json.loads((tmp_path / "config.json").read_text())
-    kept = {key: value for key, value in config.items() if key not in {"augment", "autocast"}}
-    (tmp_path / "config.json").write_text(json.dumps(kept))
-    fit(out=tmp_path, epochs=1, resume=True)
-    with pytest.raises(ArtifactError, match="own augment"):
-        fit(out=tmp_path, epochs=1, resume=True, augment=True)
-
-
 def test_digits_are_not_mirrored(tmp_path):
     with pytest.raises(InvalidArgumentError, match=r"augment: expected .* got digits") as caught:
         secateur.fit("mlp", "digits", augment=True, out=tmp_path / "run", device="cpu")
