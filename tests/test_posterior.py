@@ -197,3 +197,11 @@ def test_a_place_that_cannot_be_written_is_named_and_the_old_file_stays(posterio
     with pytest.raises(ArtifactError, match="occupied: expected to write it"):
         posterior.save(occupied)
     assert [path.name for path in tmp_path.iterdir()] == ["occupied"]
+
+
+def test_what_is_present_is_what_keep_says_and_all_where_it_says_nothing():
+    keep = torch.tensor([True, False])
+    ones = {"a": torch.ones(2), "b": torch.ones(3)}
+    posterior = Posterior(ones, ones, {name: torch.tensor(1.0) for name in ones}, {"a": keep})
+    assert torch.equal(posterior.present("a"), keep)
+    assert torch.equal(posterior.present("b"), torch.ones(3, dtype=torch.bool))

@@ -77,6 +77,11 @@ class Posterior:
         """Posterior standard deviations, of the mean's shapes; 0 for a point estimate."""
         return {name: precision.rsqrt() for name, precision in self.precision.items()}
 
+    def present(self, name: str) -> Tensor:
+        """Return where the entries of a parameter have not been removed, as booleans of the mean's shape."""
+        keep = self.keep.get(name)
+        return torch.ones_like(self.mean[name], dtype=torch.bool) if keep is None else keep
+
     def sample(self, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Draw one set of weights; removed entries are exactly zero.
 

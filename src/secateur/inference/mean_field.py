@@ -239,16 +239,15 @@ class FlatFF(PosteriorOptimizer):
         for block in self._blocks:
             layers, state = self._layers_of(block), block.state
             names, shapes = block.flat.names, [each.shape for each in block.flat.parameters]
-            mean, precision, prior, keep = (
+            mean, precision, prior, stays = (
                 torch.cat([part.expand(shape).reshape(-1) for part, shape in zip(parts, shapes, strict=True)])
                 for parts in (
                     [posterior.mean[name] for name in names],
                     [posterior.precision[name] for name in names],
                     [posterior.prior_precision[name] for name in names],
-                    [posterior.keep.get(name, torch.ones_like(posterior.mean[name])) for name in names],
+                    [posterior.present(name) for name in names],
                 )
             )
-            stays = keep.bool()
             prior_std = prior.rsqrt()
             layer_scale = layers.spread(layers.scale(state["precision_loc"]))
             state["gamma"].copy_(torch.where(stays, prior_std / layer_scale, state["gamma"]))

@@ -95,10 +95,7 @@ def decided(
         thresholds: delta_f above which an entry of a layer goes, where there is such a number.
     """
     asked = {name: each for layer in evidence.values() for name, each in layer.items()}
-    present = {
-        name: posterior.keep.get(name, torch.ones_like(mean, dtype=torch.bool))
-        for name, mean in posterior.mean.items()
-    }
+    present = {name: posterior.present(name) for name in posterior.mean}
     delta_fs = {
         name: torch.where(present[name], asked[name], math.nan)
         if name in asked

@@ -50,7 +50,7 @@ class Shrinkage:
     def predicted_delta_f(self) -> float:
         """Sum of delta_f over all weights that were there to be asked, in nats."""
         return math.fsum(
-            float(delta_f[_keep(self.before, name)].sum(dtype=torch.float64))
+            float(delta_f[self.before.present(name)].sum(dtype=torch.float64))
             for layer in self.evidence.values()
             for name, delta_f in layer.items()
         )
@@ -69,7 +69,7 @@ class Shrinkage:
             return {name: new[name] if name in asked else old[name] for name in self.posterior.mean}
 
         keep = {
-            name: self.posterior.keep[name] if name in asked else _keep(self.before, name)
+            name: self.posterior.keep[name] if name in asked else self.before.present(name)
             for name in self.posterior.mean
         }
         posterior = Posterior(mixed("mean"), mixed("precision"), mixed("prior_precision"), keep)
@@ -102,7 +102,7 @@ def shrink(
         "mean": dict(posterior.mean),
         "precision": dict(posterior.precision),
         "prior_precision": dict(posterior.prior_precision),
-        "keep": {name: _keep(posterior, name) for name in posterior.mean},
+        "keep": {name: posterior.present(name) for name in posterior.mean},
     }
     evidence: dict[str, dict[str, Tensor]] = {}
     for layer, names in candidates(posterior, exclude=exclude).items():
@@ -121,10 +121,6 @@ def shrink(
     return Shrinkage(posterior, Posterior(**kinds), evidence)
 
 
-def _keep(posterior: Posterior, name: str) -> Tensor:
-    return posterior.keep.get(name, torch.ones_like(posterior.mean[name], dtype=torch.bool))
-
-
 def _with_rows_in_common(posterior: Posterior, names: Sequence[str]) -> list[list[str]]:
     """Return a layer's parameters in groups with the same number of rows: a bias goes with its weight."""
     groups: dict[int, list[str]] = {}
@@ -141,7 +137,7 @@ def _reduced(
     for name in group:
         mean = posterior.mean[name]
         old = prior[name] = posterior.prior_precision[name].expand(mean.shape)
-        present = _keep(posterior, name)
+        present = posterior.present(name)
         # what is out must not speak for any scale: a weight whose posterior is its prior has no evidence
         relative = torch.where(present, posterior.precision[name] / old, 1.0)
         means.append((torch.where(present, mean, 0.0) * old.sqrt()).reshape(len(mean), -1))

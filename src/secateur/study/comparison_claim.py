@@ -14,7 +14,7 @@ from itertools import product
 
 from secateur.study import wording
 from secateur.study.comparison_runs import ComparisonRun, Group, Variant, mean_and_error
-from secateur.study.comparison_table import Cell
+from secateur.study.comparison_table import COLUMNS, Cell, Column
 from secateur.study.record import Epoch, Scores
 
 __all__ = ["TITLE", "Duel", "claim_html", "claim_markdown", "duels"]
@@ -22,12 +22,9 @@ __all__ = ["TITLE", "Duel", "claim_html", "claim_markdown", "duels"]
 REDUCTION = ("bmr-spike-and-slab", "bmr-horseshoe", "calibrated")
 HORSESHOE = ("tiered-ff", "horseshoe-ff")
 
-SCORES: dict[str, tuple[str, bool]] = {
-    "accuracy": ("accuracy", True),
-    "negative_log_likelihood": ("NLL", False),
-    "expected_calibration_error": ("ECE", False),
-}
-"""Field of `Scores`, its name in the table, and whether more of it is better."""
+CLAIMED = ("accuracy", "negative_log_likelihood", "expected_calibration_error")
+SCORES = tuple(column for column in COLUMNS if column.key in CLAIMED)
+"""The columns that the claim is about; their keys are fields of `Scores` and of `Epoch`."""
 
 TITLE = "Reduction against the horseshoe"
 HEAD = (
@@ -37,20 +34,17 @@ HEAD = (
     "seeds",
     "minutes",
     "removed, %",
-    "accuracy",
-    "NLL",
-    "ECE",
+    *(column.title for column in SCORES),
     "holds",
 )
 WORDS = (0, 1, 2, len(HEAD) - 1)
 """Columns of words, which stand at the left."""
 
 NUMBER = ' class="num"'
-PLUS_MINUS = " \N{PLUS-MINUS SIGN} "
 EXPLANATION = (
     "The score of the reduced network minus that of the one under a horseshoe prior, "
-    f"mean{PLUS_MINUS}standard error over seeds that both have. *Same time*: as the shorter of the two "
-    "runs ended, each at its last epoch by then, networks at the posterior mean (one pass). *End*: "
+    "mean \N{PLUS-MINUS SIGN} standard error over seeds that both have. *Same time*: as the shorter of the "
+    "two runs ended, each at its last epoch by then, networks at the posterior mean (one pass). *End*: "
     "after all epochs of either, predictions averaged over posterior samples. The claim of arXiv "
     "2309.12095 holds where the first is better in all three with at least as much removed. Minutes are "
     "those of the runs as they were: on a machine that was busy with something else they compare load "
@@ -82,8 +76,8 @@ class Duel:
     def verdict(self) -> str:
         """Whether the first is better in all scores at equal or higher sparsity; where not, in what."""
         better = {
-            name: self.differences[field].mean > 0 if more else self.differences[field].mean < 0
-            for field, (name, more) in SCORES.items()
+            column.title: (1 if column.better == "high" else -1) * self.differences[column.key].mean > 0
+            for column in SCORES
         }
         better["sparsity"] = self.removed[0].mean >= self.removed[1].mean
         lost = [name for name, won in better.items() if not won]
@@ -160,7 +154,7 @@ def _duel(reduction: str, horseshoe: str, when: str, met: Sequence[tuple[_Standi
         when=when,
         seconds=over_seeds(lambda standing: standing.seconds),
         removed=over_seeds(lambda standing: standing.removed),
-        differences={field: difference(field) for field in SCORES},
+        differences={column.key: difference(column.key) for column in SCORES},
     )
 
 
@@ -208,15 +202,13 @@ def _texts(duel: Duel) -> tuple[str, ...]:
         str(duel.differences["accuracy"].count),
         " / ".join(dict.fromkeys(minutes)),
         " / ".join(wording.number(100 * cell.mean, 1) for cell in duel.removed),
-        *(_signed(duel.differences[field]) for field in SCORES),
+        *(_signed(duel.differences[column.key], column) for column in SCORES),
         duel.verdict,
     )
 
 
-def _signed(cell: Cell) -> str:
-    sign = "+" if cell.mean > 0 else ""
-    error = f"{PLUS_MINUS}{wording.number(cell.error, 4)}" if math.isfinite(cell.error) else ""
-    return f"{sign}{wording.number(cell.mean, 4)}{error}"
+def _signed(cell: Cell, column: Column) -> str:
+    return ("+" if cell.mean > 0 else "") + cell.text(column)
 
 
 def _cells(tag: str, texts: Sequence[str]) -> str:

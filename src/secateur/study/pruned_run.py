@@ -294,7 +294,7 @@ def _evidence(keep: dict[str, Tensor], before: Posterior) -> dict[str, float]:
     """Return the summed delta_f of what went, by parameter, in nats."""
     total = {}
     for name, mean in before.mean.items():
-        gone = before.keep.get(name, torch.ones_like(mean, dtype=torch.bool)) & ~keep.get(name, mean == mean)
+        gone = before.present(name) & ~keep.get(name, mean == mean)
         each = delta_f(mean, before.precision[name], prior_precision=before.prior_precision[name])
         total[name] = float(each[gone].sum(dtype=torch.float64))
     return total

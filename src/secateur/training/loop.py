@@ -214,7 +214,7 @@ class Trainer:
             else float(before.kl_divergence() - self.optimizer.posterior().kl_divergence())
         )
         for name, mask in report.masks.items():
-            leaving = (before.keep[name] if name in before.keep else torch.ones_like(mask)) & ~mask
+            leaving = before.present(name) & ~mask
             evidence = float(report.delta_f[name][leaving].sum(dtype=torch.float64))
             self.removed_delta_f[name] = self.removed_delta_f.get(name, 0.0) + evidence
         self.reductions.append({
