@@ -9,6 +9,8 @@ from secateur import Posterior
 from secateur.errors import InvalidArgumentError
 from secateur.export.onnx_graph import onnx, onnx_session
 from secateur.networks.resnet import ResNet
+from secateur.pruning import finish_structured
+from secateur.study import pruned_run
 from secateur.study.pruned_run import prune_run
 from secateur.training import load_run
 from secateur.training.batch_norm import moments
@@ -86,3 +88,25 @@ def test_a_pruned_run_has_the_moments_of_what_is_left_and_keeps_its_images(tmp_p
     assert not torch.allclose(
         stored["bn1.running_mean"], load_file(tmp_path / "run" / "model.safetensors")["bn1.running_mean"]
     )
+
+
+@pytest.mark.slow
+def test_a_removal_is_observed_under_moments_of_what_would_be_left(tmp_path, monkeypatch):
+    secateur.fit(
+        "resnet20", "digits", method="flat-ff", epochs=1, num_samples=2, out=tmp_path / "run", compile=False
+    )
+    observers = []
+
+    def spy(*arguments, loss, **options):
+        observers.append(loss)
+        return finish_structured(*arguments, loss=loss, **options)
+
+    monkeypatch.setattr(pruned_run, "finish_structured", spy)
+    prune_run(tmp_path / "run", out=tmp_path / "pruned", granularity="channel", max_loss_rise=0.1)
+    (observe,) = observers
+    network = load_run(tmp_path / "run").model
+    expected = observe(network)
+    for name, buffer in network.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.add_(10.0)  # as stale as can be
+    assert observe(network) == pytest.approx(expected)

@@ -9,13 +9,12 @@ Theory: the reduced prior is N(0, γ²) with hierarchical scales, arXiv:2309.120
     z0, z1, u, v ~ Gamma(1/2, 1)          "tiered": one scale per row; "full": with [..], one per weight
     γ² = z0 / z1                          "layer": one scale, as the paper has it for the last layer
 
-All scales s have log-normal posteriors, ln s ~ N(μ, σ²), fitted by maximising
+All scales s have log-normal posteriors (`horseshoe_scales`), fitted by maximising
 
     E[ Σ delta_f(γ) ] - Σ KL(LogNormal(μ, σ²) || Gamma(a, b)),
 
 a lower bound on the log evidence of the hierarchical model against the full one. No data are touched: the
-expectation is over a pair of antithetic draws a step, the KL in closed form. Being a log-normal plus a
-log-normal, γ⁻² has its expectation, the layer's new prior precision, exactly.
+expectation is over a pair of antithetic draws a step, the KL in closed form.
 
 Convergence: the mean bound of a window of steps is compared with that of the window before. Without a gain of
 two standard errors the step size is halved; after `NUM_HALVINGS` of them the fit has converged, and the
@@ -39,12 +38,12 @@ from secateur.reduction._validation import (
     require_positive,
 )
 from secateur.reduction.gaussian import delta_f, reduced_posterior
+from secateur.reduction.horseshoe_scales import HorseshoeScales
 
 __all__ = ["HorseshoeReduction", "horseshoe"]
 
 NUM_HALVINGS = 5
 """Halvings of the step size until the fit counts as converged."""
-_LOG_PRECISION_LIMIT = 60.0
 
 
 @dataclass(frozen=True)
@@ -144,14 +143,19 @@ def horseshoe(
         generator = torch.Generator(m.device).manual_seed(0)
     with torch.inference_mode(False), torch.enable_grad():  # the fit needs gradients, whoever calls
         gaussian = (m.clone(), p.clone(), p0.clone())
-        guide = _Guide.prior(
-            hyperprior, shape, gaussian[0], slab_concentration, slab_rate, global_scale, widest
+        scales = HorseshoeScales.prior(
+            hyperprior,
+            gaussian[0],
+            global_scale=global_scale,
+            slab_concentration=slab_concentration,
+            slab_rate=slab_rate,
+            widest=widest,
         )
-        guide, bound, num_steps, converged = _fit(
-            guide, gaussian, max_steps, window, learning_rate, generator
+        scales, bound, num_steps, converged = _fit(
+            scales, gaussian, max_steps, window, learning_rate, generator
         )
 
-    new_precision = guide.expected_precision().expand(shape)
+    new_precision = scales.expected_precision().expand(shape)
     scale = new_precision.rsqrt()
     keep = scale >= threshold
     pinned = torch.where(keep, new_precision, math.inf)
@@ -160,107 +164,16 @@ def horseshoe(
     return HorseshoeReduction(scale, keep, evidence, after_mean, after_precision, bound, num_steps, converged)
 
 
-@dataclass(frozen=True)
-class _Guide:
-    """Log-normal posteriors of all scales: each field is a tuple with one tensor per kind of scale.
-
-    Attributes:
-        loc: μ of ln s.
-        log_std: ln σ of ln s.
-        power: Exponent with which s enters ξ / ψ; zero for c⁻², which is added.
-        concentration: Gamma prior's shape parameter.
-        rate: Gamma prior's inverse scale.
-        offset: -2 ln τ0.
-        floor: Smallest ln γ⁻².
-    """
-
-    loc: tuple[Tensor, ...]
-    log_std: tuple[Tensor, ...]
-    power: tuple[float, ...]
-    concentration: tuple[float, ...]
-    rate: tuple[float, ...]
-    offset: float
-    floor: float
-
-    @staticmethod
-    def prior(
-        hyperprior: str,
-        shape: torch.Size,
-        like: Tensor,
-        slab_concentration: float,
-        slab_rate: float,
-        tau: float,
-        widest: float,
-    ) -> "_Guide":
-        """The log-normals nearest in KL to the priors: σ² = 1 / a, μ = ln(a / b) - 1 / 2a."""
-        per_layer, per_row, per_weight = torch.Size((1, 1)), torch.Size((shape[0], 1)), shape
-        ratio = [(per_layer, -1.0), (per_layer, 1.0)]  # z0, z1
-        if hyperprior in ("tiered", "full"):
-            ratio += [(per_row, -1.0), (per_row, 1.0)]  # v, u
-        if hyperprior == "full":
-            ratio += [(per_weight, -1.0), (per_weight, 1.0)]
-        if hyperprior not in ("layer", "tiered", "full"):
-            raise InvalidArgumentError(f"hyperprior must be full, tiered or layer, got {hyperprior!r}")
-        kinds = [(size, power, 0.5, 1.0) for size, power in ratio]
-        if hyperprior != "layer":
-            kinds.append((per_layer, 0.0, slab_concentration, slab_rate))
-        loc = tuple(like.new_full(s, math.log(a / b) - 0.5 / a) for s, _, a, b in kinds)
-        log_std = tuple(like.new_full(s, -0.5 * math.log(a)) for s, _, a, _ in kinds)
-        offset = 0.0 if hyperprior == "layer" else -2 * math.log(tau)
-        return _Guide(
-            loc,
-            log_std,
-            tuple(k[1] for k in kinds),
-            tuple(k[2] for k in kinds),
-            tuple(k[3] for k in kinds),
-            offset,
-            max(-_LOG_PRECISION_LIMIT, -2 * math.log(widest)),
-        )
-
-    def log_precision(self, noise: tuple[Tensor, ...]) -> Tensor:
-        """Log of γ⁻² for one draw."""
-        logs = [
-            loc + log_std.exp() * e for loc, log_std, e in zip(self.loc, self.log_std, noise, strict=True)
-        ]
-        ratio = sum(
-            (k * log for k, log in zip(self.power, logs, strict=True)), logs[0].new_tensor(self.offset)
-        )
-        if self.power[-1] == 0:
-            ratio = torch.logaddexp(ratio, logs[-1])
-        return ratio.clamp(self.floor, _LOG_PRECISION_LIMIT)
-
-    def expected_precision(self) -> Tensor:
-        """E[γ⁻²], from the means of log-normals."""
-        log_mean = self.loc[0].new_tensor(self.offset)
-        added = torch.zeros_like(self.loc[0])
-        for loc, log_std, power in zip(self.loc, self.log_std, self.power, strict=True):
-            if power == 0:
-                added = (loc + 0.5 * (2 * log_std).exp()).exp()
-            else:
-                log_mean = log_mean + power * loc + 0.5 * (2 * log_std).exp()
-        precision = log_mean.clamp(max=_LOG_PRECISION_LIMIT).exp() + added
-        return precision.clamp(min=math.exp(self.floor))
-
-    def divergence(self) -> Tensor:
-        """KL to the Gamma priors, summed."""
-        total = self.loc[0].new_zeros(())
-        for loc, log_std, a, b in zip(self.loc, self.log_std, self.concentration, self.rate, strict=True):
-            expected = (loc + 0.5 * (2 * log_std).exp()).exp()
-            constant = math.lgamma(a) - a * math.log(b) - 0.5 * math.log(2 * math.pi * math.e)
-            total = total + (constant - a * loc + b * expected - log_std).sum()
-        return total
-
-
 def _fit(
-    guide: _Guide,
+    scales: HorseshoeScales,
     gaussian: tuple[Tensor, Tensor, Tensor],
     max_steps: int,
     window: int,
     learning_rate: float,
     generator: torch.Generator,
-) -> tuple[_Guide, float, int, bool]:
+) -> tuple[HorseshoeScales, float, int, bool]:
     """Maximise the bound as the module header says."""
-    leaves = [v.clone().requires_grad_() for v in (*guide.loc, *guide.log_std)]
+    leaves = [v.clone().requires_grad_() for v in (*scales.loc, *scales.log_std)]
     optimizer = torch.optim.Adam(leaves, lr=learning_rate)
     sums = [torch.zeros_like(leaf) for leaf in leaves]
     bounds: list[float] = []
@@ -269,7 +182,7 @@ def _fit(
     average = sums
 
     while step < max_steps and halvings < NUM_HALVINGS:
-        current = _with(guide, leaves)
+        current = _with(scales, leaves)
         noise = tuple(torch.empty_like(loc).normal_(generator=generator) for loc in current.loc)
         evidence = sum(
             _evidence(current.log_precision(draw), *gaussian) for draw in (noise, tuple(-e for e in noise))
@@ -295,13 +208,13 @@ def _fit(
         for total in sums:
             total.zero_()
     if before is None:  # not one whole window
-        return _with(guide, [total / step for total in sums]), sum(bounds) / step, step, False
-    return _with(guide, average), before[0], step, halvings == NUM_HALVINGS
+        return _with(scales, [total / step for total in sums]), sum(bounds) / step, step, False
+    return _with(scales, average), before[0], step, halvings == NUM_HALVINGS
 
 
-def _with(guide: _Guide, leaves: list[Tensor]) -> _Guide:
+def _with(scales: HorseshoeScales, leaves: list[Tensor]) -> HorseshoeScales:
     half = len(leaves) // 2
-    return replace(guide, loc=tuple(leaves[:half]), log_std=tuple(leaves[half:]))
+    return replace(scales, loc=tuple(leaves[:half]), log_std=tuple(leaves[half:]))
 
 
 def _evidence(log_reduced: Tensor, mean: Tensor, precision: Tensor, prior: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ def prune_run(
     before = run.posterior
     loss_before = _loss(permanent(run.model), observed)
     _remove(run, sparsity, granularity, max_loss_rise, cost, multiply_adds, observed)
-    reestimate(run.model, train.images)  # batch norm's moments were those of the network before
+    reestimate(run.model, train.images)
     loss_after = _loss(permanent(run.model), observed)
     keep = before.keep | masks_of(run.model)
     after = replace(before, keep={name: mask for name, mask in keep.items() if name in before.mean})
@@ -249,7 +249,8 @@ def _some(train: Split, seed: int) -> Split:
 
 @torch.no_grad()
 def _loss(network: nn.Module, data: Split) -> float:
-    """Return the mean cross entropy, in nats per datum."""
+    """Return the mean cross entropy, in nats per datum; the network's batch norm gets its own moments."""
+    reestimate(network, data.images)  # those it has are of the weights before the removal
     total = 0.0
     with evaluation_mode(network):
         for images, labels in zip(data.images.split(_BATCH), data.labels.split(_BATCH), strict=True):
