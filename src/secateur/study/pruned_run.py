@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from secateur.data import Split
 from secateur.errors import ArtifactError, InvalidArgumentError, UsageError
 from secateur.export.finished_run import example_images, run_data
-from secateur.posterior import Posterior
 from secateur.pruning import finish_structured, masks_of, prune
 from secateur.pruning.compaction import permanent
-from secateur.reduction import delta_f
+from secateur.study.pruned_metrics import as_later_epochs, evidence_of_removal, pruned_metrics
 from secateur.training import Progress, Run, fit, load_run
 from secateur.training.batch_norm import reestimate, write_calibration
 from secateur.training.files import RunDirectory
@@ -122,7 +121,7 @@ def prune_run(
     loss_after = _loss(permanent(run.model), observed)
     keep = before.keep | masks_of(run.model)
     after = replace(before, keep={name: mask for name, mask in keep.items() if name in before.mean})
-    evidence = _evidence(keep, before)
+    evidence = evidence_of_removal(before, keep)
     removal = {
         "epoch": len(run.history),
         "num_removed": sum(int(mask.numel() - mask.sum()) for mask in keep.values())
@@ -137,7 +136,7 @@ def prune_run(
     else:
         end.metrics.update(_judged(end, test, num_samples))
     keep = end.posterior.keep | masks_of(end.model)
-    metrics = _metrics(run, end, keep, evidence, removal)
+    metrics = pruned_metrics(run, end, keep, evidence, removal)
     config = run.config | {
         "predictive_temperature": end.config["predictive_temperature"],
         "pruned": {
@@ -152,7 +151,7 @@ def prune_run(
         "command": command,
         "versions": versions(),
     }
-    _write(target, config, metrics, [*run.history, *_later(end.history, len(run.history))], end)
+    _write(target, config, metrics, [*run.history, *as_later_epochs(end.history, len(run.history))], end)
     return Pruned(
         directory=out,
         num_weights=run.metrics["num_weights"],
@@ -193,34 +192,6 @@ def _recovered(
         num_samples=num_samples,
         progress=progress,
     )
-
-
-def _metrics(
-    run: Run, end: Run, keep: dict[str, Tensor], evidence: dict[str, float], removal: dict[str, Any]
-) -> dict[str, Any]:
-    """Return `metrics.json` of the new run: the figures of its end, the counts of both."""
-    layers = [_row(row, keep, evidence) for row in run.metrics["layers"]]
-    kept = sum(row["num_kept"] for row in layers)
-    later = _later(end.metrics["reductions"], len(run.history))
-    return (
-        run.metrics
-        | end.metrics
-        | {
-            "num_weights": run.metrics["num_weights"],
-            "num_kept": kept,
-            "num_prunable": run.metrics["num_prunable"],
-            "sparsity": 1 - kept / run.metrics["num_weights"],
-            "seconds": run.metrics["seconds"] + end.metrics["seconds"],
-            "evaluated_on": "test",
-            "layers": layers,
-            "reductions": [*run.metrics["reductions"], removal, *later],
-        }
-    )
-
-
-def _later(rows: list[dict[str, Any]], num_epochs: int) -> list[dict[str, Any]]:
-    """Return rows of a history as those of later epochs."""
-    return [row | {"epoch": row["epoch"] + num_epochs} for row in rows]
 
 
 def _write(
@@ -289,24 +260,3 @@ def _remove(
         multiply_adds=multiply_adds,
         reduce_again=multiply_adds is None,  # which could take more units than the share allows
     )
-
-
-def _evidence(keep: dict[str, Tensor], before: Posterior) -> dict[str, float]:
-    """Return the summed delta_f of what went, by parameter, in nats."""
-    total = {}
-    for name, mean in before.mean.items():
-        gone = before.present(name) & ~keep.get(name, mean == mean)
-        each = delta_f(mean, before.precision[name], prior_precision=before.prior_precision[name])
-        total[name] = float(each[gone].sum(dtype=torch.float64))
-    return total
-
-
-def _row(row: dict[str, Any], keep: dict[str, Tensor], evidence: dict[str, float]) -> dict[str, Any]:
-    """Return a layer's row after the removal."""
-    name = row["name"]
-    kept = int(keep[name].sum()) if name in keep else row["num_kept"]
-    return row | {
-        "num_kept": kept,
-        "sparsity": 1 - kept / row["num_weights"],
-        "delta_f": row["delta_f"] + evidence.get(name, 0.0),
-    }
