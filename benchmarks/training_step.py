@@ -127,9 +127,7 @@ def main() -> None:
     print(f"{arguments.network}, batch {BATCH_SIZE}, {device}, {torch.get_num_threads()} threads, ", end="")
     print(f"torch {torch.__version__}, {platform.machine()}, ", end="")
     print(f"{arguments.rounds} rounds of {arguments.steps} steps\n")
-    print(
-        "| method | ms per step, median (min to max) | ratio to AdamW, median (min to max) | ratio to flat-map |"
-    )
+    print("| method | ms per step, median (min to max) | to AdamW, median (min to max) | to flat-map |")
     print("|---|---|---|---|")
     for name, each in rounds.items():
         ratios = [a / b for a, b in zip(each, rounds[PLAIN], strict=True)]
