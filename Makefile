@@ -20,7 +20,7 @@ setup: $(STAMP)  ## Make .venv with every extra, at pinned versions
 data:  ## Install Debian's or Ubuntu's Fashion-MNIST package where that is possible
 	@sh scripts/install-fashion-mnist.sh
 
-run: setup data  ## Train, reduce and report LeNet on Fashion-MNIST: about five minutes on two cores
+run: setup data  ## Train, reduce and report LeNet on Fashion-MNIST: some three minutes on two cores
 	@$(BIN)/python scripts/first_run.py
 
 lint: setup
