@@ -7,8 +7,12 @@ import pytest
 import torch
 
 from secateur import Posterior
-from secateur.inference import FlatFF
+from secateur.data import Split
+from secateur.errors import InvalidArgumentError
+from secateur.inference import FlatFF, FlatMAP
 from secateur.pruning import Schedule
+from secateur.training.loop import Trainer
+from secateur.training.recipe import Recipe
 from secateur.training.reduction_step import NUM_HALVINGS, reduce_within, shrink_priors
 
 
@@ -215,3 +219,13 @@ def test_priors_shrink_in_those_layers_whose_loss_bears_it(optimizer, rise, born
         if name.partition(".")[0] not in borne:
             torch.testing.assert_close(after.mean[name], mean)
             torch.testing.assert_close(after.precision[name], before.precision[name])
+
+
+@pytest.mark.parametrize(("build", "got"), [(FlatMAP, "FlatMAP"), (FlatFF, "FlatFF")])
+def test_priors_that_cannot_be_narrowed_are_refused_before_training(build, got):
+    model = torch.nn.Linear(3, 2)
+    optimizer = build(model.named_parameters(), num_data=10)  # FlatFF: not adaptive
+    data = Split(torch.zeros(16, 1, 1, 3), torch.zeros(16, dtype=torch.long))
+    recipe = Recipe(epochs=1, batch_size=8, learning_rate=1e-3, hyperprior="tiered")
+    with pytest.raises(InvalidArgumentError, match=f"hyperprior: expected FlatFF .*, got {got}; set"):
+        Trainer(model, optimizer, recipe, data, None, seed=0)

@@ -125,7 +125,7 @@ class FlatFF(PosteriorOptimizer):
     ) -> None:
         check_positive(init_std=init_std, hidden_factor=hidden_factor, last_factor=last_factor)
         self._hidden_factor, self._last_factor = hidden_factor, last_factor
-        self._log_init_std, self._adaptive = math.log(init_std), adaptive
+        self._log_init_std, self.adaptive = math.log(init_std), adaptive
         if init_range is not None:
             check_positive(init_range=init_range)
         super().__init__(
@@ -155,7 +155,7 @@ class FlatFF(PosteriorOptimizer):
             "log_std": torch.full_like(mean, self._log_init_std),
             "precision_loc": precision_loc,
             "precision_log_std": torch.full_like(precision_loc, self._log_init_std),
-            **({"gamma": torch.ones_like(mean)} if self._adaptive else {}),
+            **({"gamma": torch.ones_like(mean)} if self.adaptive else {}),
         }
 
     def _sizes(self, flat: FlatParameters) -> LayerSizes:
@@ -234,7 +234,7 @@ class FlatFF(PosteriorOptimizer):
             InvalidArgumentError: If the optimizer is not `adaptive`.
         """
         self._outside("adopt")
-        if not self._adaptive:
+        if not self.adaptive:
             raise InvalidArgumentError("adopt: expected an optimizer with adaptive=True, got one without")
         for block in self._blocks:
             layers, state = self._layers_of(block), block.state

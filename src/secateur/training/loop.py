@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from secateur.data import Split
 from secateur.errors import ArtifactError, DataError
-from secateur.inference import FlatFF, PosteriorOptimizer
+from secateur.inference import PosteriorOptimizer
 from secateur.posterior import Posterior
 from secateur.pruning import Report, output_parameters, reduce
 from secateur.training.batch_norm import NUM_CALIBRATION, has_batch_norm, reestimate, spread
@@ -22,7 +22,7 @@ from secateur.training.judging import is_point
 from secateur.training.prediction import evaluation_mode, log_probabilities, score
 from secateur.training.progress import Progress
 from secateur.training.recipe import Recipe
-from secateur.training.reduction_step import reduce_to, reduce_within, shrink_priors
+from secateur.training.reduction_step import adaptive, reduce_to, reduce_within, shrink_priors
 from secateur.training.step import StepOptions, loss_function, seeded
 
 __all__ = ["Trainer"]
@@ -85,7 +85,10 @@ class Trainer:
                 f"batch_size: expected at most the {len(self.train)} training examples, got "
                 f"{self.recipe.batch_size}; lower --batch-size"
             )
-        if self.sparsity is not None:  # a target out of reach is refused before the first step
+        # what cannot be done is refused before the first step: shrinking without a prior to shrink ...
+        if self.recipe.hyperprior is not None:
+            adaptive(self.optimizer)
+        if self.sparsity is not None:  # ... and a target out of reach
             posterior = self.optimizer.posterior()
             target = self._of_posterior(self.sparsity)
             reduce(
@@ -182,9 +185,8 @@ class Trainer:
         before = self.optimizer.posterior()
         exclude = self.excluded(before)
         if self.recipe.hyperprior is not None:
-            assert isinstance(self.optimizer, FlatFF)
             done = shrink_priors(
-                self.optimizer,
+                adaptive(self.optimizer),
                 schedule,
                 self._observed_loss,
                 hyperprior=self.recipe.hyperprior,

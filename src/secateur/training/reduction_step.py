@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from secateur.inference import FlatFF
+from secateur.errors import InvalidArgumentError
+from secateur.inference import FlatFF, PosteriorOptimizer
 from secateur.posterior import Posterior
 from secateur.pruning import Report, Schedule, reduce
 from secateur.pruning.shrinkage import Shrinkage, shrink
 
-__all__ = ["NUM_HALVINGS", "Reduction", "reduce_to", "reduce_within", "shrink_priors"]
+__all__ = ["NUM_HALVINGS", "Reduction", "adaptive", "reduce_to", "reduce_within", "shrink_priors"]
 
 NUM_HALVINGS = 3
 
@@ -94,6 +95,23 @@ def reduce_to(
     """
     report = reduce(posterior, sparsity=sparsity, criterion=criterion, exclude=exclude)
     return Reduction(report, loss_with(posterior.keep), loss_with(report.masks), report.predicted_delta_f)
+
+
+def adaptive(optimizer: PosteriorOptimizer) -> FlatFF:
+    """Return the optimizer as one whose priors a reduction can narrow.
+
+    Args:
+        optimizer: Of a recipe with a hyperprior.
+
+    Raises:
+        InvalidArgumentError: If it is none.
+    """
+    if isinstance(optimizer, FlatFF) and optimizer.adaptive:
+        return optimizer
+    raise InvalidArgumentError(
+        f"hyperprior: expected FlatFF with adaptive=True to narrow the priors of, got "
+        f"{type(optimizer).__name__}; set the recipe's hyperprior to None to remove weights instead"
+    )
 
 
 def shrink_priors(
