@@ -137,7 +137,11 @@ def dots(
     if logarithmic:
         axes.set_xscale("log")
         axes.set_xlim(low / 1.15, high * (high / low) ** 0.2 * 1.05)
-        axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 1.5, 2, 3, 5, 7)))
+        if high < 2 * low:  # a round ratio would stand alone
+            axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        else:
+            subs = (1, 1.5, 2, 3, 5, 7) if high < 10 * low else (1, 3)
+            axes.xaxis.set_major_locator(LogLocator(10, subs=subs))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     else:
