@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from secateur.study import comparison_figures, comparison_judgement, comparison_scale, comparison_weights
+from secateur.study.comparison_cost import dots
 from secateur.study.comparison_plate import Geometry, Panel, Plate, alone, together
 from secateur.study.comparison_runs import collect
 from secateur.study.method_style import FAMILIES, in_order, method_style
@@ -225,3 +226,14 @@ def test_on_a_page_the_colours_are_variables():
     style = method_style("tiered-ff")
     panel = Panel("p", "", lambda axes: axes.plot([0, 1], **style.line()))
     assert f"var(--green, {style.colour})" in svg(alone(panel, GEOMETRY), name="p", description="d")
+
+
+@pytest.mark.parametrize("ratio", [1.02, 1.14, 1.9, 2.5, 40.0])
+def test_a_logarithmic_scale_has_round_ticks_however_narrow_it_is(group, ratio):
+    axes = Figure().subplots()
+    dots(group, {"flat-map": [1.0], "calibrated": [ratio]}, "Time", axes, logarithmic=True)
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert 2 <= len(ticks) <= 10
+    assert all(len(f"{tick:g}") <= 4 for tick in ticks)
+    assert any(text.get_text() == f"{ratio:.2f}" for text in axes.texts)

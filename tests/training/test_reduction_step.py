@@ -227,5 +227,5 @@ def test_priors_that_cannot_be_narrowed_are_refused_before_training(build, got):
     optimizer = build(model.named_parameters(), num_data=10)  # FlatFF: not adaptive
     data = Split(torch.zeros(16, 1, 1, 3), torch.zeros(16, dtype=torch.long))
     recipe = Recipe(epochs=1, batch_size=8, learning_rate=1e-3, hyperprior="tiered")
-    with pytest.raises(InvalidArgumentError, match=f"hyperprior: expected FlatFF .*, got {got}; set"):
+    with pytest.raises(InvalidArgumentError, match=f"hyperprior: expected FlatFF .*, got {got} without; set"):
         Trainer(model, optimizer, recipe, data, None, seed=0)

@@ -21,7 +21,7 @@ from secateur.errors import InvalidArgumentError
 __all__ = ["HorseshoeScales"]
 
 _LOG_PRECISION_LIMIT = 60.0
-SHARED_BY = {"layer": ("layer",), "tiered": ("layer", "row"), "full": ("layer", "row", "weight")}
+_SHARED_BY = {"layer": ("layer",), "tiered": ("layer", "row"), "full": ("layer", "row", "weight")}
 """The levels that have scales of their own, by hyperprior."""
 
 
@@ -71,12 +71,12 @@ class HorseshoeScales:
         Raises:
             InvalidArgumentError: If there is no such hyperprior.
         """
-        if hyperprior not in SHARED_BY:
+        if hyperprior not in _SHARED_BY:
             raise InvalidArgumentError(f"hyperprior must be full, tiered or layer, got {hyperprior!r}")
         rows, columns = like.shape
         sizes = {"layer": (1, 1), "row": (rows, 1), "weight": (rows, columns)}
         # each level is a ratio of two: the numerator of γ² has power -1 in γ⁻²
-        kinds = [(sizes[level], power, 0.5, 1.0) for level in SHARED_BY[hyperprior] for power in (-1.0, 1.0)]
+        kinds = [(sizes[level], power, 0.5, 1.0) for level in _SHARED_BY[hyperprior] for power in (-1.0, 1.0)]
         if hyperprior != "layer":
             kinds.append((sizes["layer"], 0.0, slab_concentration, slab_rate))
         return cls(

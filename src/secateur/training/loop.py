@@ -22,7 +22,7 @@ from secateur.training.judging import is_point
 from secateur.training.prediction import evaluation_mode, log_probabilities, score
 from secateur.training.progress import Progress
 from secateur.training.recipe import Recipe
-from secateur.training.reduction_step import adaptive, reduce_to, reduce_within, shrink_priors
+from secateur.training.reduction_step import reduce_to, reduce_within, require_adaptive, shrink_priors
 from secateur.training.step import StepOptions, loss_function, seeded
 
 __all__ = ["Trainer"]
@@ -87,7 +87,7 @@ class Trainer:
             )
         # what cannot be done is refused before the first step: shrinking without a prior to shrink ...
         if self.recipe.hyperprior is not None:
-            adaptive(self.optimizer)
+            require_adaptive(self.optimizer)
         if self.sparsity is not None:  # ... and a target out of reach
             posterior = self.optimizer.posterior()
             target = self._of_posterior(self.sparsity)
@@ -186,7 +186,7 @@ class Trainer:
         exclude = self.excluded(before)
         if self.recipe.hyperprior is not None:
             done = shrink_priors(
-                adaptive(self.optimizer),
+                require_adaptive(self.optimizer),
                 schedule,
                 self._observed_loss,
                 hyperprior=self.recipe.hyperprior,

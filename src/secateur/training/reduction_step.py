@@ -17,7 +17,7 @@ from secateur.posterior import Posterior
 from secateur.pruning import Report, Schedule, reduce
 from secateur.pruning.shrinkage import Shrinkage, shrink
 
-__all__ = ["NUM_HALVINGS", "Reduction", "adaptive", "reduce_to", "reduce_within", "shrink_priors"]
+__all__ = ["NUM_HALVINGS", "Reduction", "reduce_to", "reduce_within", "require_adaptive", "shrink_priors"]
 
 NUM_HALVINGS = 3
 
@@ -97,7 +97,7 @@ def reduce_to(
     return Reduction(report, loss_with(posterior.keep), loss_with(report.masks), report.predicted_delta_f)
 
 
-def adaptive(optimizer: PosteriorOptimizer) -> FlatFF:
+def require_adaptive(optimizer: PosteriorOptimizer) -> FlatFF:
     """Return the optimizer as one whose priors a reduction can narrow.
 
     Args:
@@ -109,8 +109,8 @@ def adaptive(optimizer: PosteriorOptimizer) -> FlatFF:
     if isinstance(optimizer, FlatFF) and optimizer.adaptive:
         return optimizer
     raise InvalidArgumentError(
-        f"hyperprior: expected FlatFF with adaptive=True to narrow the priors of, got "
-        f"{type(optimizer).__name__}; set the recipe's hyperprior to None to remove weights instead"
+        f"hyperprior: expected FlatFF with adaptive=True, whose priors can be narrowed, got "
+        f"{type(optimizer).__name__} without; set the recipe's hyperprior to None to remove weights instead"
     )
 
 
