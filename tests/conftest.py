@@ -1,8 +1,14 @@
 """Shared by all tests: nothing is random but by a seed in the test itself."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import settings
+
+# Tests have no packages (`--import-mode=importlib`), so `support` has to be found by a path.
+sys.path.insert(0, str(Path(__file__).parent))
 
 # The same examples in every run, and no deadline: the machines that run this are shared and noisy.
 settings.register_profile("secateur", deadline=None, derandomize=True, database=None)

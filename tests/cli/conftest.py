@@ -1,29 +1,24 @@
 """The command line run inside the test process, and directories of finished runs to run it on."""
 
-import importlib.util
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-_path = Path(__file__).parents[1] / "study" / "synthetic_run.py"
-_spec = importlib.util.spec_from_file_location("synthetic_run", _path)
-_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
+from support import synthetic_run
 
 
 @pytest.fixture
 def write_run():
     """The function that writes a finished run's files."""
-    return _module.write_run
+    return synthetic_run.write_run
 
 
 @pytest.fixture
 def run_dir(tmp_path):
     """A finished LeNet run without its report."""
-    return _module.write_run(tmp_path / "run")
+    return synthetic_run.write_run(tmp_path / "run")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A comparison on disk: everything is written, from what the runs say, whatever some of them lack."""
 
 import csv
-import importlib.util
 import io
 import json
 import math
@@ -11,18 +10,12 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.study import comparison
-
-_path = Path(__file__).with_name("synthetic_comparison.py")
-_spec = importlib.util.spec_from_file_location("synthetic_comparison", _path)
-_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
-make_run = _module.make_run
+from support.synthetic_comparison import make_run
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 PLATES = ("epochs", "pareto", "weights", "first-layer", "reliability", "out-of-distribution", "cost")

@@ -1,19 +1,13 @@
 """Reduction against the horseshoe at the same time: who meets whom when, differences, verdicts."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
 from secateur.study.comparison import write
 from secateur.study.comparison_claim import claim_html, claim_markdown, duels
 from secateur.study.comparison_runs import collect
-
-_path = Path(__file__).with_name("synthetic_comparison.py")
-_spec = importlib.util.spec_from_file_location("synthetic_comparison", _path)
-_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
+from support.synthetic_comparison import make_run
 
 TINY = {"dense": (3, 4), "output": (2, 3)}
 
@@ -23,7 +17,7 @@ def run(out, method, epochs, *, seed=0, device=None, averaged=(0.5, 1.0, 0.1)):
 
     Accuracy, NLL and ECE of its averaged prediction at the end are `averaged`.
     """
-    directory = _module.make_run(out, method=method, seed=seed, num_epochs=len(epochs), shapes=TINY)
+    directory = make_run(out, method=method, seed=seed, num_epochs=len(epochs), shapes=TINY)
     path = directory / "history.jsonl"
     names = (
         "seconds",

@@ -1,6 +1,5 @@
 """What the figures of a comparison draw, and how they meet failed runs and odd data."""
 
-import importlib.util
 import math
 import re
 from itertools import pairwise
@@ -18,11 +17,7 @@ from secateur.study.comparison_runs import collect
 from secateur.study.method_style import FAMILIES, in_order, method_style
 from secateur.study.record import Reliability
 from secateur.study.style import CSS_VARIABLES, FORMATS, file_of, svg
-
-_path = Path(__file__).with_name("synthetic_comparison.py")
-_spec = importlib.util.spec_from_file_location("synthetic_comparison", _path)
-_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
+from support.synthetic_comparison import DETECTION, make_run
 
 KNOWN = (
     "flat-map", "flat-ff", "tiered-ff", "horseshoe-ff", "bmr-spike-and-slab", "bmr-horseshoe", "calibrated",
@@ -37,7 +32,7 @@ def group(tmp_path_factory):
     out = tmp_path_factory.mktemp("comparison")
     small = {"conv1": (4, 1, 3, 3), "dense": (6, 20), "output": (10, 6)}
     for method, seed in (("flat-map", 0), ("calibrated", 0), ("calibrated", 1)):
-        _module.make_run(out, method=method, seed=seed, shapes=small)
+        make_run(out, method=method, seed=seed, shapes=small)
     return collect(out).groups[0]
 
 
@@ -188,13 +183,13 @@ def test_the_calibration_error_is_written_in(group):
 
 
 def test_histograms_show_both_kinds_of_images(group):
-    detections = {run.record.directory: _module.DETECTION for run in group.runs}
+    detections = {run.record.directory: DETECTION for run in group.runs}
     plate = comparison_judgement.detection(group, detections)
     assert [panel.name for panel in plate.panels] == ["auroc", "entropy-flat-map", "entropy-calibrated"]
     axes = axes_of(plate, "entropy-calibrated")
     inside, outside = (patch.get_data().values for patch in axes.patches)
-    assert inside == pytest.approx(np.array(_module.DETECTION.inside) / 2000)
-    assert outside == pytest.approx(np.array(_module.DETECTION.outside) / 1797)
+    assert inside == pytest.approx(np.array(DETECTION.inside) / 2000)
+    assert outside == pytest.approx(np.array(DETECTION.outside) / 1797)
     assert comparison_judgement.detection(group, {}) is None
 
 

@@ -1,8 +1,6 @@
 """The numbers of a comparison: grouping of runs, standard errors, what is best, published points."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import pytest
 
@@ -10,11 +8,7 @@ from secateur.study import comparison_table
 from secateur.study.comparison_runs import collect, mean_and_error
 from secateur.study.comparison_table import COLUMNS, Cell
 from secateur.study.published import published
-
-_path = Path(__file__).with_name("synthetic_comparison.py")
-_spec = importlib.util.spec_from_file_location("synthetic_comparison", _path)
-_module = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_module)
+from support.synthetic_comparison import make_run
 
 TINY = {"dense": (3, 4), "output": (2, 3)}
 
@@ -54,8 +48,8 @@ def test_best_follows_the_direction_of_the_metric():
 
 def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(tmp_path):
     for seed, sparsity, epochs in ((0, None, 3), (1, None, 3), (0, 0.9, 3), (0, None, 5)):
-        _module.make_run(tmp_path, seed=seed, sparsity=sparsity, num_epochs=epochs, shapes=TINY)
-    _module.make_run(tmp_path, method="magnitude", sparsity=0.95, num_epochs=3, shapes=TINY)
+        make_run(tmp_path, seed=seed, sparsity=sparsity, num_epochs=epochs, shapes=TINY)
+    make_run(tmp_path, method="magnitude", sparsity=0.95, num_epochs=3, shapes=TINY)
     (group,) = collect(tmp_path).groups
     assert [(v.label, [run.seed for run in v.runs]) for v in group.variants] == [
         ("calibrated, 3 epochs", [0, 1]),
@@ -72,7 +66,7 @@ def test_groups_come_data_set_by_data_set_small_networks_first(tmp_path):
         ("mine", "digits"),
         ("mlp", "odd (copy)"),
     ):
-        _module.make_run(tmp_path, network=network, data=data, shapes=TINY, num_epochs=1)
+        make_run(tmp_path, network=network, data=data, shapes=TINY, num_epochs=1)
     groups = collect(tmp_path).groups
     assert [(group.network, group.data) for group in groups] == [
         ("mine", "digits"), ("lenet", "cifar10"), ("vit", "cifar10"), ("mlp", "odd (copy)"),
@@ -81,13 +75,13 @@ def test_groups_come_data_set_by_data_set_small_networks_first(tmp_path):
 
 
 def test_data_that_are_not_the_official_files_are_called_so(tmp_path):
-    _module.make_run(tmp_path, data="cifar10 (local files)", shapes=TINY, num_epochs=1)
+    make_run(tmp_path, data="cifar10 (local files)", shapes=TINY, num_epochs=1)
     assert comparison_table.title(collect(tmp_path).groups[0]) == "LeNet on CIFAR-10 (local files)"
 
 
 def test_time_compares_within_one_kind_of_device_only(tmp_path):
-    reference = _module.make_run(tmp_path, method="flat-map", shapes=TINY, num_epochs=1)
-    other = _module.make_run(tmp_path, method="calibrated", shapes=TINY, num_epochs=1)
+    reference = make_run(tmp_path, method="flat-map", shapes=TINY, num_epochs=1)
+    other = make_run(tmp_path, method="calibrated", shapes=TINY, num_epochs=1)
     config = other / "config.json"
     config.write_text(config.read_text().replace('"device": "cpu"', '"device": "cuda:0"'))
     (group,) = collect(tmp_path).groups

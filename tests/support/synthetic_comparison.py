@@ -1,6 +1,5 @@
 """Adds runs that never happened to the directory of a comparison, with what is measured once kept beside."""
 
-import importlib.util
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -8,10 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from secateur.study.out_of_distribution import FILE, Detection
-
-_spec = importlib.util.spec_from_file_location("synthetic_run", Path(__file__).with_name("synthetic_run.py"))
-_synthetic_run = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_synthetic_run)
+from support import synthetic_run
 
 DETECTION = Detection(
     home="fashion-mnist",
@@ -41,7 +37,7 @@ def make_run(
     """Write a finished run below `out/runs`; its numbers depend on its seed and method."""
     number = len(list((out / "runs").iterdir())) if (out / "runs").is_dir() else 0
     directory = out / "runs" / f"run{number}-{network}-{data}-seed{seed}"
-    _synthetic_run.write_run(
+    synthetic_run.write_run(
         directory, network=network, shapes=shapes, num_epochs=num_epochs, seed=100 * len(method) + seed
     )
     config = json.loads((directory / "config.json").read_text())
