@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from secateur import networks
+from secateur.compaction import compact, permanent
 from secateur.export import BenchRow, artifact, bench, measure_kernels, onnx, sparse
-from secateur.pruning.compaction import compact, permanent
 from secateur.training import load_run
 
 

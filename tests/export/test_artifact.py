@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import prune
 
+from secateur.compaction import compact
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.export import KernelRow, artifact, sparse
 from secateur.export.csr import CsrConv2d, CsrLinear
 from secateur.networks import build
-from secateur.pruning.compaction import compact
 
 
 def reduced_mlp(sparsity: float = 0.97) -> nn.Module:

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from secateur import Posterior
+from secateur.compaction import compact
 from secateur.export import KernelRow, artifact, onnx, sparse
 from secateur.export.onnx_graph import onnx_session
 from secateur.networks import build, image_size, names
 from secateur.pruning import finish_structured
-from secateur.pruning.compaction import compact
 
 GRANULARITIES = ("weight", "neuron", "channel", "unit")
 EXITS = ("compact", "sparse", "artifact", "onnx")

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
+from secateur.compaction import compact
 from secateur.errors import InvalidArgumentError
 from secateur.export import bench, onnx
 from secateur.export.measure import num_macs, peak_memory, state_bytes
 from secateur.export.sparse_kernels import CsrLinear
-from secateur.pruning.compaction import compact
 
 
 def model() -> nn.Module:

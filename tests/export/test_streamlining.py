@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from secateur.compaction import CompactionWarning, compact
 from secateur.export import Streamlining, artifact, measure_streamlining, onnx, streamlined
 from secateur.export.inlined import StraightModule
 from secateur.export.onnx_graph import onnx_session
 from secateur.networks import build, image_size, names
-from secateur.pruning.compaction import CompactionWarning, compact
 
 NETWORKS = [name for name in names() if f"{name}-small" not in names()]  # of two sizes, the smaller
 

@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from secateur import Posterior, networks
+from secateur.compaction import permanent
+from secateur.compaction.units import find_units
 from secateur.errors import InvalidArgumentError
 from secateur.export.measure import num_macs
 from secateur.pruning import apply_masks, compact, finish_structured, masks_of
-from secateur.pruning.compaction import permanent
-from secateur.pruning.compaction.units import find_units
 from secateur.pruning.unit_evidence import uses_of_weights
 from secateur.reduction import delta_f
 

@@ -21,12 +21,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
+from secateur.compaction import permanent
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.export.architecture import build, describe
 from secateur.export.codec import CodedMask, decode_mask, encode_mask, entropy_bits
 from secateur.export.csr import with_csr, without_csr
 from secateur.export.files import replacing
-from secateur.pruning.compaction import permanent
 
 __all__ = ["VERSION", "entropy_bound", "load", "save"]
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.pruning.compaction import permanent
+from secateur.compaction import permanent
 
 __all__ = ["CsrConv2d", "CsrLinear", "with_csr", "without_csr"]
 

@@ -18,11 +18,11 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from secateur.compaction import permanent
 from secateur.errors import InvalidArgumentError, SecateurError
 from secateur.export import artifact
 from secateur.export.csr import CsrConv2d, CsrLinear
 from secateur.export.timing import alternating_times
-from secateur.pruning.compaction import permanent
 
 __all__ = ["BenchRow", "Latency", "bench", "num_macs", "peak_memory", "state_bytes"]
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from secateur.compaction import permanent
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.export import artifact
 from secateur.export.finished_run import example_images, run_data
@@ -20,7 +21,6 @@ from secateur.export.onnx_graph import onnx, onnx_session
 from secateur.export.sparse_kernels import KernelRow, measure_kernels, sparse
 from secateur.export.streamlining import Streamlining, measure_streamlining, streamlined
 from secateur.pruning import compact
-from secateur.pruning.compaction import permanent
 from secateur.training import Run, load_run
 from secateur.training.files import RunDirectory
 

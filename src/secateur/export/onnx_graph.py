@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from secateur.compaction import compact, permanent
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.export.files import replacing
 from secateur.posterior import Posterior
-from secateur.pruning.compaction import compact, permanent
 from secateur.training.batch_norm import has_batch_norm, reestimate
 
 __all__ = ["LINKS", "OnnxFile", "PosteriorAverage", "onnx", "onnx_session"]

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from secateur.compaction import permanent
 from secateur.export.csr import CsrConv2d, CsrLinear
 from secateur.export.timing import alternating_medians
-from secateur.pruning.compaction import permanent
 
 __all__ = [
     "CsrConv2d",

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from secateur.compaction import compact
 from secateur.export.inlined import inline
 from secateur.export.phases import find_pooled, in_phases
 from secateur.export.timing import alternating_medians
-from secateur.pruning.compaction import compact
 
 __all__ = ["Streamlining", "measure_streamlining", "streamlined"]
 

@@ -1,6 +1,6 @@
 """Decide what goes, hold it out, remove it physically."""
 
-from secateur.pruning.compaction import CompactionWarning, compact
+from secateur.compaction import CompactionWarning, compact
 from secateur.pruning.decision import LayerRow, Report
 from secateur.pruning.finishing import FinishingReport, FinishingRound, finish_structured
 from secateur.pruning.masks import apply_masks, masks_of, output_layer, output_parameters, prune

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.compaction.permanent import permanent
+from secateur.compaction.units import KINDS, find_units
 from secateur.errors import InvalidArgumentError
 from secateur.posterior import Posterior
-from secateur.pruning.compaction.permanent import permanent
-from secateur.pruning.compaction.units import KINDS, find_units
 from secateur.pruning.masks import apply_masks, output_parameters
 from secateur.pruning.ranking import reduce
 from secateur.pruning.unit_evidence import UnitEvidence, uses_of_weights

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.compaction.units import Units
 from secateur.errors import InvalidArgumentError
 from secateur.inference.arguments import chosen
 from secateur.posterior import Posterior
-from secateur.pruning.compaction.units import Units
 from secateur.pruning.masks import masks_of
 from secateur.pruning.ranking import candidates
 from secateur.reduction import delta_f, spike_and_slab

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from secateur.compaction import permanent
 from secateur.data import Split
 from secateur.errors import ArtifactError, InvalidArgumentError, UsageError
 from secateur.export.finished_run import example_images, run_data
 from secateur.pruning import finish_structured, masks_of, prune
-from secateur.pruning.compaction import permanent
 from secateur.study.pruned_metrics import as_later_epochs, evidence_of_removal, pruned_metrics
 from secateur.training import Progress, Run, fit, load_run
 from secateur.training.batch_norm import reestimate, write_calibration

@@ -6,7 +6,7 @@ Own code rather than torch-pruning's dependency graph, because coupling is the s
 graph knows which channels go together, not what a removed one still contributes.
 """
 
-from secateur.pruning.compaction.compact import CompactionWarning, compact
-from secateur.pruning.compaction.permanent import permanent
+from secateur.compaction.compact import CompactionWarning, compact
+from secateur.compaction.permanent import permanent
 
 __all__ = ["CompactionWarning", "compact", "permanent"]

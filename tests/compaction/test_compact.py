@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from secateur.compaction import CompactionWarning, compact, permanent
 from secateur.errors import InvalidArgumentError
 from secateur.networks import build
 from secateur.pruning import apply_masks
-from secateur.pruning.compaction import CompactionWarning, compact, permanent
 
 
 class Residual(nn.Module):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from secateur.pruning.compaction.flow import Analysis, Sink
+from secateur.compaction.flow import Analysis, Sink
 
 __all__ = ["Decision", "decide"]
 

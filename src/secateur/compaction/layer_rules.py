@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from secateur.pruning.compaction.flow import Analysis, Flow, LayerSlots, Rule, Sink
-from secateur.pruning.compaction.slots import Axes
+from secateur.compaction.flow import Analysis, Flow, LayerSlots, Rule, Sink
+from secateur.compaction.slots import Axes
 
 __all__ = ["LAYER_RULES", "uniform_constant"]
 

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from secateur.compaction.decide import Decision, decide
+from secateur.compaction.flow import Analysis, analyse
+from secateur.compaction.fold import fold_batch_norms
+from secateur.compaction.gather import drop_embedding_rows, pick_inputs
+from secateur.compaction.permanent import permanent
+from secateur.compaction.rewrite import drop_constant_operands, rewrite
+from secateur.compaction.rules import RULES
+from secateur.compaction.tracing import UntraceableError, trace, with_one_more
 from secateur.errors import InvalidArgumentError
-from secateur.pruning.compaction.decide import Decision, decide
-from secateur.pruning.compaction.flow import Analysis, analyse
-from secateur.pruning.compaction.fold import fold_batch_norms
-from secateur.pruning.compaction.gather import drop_embedding_rows, pick_inputs
-from secateur.pruning.compaction.permanent import permanent
-from secateur.pruning.compaction.rewrite import drop_constant_operands, rewrite
-from secateur.pruning.compaction.rules import RULES
-from secateur.pruning.compaction.tracing import UntraceableError, trace, with_one_more
 
 __all__ = ["CompactionWarning", "compact", "in_double"]
 

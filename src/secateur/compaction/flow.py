@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from secateur.pruning.compaction.slots import Axes, Slots
+from secateur.compaction.slots import Axes, Slots
 
 __all__ = ["Analysis", "Flow", "LayerSlots", "Rule", "Sink", "analyse", "argument", "operator_name"]
 

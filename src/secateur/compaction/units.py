@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.pruning.compaction.compact import in_double
-from secateur.pruning.compaction.flow import LayerSlots, analyse
-from secateur.pruning.compaction.permanent import permanent
-from secateur.pruning.compaction.rules import RULES
-from secateur.pruning.compaction.tracing import UntraceableError, trace
+from secateur.compaction.compact import in_double
+from secateur.compaction.flow import LayerSlots, analyse
+from secateur.compaction.permanent import permanent
+from secateur.compaction.rules import RULES
+from secateur.compaction.tracing import UntraceableError, trace
 
 __all__ = ["KINDS", "UnitAxis", "Units", "find_units"]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
 
-from secateur.pruning.compaction.decide import Decision
-from secateur.pruning.compaction.flow import Analysis, Flow, LayerSlots, Sink, argument, operator_name
+from secateur.compaction.decide import Decision
+from secateur.compaction.flow import Analysis, Flow, LayerSlots, Sink, argument, operator_name
 
 __all__ = ["drop_constant_operands", "rewrite"]
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from secateur.pruning.compaction.flow import Analysis, Flow, Rule, argument, operator_name
-from secateur.pruning.compaction.layer_rules import LAYER_RULES
-from secateur.pruning.compaction.slots import Axes, indexed_axes, reshaped_axes
+from secateur.compaction.flow import Analysis, Flow, Rule, argument, operator_name
+from secateur.compaction.layer_rules import LAYER_RULES
+from secateur.compaction.slots import Axes, indexed_axes, reshaped_axes
 
 __all__ = ["RULES"]
 
