@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from secateur.study.record import Record, read
+from secateur.reports.record import Record, read
 
 REMOVED, KEPT, GREY = "#0072B2", "#D55E00", "#777777"  # Okabe and Ito's palette
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from secateur.study.grid import names_in
+from secateur.grid.cells import names_in
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "compare_on_gpu.sh"
 pytestmark = pytest.mark.skipif(shutil.which("sh") is None, reason="no POSIX shell here")

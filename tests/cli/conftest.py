@@ -35,7 +35,7 @@ def secateur(monkeypatch):
 def _trained(tmp_path_factory):
     """A run of one epoch on the digits, with nine weights in ten out: files as the real thing writes them."""
     import secateur
-    from secateur.study.pruned_run import prune_run
+    from secateur.training.prune_run import prune_run
 
     folder = tmp_path_factory.mktemp("runs")
     with torch.random.fork_rng(devices=[]):

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from secateur.study import grid_runner
-from secateur.study.grid_lock import locked
-from secateur.study.grid_runner import Launch
+from secateur.grid import executors
+from secateur.grid.executors import Launch
+from secateur.grid.lock import locked
 
 RUN = """
 import json, os, pathlib, sys
@@ -49,7 +49,7 @@ def behaviour(monkeypatch):
         return [sys.executable, "-S", "-c", RUN, *map(str, words + last)]
 
     monkeypatch.setattr(Launch, "command", command)
-    monkeypatch.setattr(grid_runner, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(executors, "POLL_SECONDS", 0.02)
     return by_name
 
 
@@ -63,8 +63,8 @@ def pages(monkeypatch):
         return out / "comparison.html"
 
     module = SimpleNamespace(write=write)
-    monkeypatch.setitem(sys.modules, "secateur.study.comparison", module)
-    monkeypatch.setattr("secateur.study.comparison", module, raising=False)
+    monkeypatch.setitem(sys.modules, "secateur.reports.comparison", module)
+    monkeypatch.setattr("secateur.reports.comparison", module, raising=False)
     return written
 
 
@@ -211,7 +211,7 @@ def spaced(line):
 class TestDryRun:
     @pytest.fixture(autouse=True)
     def stopwatch(self, monkeypatch):
-        monkeypatch.setattr("secateur.study.grid_estimate.timed_pace", lambda *_, **__: 0.1)
+        monkeypatch.setattr("secateur.grid.estimate.timed_pace", lambda *_, **__: 0.1)
 
     def test_it_prints_the_grid_and_the_time_and_writes_nothing(self, compare, tmp_path):
         result = compare(*GRID, "--out", "here", "--epochs", 10, "--jobs", 2, "--dry-run")

@@ -7,11 +7,11 @@ import torch
 
 from secateur.compaction import compact, permanent
 from secateur.export import artifact
-from secateur.export.finished_run import example_images
 from secateur.export.measure import num_macs
 from secateur.export.onnx_graph import onnx_session
 from secateur.export.sparse_kernels import CsrConv2d, CsrLinear
 from secateur.training import load_run
+from secateur.training.run import example_images
 
 
 def files(directory):

@@ -10,11 +10,11 @@ from secateur.errors import InvalidArgumentError
 from secateur.export.onnx_graph import onnx, onnx_session
 from secateur.networks.resnet import ResNet
 from secateur.pruning import finish_structured
-from secateur.study import pruned_run
-from secateur.study.pruned_run import prune_run
 from secateur.training import load_run
+from secateur.training import prune_run as pruned_run
 from secateur.training.batch_norm import moments
 from secateur.training.prediction import log_probabilities
+from secateur.training.prune_run import prune_run
 
 
 @pytest.fixture(scope="module")

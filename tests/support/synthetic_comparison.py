@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from secateur.study.out_of_distribution import FILE, Detection
+from secateur.reports.out_of_distribution import FILE, Detection
 from support import synthetic_run
 
 DETECTION = Detection(

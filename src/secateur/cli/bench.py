@@ -41,7 +41,7 @@ def bench(
     import torch
 
     from secateur.export.measured_run import measure_run, write_measured
-    from secateur.study import leaving, report
+    from secateur.reports import run_page, terminal
 
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
@@ -58,5 +58,5 @@ def bench(
     finally:
         torch.set_num_threads(before)
     write_measured(run, measured)
-    report.write(run)
-    leaving.show_measured(run, Console())
+    run_page.write(run)
+    terminal.show_measured(run, Console())

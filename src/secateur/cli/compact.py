@@ -22,6 +22,6 @@ def compact(
 ) -> None:
     """Remove dead units from a run's network, save it, and say what is left of each layer."""
     from secateur.export.finished_run import compact_run
-    from secateur.study import leaving
+    from secateur.reports import terminal
 
-    leaving.show_compact(compact_run(run, out=out, multiple_of=multiple_of), run, Console())
+    terminal.show_compact(compact_run(run, out=out, multiple_of=multiple_of), run, Console())

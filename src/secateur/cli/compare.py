@@ -12,13 +12,13 @@ from secateur import training
 from secateur.cli.failures import FAILED, complain
 from secateur.cli.invocation import command_line
 from secateur.data import names as data_names
-from secateur.study import wording
-from secateur.study.grid import RunOptions, names_in, seeds_in
-from secateur.study.grid_estimate import makespan, paces
-from secateur.study.grid_lock import locked
-from secateur.study.grid_record import Comparison, extended, read_comparison, write_comparison
-from secateur.study.grid_runner import THREADS_VARIABLE, Launch, num_cores, rows_of, run_cells
-from secateur.study.grid_table import estimate_table, grid_for_console
+from secateur.grid.cells import RunOptions, names_in, seeds_in
+from secateur.grid.estimate import makespan, paces
+from secateur.grid.executors import THREADS_VARIABLE, Launch, num_cores, rows_of, run_cells
+from secateur.grid.live_view import estimate_table, grid_for_console
+from secateur.grid.lock import locked
+from secateur.grid.record import Comparison, extended, read_comparison, write_comparison
+from secateur.runs import formatting
 from secateur.training.device import resolve_device
 
 __all__ = ["EXAMPLE", "compare"]
@@ -133,7 +133,7 @@ def compare(
             raise typer.Exit(FAILED) from None
         failed = [row for row in rows if row.state == "failed"]
         if len(failed) < len(rows):
-            from secateur.study import comparison  # matplotlib: only where it is needed
+            from secateur.reports import comparison  # matplotlib: only where it is needed
 
             console.print(f"Comparison: {comparison.write(out, data_dir=data_dir, device=device)}", **PLAIN)
     for row in failed:
@@ -175,7 +175,7 @@ def _print_estimate(
     console.print(f"{len(rows)} runs in {out}, {len(rows) - len(ahead)} of them finished.", **PLAIN)
     if ahead:
         console.print(
-            f"About {wording.duration(makespan(left, jobs))} for the rest, {jobs} at once, {threads} "
+            f"About {formatting.duration(makespan(left, jobs))} for the rest, {jobs} at once, {threads} "
             f"thread{'s' * (threads > 1)} each; the final judgement of each run comes on top.",
             **PLAIN,
         )

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from secateur import training
-from secateur.study import summary
+from secateur.reports import summary
 
 __all__ = ["EXAMPLE", "evaluate"]
 

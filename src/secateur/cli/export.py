@@ -31,7 +31,7 @@ def export(
 ) -> None:
     """Write the compact network of a run to a file that was checked against it."""
     from secateur.export.finished_run import export_run
-    from secateur.study import leaving
+    from secateur.reports import terminal
 
     exported = export_run(run, to=to, out=out, num_samples=samples, batch=batch)
-    leaving.show_exported(exported, Console())
+    terminal.show_exported(exported, Console())

@@ -57,7 +57,10 @@ def fit(
 ) -> None:
     """Train a network, remove what the evidence does not pay for, and report what came of it."""
     given = dict(locals())
-    from secateur.study import report, summary  # matplotlib: only where it is needed
+    from secateur.reports import (
+        run_page,
+        summary,  # matplotlib: only where it is needed
+    )
 
     console = Console()
     where = out or run_directory(network, data, method, seed)
@@ -87,5 +90,5 @@ def fit(
         again = command_line(fit, given | {"out": where, "resume": True})
         complain(f"interrupted; finished epochs are kept in {where}, go on with: {again}")
         raise typer.Exit(FAILED) from None
-    report.write(where)
+    run_page.write(where)
     summary.show(where, console)

@@ -59,8 +59,8 @@ def prune(
 ) -> None:
     """Remove more of a finished run's network, judge it, and write a new run."""
     given = dict(locals())
-    from secateur.study import leaving, report, summary
-    from secateur.study.pruned_run import prune_run
+    from secateur.reports import run_page, summary, terminal
+    from secateur.training.prune_run import prune_run
 
     console = Console()
     pruned = prune_run(
@@ -77,6 +77,6 @@ def prune(
         command=command_line(prune, given),
         progress=for_console(console),
     )
-    report.write(pruned.directory)
+    run_page.write(pruned.directory)
     summary.show(pruned.directory, console)
-    leaving.show_pruned(pruned, console)
+    terminal.show_pruned(pruned, console)

@@ -28,8 +28,8 @@ def report(
     and the figures; what networks make of foreign images is measured once per run and kept beside it.
     """
     # matplotlib: only where it is needed
-    from secateur.study import comparison
-    from secateur.study.report import write
+    from secateur.reports import comparison
+    from secateur.reports.run_page import write
 
     if comparison.is_comparison(run):
         say = lambda line: typer.echo(line, err=True)  # noqa: E731

@@ -10,18 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from secateur import networks
-from secateur.data import Split, registered_name
-from secateur.data import load as load_data
-from secateur.data import names as data_names
 from secateur.errors import ArtifactError, InvalidArgumentError, unknown_name
 from secateur.export import artifact
 from secateur.export.onnx_graph import OnnxFile, onnx
 from secateur.export.sparse_kernels import KernelRow, measure_kernels, sparse
 from secateur.pruning import compact
 from secateur.training import Run, load_run
+from secateur.training.run import example_images
 
-__all__ = ["FORMATS", "Exported", "compact_run", "example_images", "export_run", "run_data"]
+__all__ = ["FORMATS", "Exported", "compact_run", "export_run"]
 
 FORMATS = ("onnx", "safetensors", "sparse")
 _TO = {"onnx": "network.onnx", "safetensors": "network.safetensors", "sparse": "sparse.safetensors"}
@@ -47,42 +44,6 @@ class Exported:
     num_weights: int
     kernels: tuple[KernelRow, ...] = ()
     largest_difference: float | None = None
-
-
-def example_images(run: Run, count: int = 2) -> Tensor:
-    """Return random images of the shape a run was trained on, always the same ones.
-
-    Args:
-        run: A finished run.
-        count: How many.
-    """
-    generator = torch.Generator().manual_seed(0)
-    shape = (count, *run.config["image_shape"])
-    return torch.randn(shape, generator=generator).to(next(run.model.parameters()).device)
-
-
-def run_data(run: Run, split: str, data_dir: Path | None) -> Split:
-    """Return data of the set that a run was trained on.
-
-    Args:
-        run: A finished run.
-        split: "test" or "train".
-        data_dir: Where to look first.
-
-    Raises:
-        ArtifactError: If that data set has no name.
-        DataError: If it cannot be found.
-    """
-    name = registered_name(run.config["data"])
-    if name not in data_names():
-        raise ArtifactError(
-            f"{run.out}: expected a run on one of the data sets {', '.join(data_names())}, "
-            f"got one on {name!r}"
-        )
-    network = run.config["network"]
-    size = networks.image_size(network) if network in networks.names() else None
-    found: Split = getattr(load_data(name, data_dir=data_dir, image_size=size), split)
-    return found
 
 
 def compact_run(directory: Path, *, out: Path | None = None, multiple_of: int = 1) -> Exported:

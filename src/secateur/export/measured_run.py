@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from secateur.compaction import permanent
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.export import artifact
-from secateur.export.finished_run import example_images, run_data
 from secateur.export.measure import BenchRow, bench
 from secateur.export.onnx_graph import onnx, onnx_session
 from secateur.export.sparse_kernels import KernelRow, measure_kernels, sparse
 from secateur.export.streamlining import Streamlining, measure_streamlining, streamlined
 from secateur.pruning import compact
+from secateur.runs.directory import RunDirectory
 from secateur.training import Run, load_run
-from secateur.training.files import RunDirectory
+from secateur.training.run import example_images, run_data
 
 __all__ = ["Measured", "measure_run", "write_measured"]
 

@@ -12,20 +12,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from secateur import networks
+from secateur.data import Split, registered_name
 from secateur.data import load as load_data
 from secateur.data import names as data_names
-from secateur.data import registered_name
 from secateur.errors import ArtifactError, DataError, InvalidArgumentError
 from secateur.posterior import Posterior
 from secateur.pruning import apply_masks
+from secateur.runs.directory import RunDirectory, read_json
 from secateur.training.batch_norm import read_calibration
 from secateur.training.device import layout, placed, resolve_device
-from secateur.training.files import RunDirectory, read_json
 from secateur.training.judging import figures, is_point
 from secateur.training.prediction import evaluation_mode, log_probabilities
 from secateur.version import __version__
 
-__all__ = ["Run", "evaluate", "load_run", "versions"]
+__all__ = ["Run", "evaluate", "example_images", "load_run", "run_data", "versions"]
 
 
 @dataclass(frozen=True)
@@ -205,19 +205,49 @@ def evaluate(
         raise InvalidArgumentError(f"num_samples: expected at least 1, got {num_samples}")
     where = resolve_device(device)
     run = load_run(out, device=where)
-    name = registered_name(run.config["data"])
-    if name not in data_names():
-        raise ArtifactError(
-            f"{out}: expected a run on one of the data sets {', '.join(data_names())}, got one on "
-            f"{run.config['data']!r}; use load_run(...).predict on your own data"
-        )
-    data = load_data(name, data_dir=data_dir, image_size=networks.image_size(run.config["network"]))
+    data = run_data(run, split, data_dir)
     return figures(
         run.model,
         run.posterior,
-        placed(getattr(data, split), where, layout(where, named=True)),
+        placed(data, where, layout(where, named=True)),
         temperature=run.config["predictive_temperature"],
         num_samples=num_samples,
         seed=run.config["seed"] if seed is None else seed,
         calibration=run.calibration,
     )
+
+
+def example_images(run: Run, count: int = 2) -> Tensor:
+    """Return random images of the shape a run was trained on; the same ones in every call.
+
+    Args:
+        run: A finished run.
+        count: How many.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape = (count, *run.config["image_shape"])
+    return torch.randn(shape, generator=generator).to(next(run.model.parameters()).device)
+
+
+def run_data(run: Run, split: str, data_dir: Path | None = None) -> Split:
+    """Load the data set that a run was trained on.
+
+    Args:
+        run: A finished run.
+        split: "test" or "train".
+        data_dir: Where to look first.
+
+    Raises:
+        ArtifactError: If that data set has no name.
+        DataError: If it cannot be found.
+    """
+    name = registered_name(run.config["data"])
+    if name not in data_names():
+        raise ArtifactError(
+            f"{run.out}: expected a run on one of the data sets {', '.join(data_names())}, got one on "
+            f"{run.config['data']!r}; use load_run(...).predict on your own data"
+        )
+    network = run.config["network"]
+    size = networks.image_size(network) if network in networks.names() else None
+    found: Split = getattr(load_data(name, data_dir=data_dir, image_size=size), split)
+    return found

@@ -1,0 +1,1 @@
+"""Reports of finished runs and comparisons: HTML pages, tables, figures, and what the terminal prints."""

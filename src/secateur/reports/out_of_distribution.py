@@ -1,0 +1,257 @@
+"""Does a network notice images of another kind? Measured once per run and kept in its directory.
+
+Score:   entropy of the prediction averaged over posterior samples, in nats; high where it is in doubt.
+Measure: AUROC, the probability that a foreign image scores above one of the test set; 0.5 is chance.
+Images:  foreign ones are brought to the test set's size, channels and standardisation, as the network would
+         see them in use: enlarged by a whole factor as far as they fit, then framed in black; a grey image
+         has the same values in every colour channel.
+Source:  the score is that of Hendrycks & Gimpel 2017, arXiv:1610.02136, with entropy for confidence.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from secateur import networks
+from secateur.data import Dataset, load, locate, registered_name
+from secateur.data.images import fit_to
+from secateur.errors import ArtifactError, DataError, SecateurError
+from secateur.metrics import auroc, predictive_entropy
+from secateur.runs import read_json, write_whole
+from secateur.runs.fields import Fields, parse, read_text
+from secateur.training.device import resolve_device
+from secateur.training.run import load_run
+
+__all__ = ["FILE", "FOREIGN", "Detection", "ImagePairs", "dressed_like", "measure", "measured_before"]
+
+FILE = "out_of_distribution.json"
+"""What the result is called in a run's directory."""
+
+FOREIGN = {
+    "fashion-mnist": ("digits", 28),
+    "cifar10": ("fashion-mnist", 32),
+    "cifar100": ("fashion-mnist", 32),
+}
+"""For a data set, the one whose images are foreign to it, and the height and width of its own images."""
+
+NUM_IMAGES = 2000
+NUM_SAMPLES = 32
+NUM_BINS = 40
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How well one run tells foreign images from those of its test set.
+
+    Attributes:
+        home: The data set it was trained on.
+        foreign: The data set it had never seen.
+        auroc: Probability that a foreign image has the larger entropy; ties count one half.
+        num_inside: Test images judged.
+        num_outside: Foreign images judged.
+        num_samples: Posterior draws the prediction averaged over; 1 for a single network.
+        temperature: Temperature of the draws.
+        edges: Of the histogram's bins, from 0 to ln(classes) nats; one more than bins.
+        inside: Test images per bin.
+        outside: Foreign images per bin.
+        sha256: Digests of the run's tensors, by which a later look knows that it is still the same run.
+    """
+
+    home: str
+    foreign: str
+    auroc: float
+    num_inside: int
+    num_outside: int
+    num_samples: int
+    temperature: float
+    edges: tuple[float, ...]
+    inside: tuple[int, ...]
+    outside: tuple[int, ...]
+    sha256: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Images of the test set and foreign ones, as one kind of network reads them."""
+
+    home: str
+    foreign: str
+    inside: Float[Tensor, "n c h w"]
+    outside: Float[Tensor, "m c h w"]
+
+
+class ImagePairs:
+    """Test images and foreign ones, each pair loaded once however many runs are judged by it."""
+
+    def __init__(self, data_dir: Path | None = None) -> None:
+        self.data_dir = data_dir
+        self._pairs: dict[tuple[str, int | None], _Pair] = {}
+
+    def of(self, name: str, image_size: int | None) -> _Pair:
+        """Return the pair for a data set.
+
+        Args:
+            name: As a run's configuration has it.
+            image_size: Height and width that the network reads; None for those of the data set.
+
+        Raises:
+            DataError: If there are no foreign images for this data set, or one of the two is not on this
+                machine; nothing is downloaded for this.
+        """
+        key = (name, image_size)
+        if key not in self._pairs:
+            self._pairs[key] = self._load(name, image_size)
+        return self._pairs[key]
+
+    def _load(self, name: str, image_size: int | None) -> _Pair:
+        base = registered_name(name)
+        if base not in FOREIGN:
+            raise DataError(f"expected one of the data sets {', '.join(FOREIGN)}, got {name!r}")
+        foreign_name, own_size = FOREIGN[base]
+        home = self._local(base, image_size)
+        if home.name != name:
+            raise DataError(f"expected the data set {name!r} of the run on this machine, got {home.name!r}")
+        foreign = self._local(foreign_name, None)
+        outside = dressed_like(home, foreign, own_size=own_size)
+        return _Pair(name, foreign.name, home.test.images[:NUM_IMAGES].clone(), outside)
+
+    def _local(self, name: str, image_size: int | None) -> Dataset:
+        source = locate(name, self.data_dir)
+        if not source.is_local:
+            raise DataError(
+                f"expected {name} on this machine, got no such files; "
+                f"fetch it by `secateur data {name} --fetch`"
+            )
+        return load(name, data_dir=self.data_dir, image_size=image_size)
+
+
+def dressed_like(home: Dataset, foreign: Dataset, *, own_size: int) -> Float[Tensor, "m c h w"]:
+    """Return at most 2,000 foreign images, test images first, in the size, channels and moments of another.
+
+    Args:
+        home: The data set they are to look like, with its pixel mean and std.
+        foreign: Where they come from, at their own size.
+        own_size: Height and width of the images of `home` before they were framed for a network.
+
+    Raises:
+        DataError: If they are larger than `own_size`, or have colours where `home` has none.
+    """
+    images = torch.cat([foreign.test.images, foreign.train.images])[:NUM_IMAGES]
+    raw = _bytes(images, foreign)
+    height = max(raw.shape[2:])
+    if height <= own_size:
+        raw = fit_to(raw, height * (own_size // height))
+    raw = fit_to(fit_to(raw, own_size), home.image_shape[1])
+    channels = home.image_shape[0]
+    if raw.shape[1] != channels:
+        if raw.shape[1] != 1:
+            raise DataError(
+                f"expected grey images to look like {home.name} with {channels} channel(s), "
+                f"got {foreign.name} with {raw.shape[1]}"
+            )
+        raw = raw.expand(-1, channels, -1, -1)
+    mean, std = _moments(home)
+    return ((raw.double() / 255 - mean) / std).float()
+
+
+def _moments(data: Dataset) -> Float[Tensor, "2 c 1 1"]:
+    """Return pixel mean and std per channel."""
+    return torch.tensor([data.pixel_mean, data.pixel_std], dtype=torch.float64)[..., None, None]
+
+
+def _bytes(images: Float[Tensor, "n c h w"], data: Dataset) -> UInt8[Tensor, "n c h w"]:
+    """Return standardised images as the bytes they were."""
+    mean, std = _moments(data)
+    return ((images.double() * std + mean) * 255).round().clamp(0, 255).byte()
+
+
+def measure(run_dir: Path, pairs: ImagePairs, *, device: str = "auto") -> Detection:
+    """Measure how well a run detects foreign images, and keep the result in its directory.
+
+    Args:
+        run_dir: Directory of a finished run; `measured_before` reads what this writes into it.
+        pairs: Where the images come from.
+        device: "auto", "cpu", "cuda", ...
+
+    Raises:
+        ArtifactError: If the run is missing, damaged, or of a network that only its user can build.
+        DataError: If the images are not to be had on this machine.
+    """
+    run = load_run(run_dir, device=resolve_device(device))
+    pair = pairs.of(run.config["data"], networks.image_size(run.config["network"]))
+    temperature = float(run.config["predictive_temperature"])
+    entropies = []
+    for images in (pair.inside, pair.outside):
+        predicted = run.predict(images, num_samples=NUM_SAMPLES, seed=run.config["seed"])
+        entropies.append(predictive_entropy(predicted.double().log()).cpu())
+    inside, outside = entropies
+    edges = torch.linspace(0, math.log(run.config["num_classes"]), NUM_BINS + 1, dtype=torch.float64)
+    single = run.metrics.get("num_samples") == 1
+    detection = Detection(
+        home=pair.home,
+        foreign=pair.foreign,
+        auroc=auroc(inside, outside),
+        num_inside=len(inside),
+        num_outside=len(outside),
+        num_samples=1 if single else NUM_SAMPLES,
+        temperature=temperature,
+        edges=tuple(edges.tolist()),
+        inside=_histogram(inside, edges),
+        outside=_histogram(outside, edges),
+        sha256=dict(run.metrics.get("sha256", {})),
+    )
+    text = json.dumps({"format": _FORMAT} | asdict(detection), indent=1)
+    write_whole(Path(run_dir) / FILE, (text + "\n").encode())
+    return detection
+
+
+def _histogram(values: Float[Tensor, " n"], edges: Float[Tensor, " b"]) -> tuple[int, ...]:
+    """Return counts per bin; rounding may put a value a hair outside, it then counts in the last bin."""
+    bins = torch.bucketize(values, edges[1:-1].contiguous(), right=True)
+    return tuple(torch.bincount(bins, minlength=len(edges) - 1).tolist())
+
+
+def measured_before(run_dir: Path) -> Detection | None:
+    """Return what an earlier measurement kept; None where there is none, or the run has changed since.
+
+    Args:
+        run_dir: Directory of a finished run.
+    """
+    path = Path(run_dir) / FILE
+    if not path.is_file():
+        return None
+    try:
+        fields = parse(path, read_text(path))
+        if fields.count("format") != _FORMAT:
+            return None
+        detection = _detection(fields)
+        digests = read_json(Path(run_dir) / "metrics.json").get("sha256", {})
+    except SecateurError:
+        return None  # half a file from elsewhere: measure again
+    return detection if detection.sha256 == digests else None
+
+
+def _detection(fields: Fields) -> Detection:
+    digests = fields.take("sha256")
+    inside, outside, edges = fields.counts("inside"), fields.counts("outside"), fields.numbers("edges")
+    if not isinstance(digests, dict) or not len(inside) == len(outside) == len(edges) - 1:
+        raise ArtifactError(f"{fields.path}: expected one count per bin, got lists of other lengths")
+    return Detection(
+        home=fields.text("home"),
+        foreign=fields.text("foreign"),
+        auroc=fields.number("auroc"),
+        num_inside=fields.count("num_inside"),
+        num_outside=fields.count("num_outside"),
+        num_samples=fields.count("num_samples"),
+        temperature=fields.number("temperature"),
+        edges=edges,
+        inside=inside,
+        outside=outside,
+        sha256={str(key): str(value) for key, value in digests.items()},
+    )
