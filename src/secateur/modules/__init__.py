@@ -2,6 +2,16 @@
 
 from secateur.modules.differences import in_double, largest_relative_difference
 from secateur.modules.inputs import batch_size, call, call_arguments, map_tensors, to_device
+from secateur.modules.masks import (
+    held_masks,
+    hold,
+    hold_zeros,
+    mask_of,
+    masked,
+    masks_of,
+    release,
+    version,
+)
 from secateur.modules.modes import evaluation_mode
 from secateur.modules.names import (
     by_layer,
@@ -13,6 +23,8 @@ from secateur.modules.names import (
     output_parameters,
     prunable_exclude,
 )
+from secateur.modules.torch_prune import from_torch_prune, to_torch_prune
+from secateur.modules.zeros import is_transposed
 
 __all__ = [
     "batch_size",
@@ -22,13 +34,24 @@ __all__ = [
     "check_patterns",
     "chosen",
     "evaluation_mode",
+    "from_torch_prune",
+    "held_masks",
+    "hold",
+    "hold_zeros",
     "in_double",
+    "is_transposed",
     "largest_relative_difference",
     "layer_of",
     "map_tensors",
+    "mask_of",
+    "masked",
+    "masks_of",
     "matching",
     "output_layer",
     "output_parameters",
     "prunable_exclude",
+    "release",
     "to_device",
+    "to_torch_prune",
+    "version",
 ]
