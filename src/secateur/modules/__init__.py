@@ -1,5 +1,6 @@
 """Work with any `nn.Module`: names, modes, example inputs, and masks that keep parameter names."""
 
+from secateur.modules.batch_norm import has_batch_norm, moments, reestimate, spread
 from secateur.modules.differences import in_double, largest_relative_difference
 from secateur.modules.inputs import batch_size, call, call_arguments, map_tensors, to_device
 from secateur.modules.masks import (
@@ -24,6 +25,7 @@ from secateur.modules.names import (
     prunable_exclude,
 )
 from secateur.modules.torch_prune import from_torch_prune, to_torch_prune
+from secateur.modules.weights import with_weights
 from secateur.modules.zeros import is_transposed
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "check_patterns",
     "chosen",
     "evaluation_mode",
+    "has_batch_norm",
     "from_torch_prune",
     "held_masks",
     "hold",
@@ -47,11 +50,15 @@ __all__ = [
     "masked",
     "masks_of",
     "matching",
+    "moments",
     "output_layer",
     "output_parameters",
     "prunable_exclude",
+    "reestimate",
+    "spread",
     "release",
     "to_device",
     "to_torch_prune",
     "version",
+    "with_weights",
 ]

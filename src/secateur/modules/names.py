@@ -171,10 +171,11 @@ def prunable_exclude(
         return given
     output = output_parameters(model)
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    others = set(names) - set(output)
+    listed = set(names)
+    others = listed - set(output)
     if not any(name in parameters and parameters[name].dim() > 1 for name in others):
         return given
-    return [*(given or ()), *map(escape, output)]
+    return [*(given or ()), *(escape(name) for name in output if name in listed)]
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:
