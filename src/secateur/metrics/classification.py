@@ -1,4 +1,4 @@
-"""How good, and how honest, predictions are.
+"""How good, and how honest, predictions of classes are.
 
 Input:  natural-log probabilities. Those of shape (n, k) belong to the averaged prediction,
         ln [1/S sum_s p(y | x, w_s)], as `average_log_probabilities` makes them from posterior samples.
@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from secateur.errors import InvalidArgumentError
+from secateur.metrics.mixture import joint_log_density
 
 __all__ = [
     "Metrics",
@@ -148,12 +149,7 @@ def log_predictive_density(log_probabilities: Float[Tensor, "*s n k"], labels: I
     Returns:
         1/n ln [1/S sum_s prod_i p(y_i | w_s)], in nats per datum.
     """
-    return _joint_density(log_likelihoods(log_probabilities, labels))
-
-
-def _joint_density(per_datum: Float[Tensor, "*s n"]) -> float:
-    joint = per_datum.double().sum(-1).reshape(-1)
-    return ((joint.logsumexp(0) - math.log(len(joint))) / per_datum.shape[-1]).item()
+    return joint_log_density(log_likelihoods(log_probabilities, labels))
 
 
 def reliability(
@@ -225,18 +221,17 @@ def auroc(inside: Float[Tensor, " n"], outside: Float[Tensor, " m"]) -> float:
     >>> auroc(torch.tensor([0.1, 0.4]), torch.tensor([0.4, 0.9]))
     0.875
     """
-    from torchmetrics.functional.classification import binary_auroc  # a slow import for the only user
-
-    scores = torch.cat([inside.double(), outside.double()])
-    if not len(inside) or not len(outside) or scores.isnan().any():
+    if not len(inside) or not len(outside) or inside.isnan().any() or outside.isnan().any():
+        num_nan = int(inside.isnan().sum() + outside.isnan().sum())
         raise InvalidArgumentError(
             f"expected scores inside and outside, none of them nan, got {len(inside)} inside,"
-            f" {len(outside)} outside, {int(scores.isnan().sum())} nan"
+            f" {len(outside)} outside, {num_nan} nan"
         )
-    # Ranks, because torchmetrics would squash scores outside 0 ... 1 by a sigmoid and so make ties.
-    ranks = scores.unique(return_inverse=True)[1]
-    foreign = (torch.arange(len(scores), device=scores.device) >= len(inside)).long()
-    return binary_auroc(ranks / ranks.max().clamp(min=1).double(), foreign).item()
+    known = inside.double().sort().values
+    foreign = outside.double()
+    below = torch.searchsorted(known, foreign).double()  # those less than the foreign score, and ...
+    not_above = torch.searchsorted(known, foreign, right=True).double()  # ... those that tie with it as well
+    return ((below + not_above).sum() / (2 * len(known) * len(foreign))).item()
 
 
 def evaluate(
@@ -265,7 +260,7 @@ def evaluate(
         negative_log_likelihood=negative_log_likelihood(log_probabilities, labels),
         expected_calibration_error=expected_calibration_error(log_probabilities, labels),
         brier_score=brier_score(log_probabilities, labels),
-        log_predictive_density=_joint_density(sample_log_likelihoods),
+        log_predictive_density=joint_log_density(sample_log_likelihoods),
     )
 
 

@@ -1,0 +1,275 @@
+"""Real targets: one mean per output, a noise that is known or learned.
+
+With learned noise the likelihood has a posterior of its own over the noise precision τ, q(τ) = Gamma(a, b),
+which starts at the prior Gamma(2, 2). Residuals r (m of them) update it in closed form,
+
+    a <- a + m / 2,    b <- b + sum r^2 / 2.
+
+The loss is the expected one, E_q[-ln N(y; f, 1/τ)] = ½ ln 2π - ½ (ψ(a) - ln b) + ½ (a / b) r² per output, so
+its Hessian is a / b. Predictions integrate τ out: a datum of c outputs has a multivariate Student-t density,
+
+    ln p(y | f) = lnΓ(a + c/2) - lnΓ(a) - c/2 ln(2π b) - (a + c/2) ln(1 + sum r^2 / 2b).
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from secateur import metrics
+from secateur.errors import InvalidArgumentError
+from secateur.likelihoods.base import Likelihood, check_outputs, check_same_shape, paired, widened
+
+__all__ = ["Gaussian", "stacked"]
+
+COVERAGES = (0.5, 0.9)
+LN_2PI = math.log(2 * math.pi)
+
+
+@dataclass(frozen=True)
+class Gaussian(Likelihood):
+    """Real targets with Gaussian noise around the outputs: squared-error loss.
+
+    The outputs are means, shape (n,), (n, 1) or (n, values). The targets have one number for each output. All
+    outputs share one noise. A prediction holds the means of the posterior samples in its last axis.
+
+    Attributes:
+        noise: Standard deviation of the noise, or "learned" for an unknown one.
+        concentration: Shape of the Gamma distribution of a learned noise precision.
+        rate: Inverse scale of that distribution.
+    """
+
+    noise: float | Literal["learned"] = 1.0
+    concentration: float = 2.0
+    rate: float = 2.0
+
+    name: ClassVar[str] = "gaussian"
+    link: ClassVar[str] = "identity"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.noise, str) and self.noise != "learned":
+            raise InvalidArgumentError(
+                f'noise: expected a standard deviation or "learned", got {self.noise!r}'
+            )
+        for name in ("concentration", "rate") if self.learned else ("noise", "concentration", "rate"):
+            value = getattr(self, name)
+            if not (0 < value < math.inf):
+                raise InvalidArgumentError(f"{name}: expected a positive finite number, got {value}")
+
+    @property
+    def learned(self) -> bool:
+        """Whether the noise is unknown, with a posterior of its own."""
+        return self.noise == "learned"
+
+    @property
+    def precision(self) -> float:
+        """Expected inverse variance of the noise."""
+        return self.concentration / self.rate if self.noise == "learned" else self.noise**-2
+
+    def updated(self, outputs: Tensor, targets: Tensor) -> "Gaussian":
+        """Return this likelihood after learning its noise from residuals; itself if the noise is known.
+
+        Each call adds to what is already known. To refit the noise to a network that has moved, start again
+        from `Gaussian(noise="learned")`.
+
+        Args:
+            outputs: Means, shape (*d, values).
+            targets: A number for each output.
+
+        Raises:
+            InvalidArgumentError: If shapes do not fit, or a residual is not finite.
+        """
+        if not self.learned:
+            return self
+        means, values = paired(outputs.detach(), targets)
+        squares = (values.double() - means.double()).square().sum().item()
+        if not math.isfinite(squares):
+            raise InvalidArgumentError(
+                "outputs, targets: expected finite residuals, got nan or infinity; look at the data"
+            )
+        return replace(
+            self,
+            concentration=self.concentration + 0.5 * values.numel(),
+            rate=self.rate + 0.5 * squares,
+        )
+
+    def check(self, outputs: Tensor, targets: Tensor | None = None) -> None:
+        """Refuse targets that are not one finite number per output; see `Likelihood.check`.
+
+        Args:
+            outputs: Means.
+            targets: A number for each output; None checks the means alone.
+
+        Raises:
+            InvalidArgumentError: If shapes, kinds or values do not fit; the message says what to do.
+        """
+        check_outputs(outputs)
+        if targets is None:
+            return
+        check_same_shape(outputs, targets)
+        if targets.is_complex() or targets.dtype == torch.bool:
+            raise InvalidArgumentError(
+                f"targets: expected real numbers, got {targets.dtype}; "
+                'use likelihood="bernoulli" for yes or no'
+            )
+        if not targets.isfinite().all():
+            bad = int((~targets.isfinite()).sum())
+            raise InvalidArgumentError(
+                f"targets: expected finite numbers, got nan or infinity in {bad} of {targets.numel()}; "
+                "leave those data out"
+            )
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Compute the negative log density of each datum, expected over a learned noise, shape (*d).
+
+        Args:
+            outputs: Means, shape (*d, values).
+            targets: A number for each output.
+
+        Raises:
+            InvalidArgumentError: If the shapes do not fit each other.
+        """
+        means, values = paired(outputs, targets)
+        if self.noise == "learned":
+            digamma = torch.digamma(torch.tensor(self.concentration, dtype=torch.float64)).item()
+            log_precision = digamma - math.log(self.rate)
+        else:
+            log_precision = -2 * math.log(self.noise)
+        scaled = math.sqrt(self.precision) * (values - means)  # before squaring, which may overflow
+        return (0.5 * scaled.square() + 0.5 * (LN_2PI - log_precision)).sum(-1)
+
+    def root(self, outputs: Tensor) -> Tensor:
+        """Return the identity divided by the standard deviation of the noise, the root of the Hessian.
+
+        Args:
+            outputs: Means, shape (*d, values); only their shape and kind are read.
+
+        Returns:
+            B, shape (*d, values, values).
+        """
+        identity = torch.eye(outputs.shape[-1], dtype=outputs.dtype, device=outputs.device)
+        inverse_std = math.sqrt(self.precision) if self.noise == "learned" else 1 / self.noise
+        return (inverse_std * identity).expand(*outputs.shape, outputs.shape[-1])
+
+    def sample(self, outputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw a target for each datum: its means plus noise, whose precision is drawn per datum if learned.
+
+        Args:
+            outputs: Means, shape (*d, values).
+            generator: Source of randomness, on the outputs' device.
+
+        Returns:
+            Numbers in the outputs' shape.
+        """
+        means = widened(outputs.detach())
+        draws = torch.randn(means.shape, generator=generator, dtype=means.dtype, device=means.device)
+        if self.noise != "learned":
+            return means + self.noise * draws
+        shape = means.shape if means.dim() == 1 else (*means.shape[:-1], 1)
+        concentration = torch.full(shape, self.concentration, dtype=means.dtype, device=means.device)
+        # torch.distributions draws by this function too, but takes no generator
+        precision = torch._standard_gamma(concentration, generator=generator) / self.rate
+        return means + draws / precision.sqrt()
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        """Return the outputs, which are the expected targets.
+
+        Args:
+            outputs: Means, shape (*d, values).
+        """
+        return outputs
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """Return the means with an axis for posterior samples.
+
+        Args:
+            outputs: Means, shape (n,) or (*d, values).
+
+        Returns:
+            Means, shape (*d, values, 1).
+        """
+        return stacked(outputs)
+
+    def average(self, predictions: Iterable[Tensor]) -> Tensor:
+        """Collect the means of posterior samples, whose mixture is the prediction.
+
+        Args:
+            predictions: Means of each sample, shape (*d, values, 1).
+
+        Returns:
+            Means, shape (*d, values, s).
+        """
+        return torch.cat(list(predictions), -1)
+
+    def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        """Return the log density of each datum under the mixture, noise integrated out, shape (num_data,).
+
+        Args:
+            prediction: Means, shape (*d, values, s).
+            targets: A number for each output.
+        """
+        means = prediction.double()
+        squares = (_values(prediction, targets).unsqueeze(-1) - means).square().sum(-2)
+        num_values = means.shape[-2]
+        if self.noise == "learned":
+            a, b = self.concentration, self.rate
+            constant = (
+                math.lgamma(a + num_values / 2) - math.lgamma(a) - num_values / 2 * (LN_2PI + math.log(b))
+            )
+            density = constant - (a + num_values / 2) * (squares / (2 * b)).log1p()
+        else:
+            density = -0.5 * squares / self.noise**2 - num_values * (0.5 * LN_2PI + math.log(self.noise))
+        return metrics.mixture_log_density(density).flatten().to(prediction.dtype)
+
+    def prediction_scores(
+        self, prediction: Tensor, targets: Tensor, *, sample_log_likelihoods: Tensor | None = None
+    ) -> dict[str, float]:
+        """Score means and noise: error, likelihoods, continuous ranked probability score, coverage.
+
+        Args:
+            prediction: Means, shape (*d, values, s).
+            targets: A number for each output.
+            sample_log_likelihoods: `log_likelihood` of each posterior sample, shape (s, num_data).
+        """
+        each = self.log_likelihood(prediction, targets)
+        means, values = prediction.double(), _values(prediction, targets)
+        variances = self._noise_variances().to(means.device)
+        ranks = metrics.mixture_rank(means, values, variances)
+        return {
+            "negative_log_likelihood": -each.double().mean().item(),
+            "root_mean_squared_error": metrics.root_mean_squared_error(means.mean(-1), values),
+            "continuous_ranked_probability_score": metrics.continuous_ranked_probability_score(
+                means, values, variances
+            ),
+            **{f"coverage_{100 * level:.0f}": metrics.coverage(ranks, level) for level in COVERAGES},
+            "log_predictive_density": metrics.joint_log_density(
+                each.unsqueeze(0) if sample_log_likelihoods is None else sample_log_likelihoods
+            ),
+        }
+
+    def _noise_variances(self) -> Tensor:
+        """Return the noise variance, or equally likely ones that stand for a learned one's distribution."""
+        if self.noise != "learned":
+            return torch.tensor([self.noise**2], dtype=torch.float64)
+        from scipy.special import gammaincinv  # here only: comes with scikit-learn, and is slow to import
+
+        number = 64 if self.concentration < 100 else 8  # a narrow distribution needs few
+        quantiles = (torch.arange(number, dtype=torch.float64) + 0.5) / number
+        return self.rate / torch.from_numpy(gammaincinv(self.concentration, quantiles.numpy()))
+
+
+def stacked(outputs: Tensor) -> Tensor:
+    """Return outputs of shape (*d, c) or (n,) in float32 or wider, as the only sample of a last axis.
+
+    Args:
+        outputs: Outputs of one network.
+    """
+    outputs = widened(outputs)
+    return (outputs.unsqueeze(-1) if outputs.dim() == 1 else outputs).unsqueeze(-1)
+
+
+def _values(prediction: Tensor, targets: Tensor) -> Tensor:
+    return targets.reshape(prediction.shape[:-1]).double()
