@@ -9,6 +9,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from secateur.errors import InvalidArgumentError, SecateurError
 from secateur.export import artifact
 from secateur.export.csr import CsrConv2d, CsrLinear
 from secateur.export.timing import alternating_times
+from secateur.modules import call, call_arguments, largest_relative_difference, map_tensors
 
 __all__ = ["BenchRow", "Latency", "bench", "num_macs", "peak_memory", "state_bytes"]
 
@@ -98,7 +100,7 @@ def bench(
         raise InvalidArgumentError(
             f"expected variants and batch sizes, got {list(variants)} and {list(batches)}"
         )
-    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    inputs = call_arguments(example_input)
     calls = {name: _call(variant) for name, variant in variants.items()}
     modes = {name: v.training for name, v in variants.items() if isinstance(v, nn.Module)}
     try:
@@ -115,7 +117,7 @@ def bench(
                 name,
                 variant,
                 [times[name] for times in latencies],
-                _difference(reference, outputs[name]),
+                largest_relative_difference(reference, outputs[name]),
                 inputs,
                 largest,
             )
@@ -197,7 +199,7 @@ def num_macs(network: nn.Module, inputs: tuple[Any, ...]) -> int:
     handles = [module.register_forward_hook(correct) for module in kernels]
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            network(*inputs)
+            call(network, inputs)
     finally:
         for handle in handles:
             handle.remove()
@@ -249,30 +251,28 @@ def peak_memory(network: nn.Module, inputs: tuple[Any, ...]) -> int:
     if any(parameter.is_cuda for parameter in network.parameters()):
         torch.cuda.reset_peak_memory_stats()
         with torch.no_grad():
-            network(*inputs)
+            call(network, inputs)
         return torch.cuda.max_memory_allocated()
     apart = [x for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)]
     apart += [*network.parameters(), *network.buffers()]
     with torch.no_grad(), _AliveBytes(apart) as counter:
-        network(*inputs)
+        call(network, inputs)
     return state_bytes(network) + counter.peak
 
 
 def _call(variant: nn.Module | Path) -> Callable[[tuple[Any, ...]], Any]:
     if isinstance(variant, nn.Module):
-        return lambda inputs: variant(*inputs)
+        return partial(call, variant)
     from secateur.export.onnx_graph import onnx_session
 
     return onnx_session(variant)
 
 
 def _of_size(inputs: tuple[Any, ...], size: int) -> tuple[Any, ...]:
-    def resized(x: Any) -> Any:
-        if not isinstance(x, Tensor) or x.dim() == 0:
-            return x
-        return x.repeat(-(-size // len(x)), *[1] * (x.dim() - 1))[:size].contiguous()
+    def resized(x: Tensor) -> Tensor:
+        return x.repeat(-(-size // len(x)), *[1] * (x.dim() - 1))[:size].contiguous() if x.dim() else x
 
-    result: tuple[Any, ...] = pytree.tree_map(resized, inputs)
+    result: tuple[Any, ...] = map_tensors(resized, inputs)
     return result
 
 
@@ -285,13 +285,3 @@ def _latencies(
         lower, median, upper = statistics.quantiles(own, n=4)
         result[name] = Latency(batch, median, lower, upper)
     return result
-
-
-def _difference(reference: Any, found: Any) -> float:
-    worst = 0.0
-    pairs = zip(pytree.tree_leaves(reference), pytree.tree_leaves(found), strict=True)
-    for a, b in pairs:
-        if isinstance(a, Tensor) and a.numel():
-            scale = max(float(a.abs().max()), 1e-30)
-            worst = max(worst, float((a.cpu().double() - b.cpu().double()).abs().max()) / scale)
-    return worst

@@ -17,9 +17,15 @@ from torch.utils import _pytree as pytree
 
 from secateur.compaction import compact, permanent
 from secateur.errors import ArtifactError, InvalidArgumentError
-from secateur.export.files import replacing
+from secateur.modules import (
+    call_arguments,
+    has_batch_norm,
+    held_masks,
+    largest_relative_difference,
+    reestimate,
+)
 from secateur.posterior import Posterior
-from secateur.training.batch_norm import has_batch_norm, reestimate
+from secateur.runs.writing import replacing
 
 __all__ = ["LINKS", "OnnxFile", "PosteriorAverage", "onnx", "onnx_session"]
 
@@ -116,7 +122,11 @@ def onnx(
             "calibration: expected training images to average samples of a network with batch norm, got "
             "none; each sample needs moments of its own"
         )
-    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
+    inputs, named = call_arguments(example_input)
+    if named:
+        raise InvalidArgumentError(
+            f"example_input: expected positional arguments only, got {', '.join(named)} by name"
+        )
     network = permanent(model).eval()
     if posterior is not None and num_samples:
         samples = [posterior.sample(generator=generator) for _ in range(num_samples)]
@@ -144,7 +154,7 @@ def _calibrated(network: nn.Module, images: Tensor | None) -> nn.Module:
 def _with_weights(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
     """Return a copy of the masked network with other weights under the same masks."""
     network = permanent(model).eval()
-    masks = dict(model.named_buffers())
+    masks = held_masks(model)
     with torch.no_grad():
         for name, weight in weights.items():
             try:
@@ -153,7 +163,7 @@ def _with_weights(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
                 raise InvalidArgumentError(
                     f"posterior: expected parameters of the network, got {name}"
                 ) from error
-            mask = masks.get(f"{name}_mask")
+            mask = masks.get(name)
             parameter.copy_(weight if mask is None else weight * mask)
     return network
 
@@ -212,12 +222,8 @@ def _check(network: nn.Module, path: Path, inputs: tuple[Any, ...]) -> float:
     thrice = pytree.tree_map(lambda x: torch.cat([x, x.flip(-1), x]) if _is_batch(x) else x, inputs)
     for batch in (inputs, thrice):
         with torch.no_grad():
-            leaves = pytree.tree_leaves(network(*batch))
-        expected = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        for a, b in zip(expected, run(batch), strict=True):
-            scale = max(float(a.abs().max()), 1e-30) if a.numel() else 1.0
-            difference = float((a.cpu().double() - b.double()).abs().max()) / scale if a.numel() else 0.0
-            worst = max(worst, difference if difference == difference else float("inf"))
+            expected = network(*batch)
+        worst = max(worst, largest_relative_difference(expected, run(batch)))
     if worst > _TOLERANCE:
         raise ArtifactError(
             f"expected onnxruntime to agree with PyTorch within {_TOLERANCE}, got {worst:.1e}"

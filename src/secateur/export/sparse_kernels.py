@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from secateur.compaction import permanent
 from secateur.export.csr import CsrConv2d, CsrLinear
 from secateur.export.timing import alternating_medians
+from secateur.modules import call
 
 __all__ = [
     "CsrConv2d",
@@ -166,7 +167,7 @@ def _inputs_of_layers(network: nn.Module, example_input: Any) -> dict[str, Tenso
             handles.append(module.register_forward_pre_hook(remember(name)))
     try:
         with torch.no_grad():
-            network(*(example_input if isinstance(example_input, tuple) else (example_input,)))
+            call(network, example_input)
     finally:
         for handle in handles:
             handle.remove()

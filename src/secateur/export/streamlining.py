@@ -7,6 +7,7 @@ convolution before them, one by one, and the order that numbers lie in (channels
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from secateur.compaction import compact
 from secateur.export.inlined import inline
 from secateur.export.phases import find_pooled, in_phases
 from secateur.export.timing import alternating_medians
+from secateur.modules import call, call_arguments
 
 __all__ = ["Streamlining", "measure_streamlining", "streamlined"]
 
@@ -51,7 +53,7 @@ def streamlined(model: nn.Module, example_input: Any, *, choice: Streamlining | 
     small = compact(model, example_input, fold_batch_norm=True).eval()
     if not isinstance(small, fx.GraphModule):
         return small
-    return _built(small, _measured(small, _inputs(example_input)) if choice is None else choice)
+    return _built(small, _measured(small, call_arguments(example_input)) if choice is None else choice)
 
 
 def measure_streamlining(model: nn.Module, example_input: Any) -> Streamlining:
@@ -62,15 +64,13 @@ def measure_streamlining(model: nn.Module, example_input: Any) -> Streamlining:
         example_input: A batch of the size to be fast at, or the tuple of positional arguments of a call.
     """
     small = compact(model, example_input, fold_batch_norm=True).eval()
-    return _measured(small, _inputs(example_input)) if isinstance(small, fx.GraphModule) else Streamlining()
-
-
-def _inputs(example_input: Any) -> tuple[Any, ...]:
-    return example_input if isinstance(example_input, tuple) else (example_input,)
+    if not isinstance(small, fx.GraphModule):
+        return Streamlining()
+    return _measured(small, call_arguments(example_input))
 
 
 @torch.inference_mode()
-def _measured(network: fx.GraphModule, inputs: tuple[Any, ...]) -> Streamlining:
+def _measured(network: fx.GraphModule, example: Any) -> Streamlining:
     if not any(isinstance(module, nn.Conv2d) for module in network.modules()):
         return Streamlining()
     last = Streamlining(channels_last=True)
@@ -78,16 +78,14 @@ def _measured(network: fx.GraphModule, inputs: tuple[Any, ...]) -> Streamlining:
     for pooled in find_pooled(network, network.graph):
         name = str(pooled.convolution.target)
         trial = Streamlining((*chosen.in_phases, name))
-        if _saves(network, trial, chosen, inputs):
+        if _saves(network, trial, chosen, example):
             chosen = trial
-    return last if _saves(network, last, chosen, inputs) else chosen
+    return last if _saves(network, last, chosen, example) else chosen
 
 
-def _saves(
-    network: fx.GraphModule, trial: Streamlining, known: Streamlining, inputs: tuple[Any, ...]
-) -> bool:
-    forms = [_built(network, each) for each in (trial, known)]
-    new, old = alternating_medians(forms, inputs, seconds=_SECONDS)
+def _saves(network: fx.GraphModule, trial: Streamlining, known: Streamlining, example: Any) -> bool:
+    calls = [partial(call, _built(network, each)) for each in (trial, known)]
+    new, old = alternating_medians(calls, (example,), seconds=_SECONDS)
     return new < _MARGIN * old
 
 

@@ -3,11 +3,11 @@
 from typing import Any
 
 from secateur.data import Split
+from secateur.modules import hold, prunable_exclude
 from secateur.posterior import Posterior
-from secateur.pruning import apply_masks
 from secateur.pruning.ranking import candidates
+from secateur.runs.directory import RunDirectory
 from secateur.training.batch_norm import write_calibration
-from secateur.training.files import RunDirectory
 from secateur.training.judging import figures
 from secateur.training.loop import Trainer
 from secateur.training.run import Run
@@ -63,7 +63,7 @@ def finish(
         if calibration is not None:
             metrics["sha256"] |= write_calibration(directory.path, calibration)
         directory.write_json(directory.metrics, metrics)
-    apply_masks(trainer.model, posterior.keep)
+    hold(trainer.model, posterior.keep)
     trainer.model.eval()
     return Run(
         model=trainer.model,
@@ -78,8 +78,10 @@ def finish(
 
 def _rows(trainer: Trainer, posterior: Posterior) -> list[dict[str, Any]]:
     """Return what was kept of each parameter."""
-    may_go = candidates(posterior, exclude=trainer.excluded(posterior)) if _has_layers(posterior) else {}
+    spared = prunable_exclude(trainer.model, posterior.mean, None, None)
+    may_go = candidates(posterior, exclude=spared) if _has_layers(posterior) else {}
     prunable = {name for names in may_go.values() for name in names}
+    removed = {} if trainer.pruner is None else trainer.pruner.removed_delta_f
     rows = []
     for name, parameter in trainer.model.named_parameters():
         num_weights = parameter.numel()
@@ -90,7 +92,7 @@ def _rows(trainer: Trainer, posterior: Posterior) -> list[dict[str, Any]]:
             "num_weights": num_weights,
             "num_kept": num_kept,
             "sparsity": 1 - num_kept / num_weights,
-            "delta_f": trainer.removed_delta_f.get(name, 0.0),
+            "delta_f": removed.get(name, 0.0),
             "prunable": name in prunable,
         })
     return rows

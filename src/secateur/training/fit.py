@@ -10,16 +10,17 @@ import torch
 from torch import nn
 
 from secateur.data import Dataset, Split
-from secateur.data.augment import NOT_TO_BE_MIRRORED
+from secateur.data.augment import NO_HORIZONTAL_FLIP
 from secateur.errors import ArtifactError, InvalidArgumentError
-from secateur.training.checkpoint import load_nested, save_nested
+from secateur.modules import from_torch_prune, held_masks
+from secateur.runs.checkpoint import load_nested, save_nested
+from secateur.runs.directory import RunDirectory, as_json, read_json
 from secateur.training.device import compiles_network, layout, placed, resolve_device
-from secateur.training.files import RunDirectory, as_json, read_json
 from secateur.training.finish import finish
 from secateur.training.judging import best_temperature, is_point
 from secateur.training.loop import Trainer
 from secateur.training.methods import method_named
-from secateur.training.problem import Problem, build_network, take_masks, without_holdout
+from secateur.training.problem import Problem, build_network, without_holdout
 from secateur.training.progress import Progress, SilentProgress
 from secateur.training.recipe import Recipe
 from secateur.training.run import Run, versions
@@ -124,7 +125,7 @@ def fit(
         sparsity = chosen.default_sparsity
     where = resolve_device(device)
     problem = Problem.of(network, train, test, data_dir)
-    if augment and problem.name in NOT_TO_BE_MIRRORED:
+    if augment and problem.name in NO_HORIZONTAL_FLIP:
         raise InvalidArgumentError(
             f"augment: expected data whose mirror images mean the same, got {problem.name}; leave it away"
         )
@@ -145,7 +146,8 @@ def fit(
     memory_format = layout(where, named=isinstance(network, str))
     train_split = placed(train_split, where, memory_format)
     test_split = None if problem.test is None else placed(problem.test, where, memory_format)
-    already_out = take_masks(model)
+    from_torch_prune(model)
+    already_out = held_masks(model)
     model.to(where, memory_format=memory_format)  # type: ignore[call-overload]
     steps = recipe.epochs * (len(train_split) // recipe.batch_size)
     compiled = steps >= COMPILE_FROM_STEPS and _can_compile(where) if compile is None else compile

@@ -1,10 +1,8 @@
 """The built-in loop: fit an epoch, reduce when due, again; resumable after every epoch."""
 
-import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from glob import escape
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,29 +12,21 @@ from torch import Tensor, nn
 from secateur.data import Split
 from secateur.errors import ArtifactError, DataError
 from secateur.inference import PosteriorOptimizer
+from secateur.modules import evaluation_mode, has_batch_norm, reestimate, spread
 from secateur.posterior import Posterior
-from secateur.pruning import Report, output_parameters, reduce
-from secateur.training.batch_norm import NUM_CALIBRATION, has_batch_norm, reestimate, spread
+from secateur.pruning import GradualPruner, PruneResult
+from secateur.training.batch_norm import NUM_CALIBRATION
 from secateur.training.divergence import check_losses, check_weights
-from secateur.training.judging import is_point
-from secateur.training.prediction import evaluation_mode, log_probabilities, score
+from secateur.training.prediction import log_probabilities, score
 from secateur.training.progress import Progress
 from secateur.training.recipe import Recipe
-from secateur.training.reduction_step import reduce_to, reduce_within, require_adaptive, shrink_priors
 from secateur.training.step import StepOptions, loss_function, seeded
 
 __all__ = ["Trainer"]
 
 OBSERVED_DATA = 2000  # training examples on which each reduction is observed
-PROGRESS = (
-    "epoch",
-    "seconds",
-    "training_seconds",
-    "history",
-    "reductions",
-    "removed_delta_f",
-    "best_loss",
-)
+SAVED_FIELDS = ("epoch", "seconds", "training_seconds", "history", "reductions")
+OF_A_PRUNING = ("num_removed", "predicted_delta_f", "observed_delta_f")
 STEPS_BETWEEN_LOOKS = 50  # at the loss, to show it; on a GPU also to check it, since reading makes it wait
 
 
@@ -45,7 +35,7 @@ class Trainer:
     """A fit in progress: all of its state, and the steps that move it.
 
     Attributes:
-        model: Unmasked network; removed weights are held at zero by the optimiser.
+        model: Network; its removed weights are held at zero.
         optimizer: Holds the posterior.
         recipe: How the fit goes.
         train: Training data on the model's device.
@@ -58,8 +48,7 @@ class Trainer:
         training_seconds: The part of it spent in training steps.
         history: One row per completed epoch.
         reductions: One row per reduction.
-        removed_delta_f: Predicted evidence of all that was removed, by parameter, in nats.
-        best_loss: Lowest loss observed at a reduction, in nats per datum.
+        pruner: What removes weights as the recipe says; None where it never does.
     """
 
     model: nn.Module
@@ -75,8 +64,7 @@ class Trainer:
     training_seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     reductions: list[dict[str, Any]] = field(default_factory=list)
-    removed_delta_f: dict[str, float] = field(default_factory=dict)
-    best_loss: float = math.inf
+    pruner: GradualPruner | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._loss_of = loss_function(self.model, self.options)
@@ -85,18 +73,24 @@ class Trainer:
                 f"batch_size: expected at most the {len(self.train)} training examples, got "
                 f"{self.recipe.batch_size}; lower --batch-size"
             )
-        # what cannot be done is refused before the first step: shrinking without a prior to shrink ...
-        if self.recipe.hyperprior is not None:
-            require_adaptive(self.optimizer)
-        if self.sparsity is not None:  # ... and a target out of reach
-            posterior = self.optimizer.posterior()
-            target = self._of_posterior(self.sparsity)
-            reduce(
-                posterior,
-                sparsity=target,
-                criterion=self.recipe.criterion,
-                exclude=self.excluded(posterior),
-            )
+        self.pruner = self._pruner()
+
+    def _pruner(self) -> GradualPruner | None:
+        """Return what prunes the network as the recipe says; a target out of reach is refused here."""
+        schedule = self.recipe.schedule
+        if schedule is None or schedule.first_epoch > self.recipe.epochs:
+            return None
+        images = self.train.images[:OBSERVED_DATA]
+        return GradualPruner(
+            self.model,
+            self.optimizer,
+            replace(schedule, last_epoch=min(schedule.last_epoch, self.recipe.epochs)),
+            observe=self._observed_loss,
+            sparsity=self.sparsity,
+            criterion=self.recipe.criterion,
+            hyperprior=self.recipe.hyperprior,
+            calibration=images if has_batch_norm(self.model) else None,
+        )
 
     @property
     def calibration(self) -> Tensor | None:
@@ -128,9 +122,9 @@ class Trainer:
             loss = self._train_epoch(progress)
             self.training_seconds += time.perf_counter() - started
             self.epoch += 1
-            reduction = self._reduce() if self._reduction_is_due() else None
+            result = self._prune() if self.pruner is not None and self.pruner.due(self.epoch) else None
             reestimate(self.model, self.train.images)
-            row = self._row(loss, reduction)
+            row = self._row(loss, result)
             self.seconds += time.perf_counter() - started
             self.history.append({**row, "seconds": self.seconds})
             progress.epoch(self.history[-1])
@@ -175,83 +169,21 @@ class Trainer:
         check_weights(self.model, step=step, learning_rate=self.optimizer.param_groups[0]["lr"])
         return float(total) / self.steps_per_epoch
 
-    def _reduction_is_due(self) -> bool:
-        return self.recipe.schedule is not None and self.recipe.schedule.due(self.epoch)
+    def _prune(self) -> PruneResult:
+        assert self.pruner is not None
+        result = self.pruner.step()
+        row = {key: getattr(result, key) for key in OF_A_PRUNING}
+        self.reductions.append({"epoch": self.epoch, **row})
+        return result
 
-    def _reduce(self) -> Report:
-        """Remove what the evidence allows now, and compare what it predicts with what is observed."""
-        schedule = self.recipe.schedule
-        assert schedule is not None
-        before = self.optimizer.posterior()
-        exclude = self.excluded(before)
-        if self.recipe.hyperprior is not None:
-            done = shrink_priors(
-                require_adaptive(self.optimizer),
-                schedule,
-                self._observed_loss,
-                hyperprior=self.recipe.hyperprior,
-                best_loss=self.best_loss,
-                exclude=exclude,
-            )
-        elif self.sparsity is None:
-            done = reduce_within(
-                before, schedule, self._observed_loss, best_loss=self.best_loss, exclude=exclude
-            )
-        else:
-            due = schedule.target(self.sparsity, epoch=self.epoch, epochs=self.recipe.epochs)
-            done = reduce_to(
-                before,
-                self._of_posterior(due),
-                self._observed_loss,
-                criterion=self.recipe.criterion,
-                exclude=exclude,
-            )
-        report = done.report
-        self.best_loss = min(self.best_loss, done.loss_before)
-        self.optimizer.hold(report.masks)
-        # a point has no posterior to diverge from its prior: only its loss can be compared
-        divergence = (
-            0.0
-            if is_point(before)
-            else float(before.kl_divergence() - self.optimizer.posterior().kl_divergence())
-        )
-        for name, mask in report.masks.items():
-            leaving = before.present(name) & ~mask
-            evidence = float(report.delta_f[name][leaving].sum(dtype=torch.float64))
-            self.removed_delta_f[name] = self.removed_delta_f.get(name, 0.0) + evidence
-        self.reductions.append({
-            "epoch": self.epoch,
-            "num_removed": report.num_removed,
-            "predicted_delta_f": done.predicted_delta_f,
-            "observed_delta_f": len(self.train) * (done.loss_before - done.loss_after) + divergence,
-        })
-        return report
-
-    def _of_posterior(self, sparsity: float) -> float:
-        """Return a sparsity of the whole network as one of the weights that have a posterior."""
-        assert self.sparsity is not None
-        num_weights = sum(parameter.numel() for parameter in self.model.parameters())
-        of_posterior = sum(mean.numel() for mean in self.posterior().mean.values())
-        return sparsity * num_weights / of_posterior
-
-    def excluded(self, posterior: Posterior) -> Sequence[str] | None:
-        """Return the names of parameters that stay: the output layer's, if there is any other layer."""
-        output = output_parameters(self.model)  # a head tied to an embedding under both names
-        others = any(mean.dim() > 1 and name not in output for name, mean in posterior.mean.items())
-        return [escape(name) for name in output] if others else None
-
-    def _observed_loss(self, masks: dict[str, Tensor]) -> float:
-        """Return the loss of the posterior-mean network under masks on some training data, per datum."""
+    def _observed_loss(self, model: nn.Module) -> float:
+        """Return the loss of the posterior-mean network on some training data, in nats per datum."""
         images, labels = self.train.images[:OBSERVED_DATA], self.train.labels[:OBSERVED_DATA]
-        weights = {
-            name: parameter.detach() * masks[name] if name in masks else parameter.detach()
-            for name, parameter in self.model.named_parameters()
-        }
-        with evaluation_mode(self.model):
-            predicted = log_probabilities(self.model, images, weights, calibration=images)
+        with evaluation_mode(model):
+            predicted = log_probabilities(model, images)
         return float(F.nll_loss(predicted, labels))
 
-    def _row(self, loss: float, report: Report | None) -> dict[str, Any]:
+    def _row(self, loss: float, result: PruneResult | None) -> dict[str, Any]:
         num_weights, num_kept = self.counts()
         row: dict[str, Any] = {
             "epoch": self.epoch,
@@ -264,8 +196,8 @@ class Trainer:
         if self.test is not None:
             figures, _ = score(self.model, self.test)
             row |= figures.as_dict()
-        if report is not None:
-            row |= {key: value for key, value in self.reductions[-1].items() if key != "epoch"}
+        if result is not None:
+            row |= {key: getattr(result, key) for key in OF_A_PRUNING}
         return row
 
     def counts(self) -> tuple[int, int]:
@@ -283,7 +215,8 @@ class Trainer:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            **{name: getattr(self, name) for name in PROGRESS},
+            "pruner": None if self.pruner is None else self.pruner.state_dict(),
+            **{name: getattr(self, name) for name in SAVED_FIELDS},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -298,7 +231,9 @@ class Trainer:
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            for name in PROGRESS:
+            if self.pruner is not None:
+                self.pruner.load_state_dict(state["pruner"])
+            for name in SAVED_FIELDS:
                 setattr(self, name, state[name])
         except (RuntimeError, KeyError, TypeError, ValueError) as error:
             line = str(error).splitlines()[-1].strip()

@@ -1,33 +1,17 @@
 """Predictions averaged over posterior samples, in batches."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from secateur.data import Split
 from secateur.metrics import Metrics, evaluate, log_likelihoods
+from secateur.modules import evaluation_mode, moments
 from secateur.posterior import Posterior
-from secateur.pruning import masks_of
-from secateur.training.batch_norm import moments
 
-__all__ = ["evaluation_mode", "log_probabilities", "score"]
+__all__ = ["log_probabilities", "score"]
 
 BATCH_SIZE = 500
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode; each module returns to its own on exit."""
-    were_training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in were_training:
-            module.training = True
 
 
 @torch.no_grad()
@@ -43,44 +27,19 @@ def log_probabilities(
     Args:
         model: Network in evaluation mode.
         images: Inputs on the model's device or not.
-        weights: Weights to use instead of the model's own, by plain parameter name.
+        weights: Weights to use instead of the model's own, by parameter name.
         calibration: Training images that batch norm's moments are taken from for these weights; None keeps
             the model's own.
     """
     device = next(model.parameters()).device
-    with _masked_under_their_names(model, weights) as given:
-        if calibration is not None:
-            given = {**(given or {}), **moments(model, calibration, given)}
-        outputs = []
-        for batch in images.split(BATCH_SIZE):
-            batch = batch.to(device)
-            logits = model(batch) if given is None else functional_call(model, given, (batch,))
-            outputs.append(logits.float().log_softmax(-1))
+    if calibration is not None:
+        weights = {**(weights or {}), **moments(model, calibration, weights)}
+    outputs = []
+    for batch in images.split(BATCH_SIZE):
+        batch = batch.to(device)
+        logits = model(batch) if weights is None else functional_call(model, weights, (batch,))
+        outputs.append(logits.float().log_softmax(-1))
     return torch.cat(outputs)
-
-
-@contextmanager
-def _masked_under_their_names(
-    model: nn.Module, weights: dict[str, Tensor] | None
-) -> Iterator[dict[str, Tensor] | None]:
-    """Yield weights under the names that the parameters of a masked model have.
-
-    The pruning hooks of a masked module leave the weights they computed last as an attribute of it; on
-    exit that is the model's own again.
-    """
-    if weights is None:
-        yield None
-        return
-    held = {}
-    for qualified in masks_of(model):
-        prefix, _, name = qualified.rpartition(".")
-        module = model.get_submodule(prefix)
-        held[qualified] = (module, name, getattr(module, name))
-    try:
-        yield {f"{name}_orig" if name in held else name: value for name, value in weights.items()}
-    finally:
-        for module, name, own in held.values():
-            setattr(module, name, own)
 
 
 def score(

@@ -5,16 +5,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import prune as torch_prune
 
 from secateur import networks
 from secateur.data import Dataset, Split, load, validate
 from secateur.errors import DataError, InvalidArgumentError
-from secateur.pruning import masks_of
-from secateur.training.prediction import evaluation_mode
+from secateur.modules import evaluation_mode
 from secateur.training.recipe import Recipe
 
-__all__ = ["Problem", "build_network", "take_masks", "without_holdout"]
+__all__ = ["Problem", "build_network", "without_holdout"]
 
 
 @dataclass(frozen=True)
@@ -129,19 +127,6 @@ def build_network(
         got = str(tuple(outputs.shape)) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise InvalidArgumentError(f"network: expected logits of shape (n, classes) for n = 1, got {got}")
     return network, outputs.shape[1]
-
-
-def take_masks(model: nn.Module) -> dict[str, Tensor]:
-    """Take the masks of an earlier pruning off a network, and return them for the optimiser to hold.
-
-    Args:
-        model: Network; its removed weights stay zero, under their parameters' plain names.
-    """
-    masks = masks_of(model)
-    for qualified in masks:
-        prefix, _, name = qualified.rpartition(".")
-        torch_prune.remove(model.get_submodule(prefix), name)
-    return masks
 
 
 def without_holdout(train: Split, recipe: Recipe, seed: int) -> tuple[Split, Split | None]:

@@ -9,15 +9,15 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from secateur.compaction import permanent
+from secateur.compaction import plain_copy
 from secateur.data import Split
 from secateur.errors import ArtifactError, InvalidArgumentError, UsageError
-from secateur.pruning import finish_structured, masks_of, prune
+from secateur.modules import evaluation_mode, held_masks, reestimate
+from secateur.pruning import prune_units, prune
 from secateur.runs.directory import RunDirectory
 from secateur.training import Progress, Run, fit, load_run
-from secateur.training.batch_norm import reestimate, write_calibration
+from secateur.training.batch_norm import write_calibration
 from secateur.training.judging import figures
-from secateur.training.prediction import evaluation_mode
 from secateur.training.pruned_metrics import as_later_epochs, evidence_of_removal, pruned_metrics
 from secateur.training.run import example_images, run_data, versions
 
@@ -114,12 +114,12 @@ def prune_run(
     train, test = run_data(run, "train", data_dir), run_data(run, "test", data_dir)
     observed = _some(train, run.config["seed"])
     before = run.posterior
-    loss_before = _loss(permanent(run.model), observed)
+    loss_before = _loss(plain_copy(run.model), observed)
     _remove(run, sparsity, granularity, max_loss_rise, cost, multiply_adds, observed)
     reestimate(run.model, train.images)
-    loss_after = _loss(permanent(run.model), observed)
-    keep = before.keep | masks_of(run.model)
-    after = replace(before, keep={name: mask for name, mask in keep.items() if name in before.mean})
+    loss_after = _loss(plain_copy(run.model), observed)
+    keep = before.keep | held_masks(run.model)
+    after = before.given({name: mask for name, mask in keep.items() if name in before.mean})
     evidence = evidence_of_removal(before, keep)
     removal = {
         "epoch": len(run.history),
@@ -134,7 +134,7 @@ def prune_run(
         end = _recovered(run, train, test, recover, num_samples, progress)
     else:
         end.metrics.update(_judged(end, test, num_samples))
-    keep = end.posterior.keep | masks_of(end.model)
+    keep = end.posterior.keep | held_masks(end.model)
     metrics = pruned_metrics(run, end, keep, evidence, removal)
     config = run.config | {
         "predictive_temperature": end.config["predictive_temperature"],
@@ -204,7 +204,7 @@ def _write(
     target.claim(resume=False)
     target.write_json(target.config, config)
     target.write_history(history)
-    target.write_model(permanent(end.model).state_dict())
+    target.write_model(plain_copy(end.model).state_dict())
     end.posterior.save(target.posterior)
     digests = target.digests()
     if end.calibration is not None:
@@ -247,13 +247,13 @@ def _remove(
             "or weight, neuron or channel"
         )
     kinds = ("neuron", "channel", "head") if granularity == "unit" else (granularity,)
-    finish_structured(
+    prune_units(
         run.model,
         run.posterior,
         example_images(run),
         kinds=kinds,
         price=0.0 if max_loss_rise is None else math.inf,
-        loss=None if max_loss_rise is None else lambda network: _loss(network, observed),
+        observe=None if max_loss_rise is None else lambda network: _loss(network, observed),
         max_loss_rise=max_loss_rise or 0.0,
         cost=cost,
         multiply_adds=multiply_adds,

@@ -16,13 +16,13 @@ from secateur.data import Split, registered_name
 from secateur.data import load as load_data
 from secateur.data import names as data_names
 from secateur.errors import ArtifactError, DataError, InvalidArgumentError
+from secateur.modules import evaluation_mode, hold
 from secateur.posterior import Posterior
-from secateur.pruning import apply_masks
 from secateur.runs.directory import RunDirectory, read_json
 from secateur.training.batch_norm import read_calibration
 from secateur.training.device import layout, placed, resolve_device
 from secateur.training.judging import figures, is_point
-from secateur.training.prediction import evaluation_mode, log_probabilities
+from secateur.training.prediction import log_probabilities
 from secateur.version import __version__
 
 __all__ = ["Run", "evaluate", "example_images", "load_run", "run_data", "versions"]
@@ -33,7 +33,7 @@ class Run:
     """What a fit hands back.
 
     Attributes:
-        model: Posterior-mean network, removed weights masked through `torch.nn.utils.prune`.
+        model: Posterior-mean network; its removed weights are held at zero.
         posterior: Posterior of its weights at the evidence's temperature.
         metrics: The content of `metrics.json`.
         config: The content of `config.json`.
@@ -111,7 +111,7 @@ def load_run(out: Path | str, *, model: nn.Module | None = None, device: torch.d
             f"{out}: expected a finished run (metrics.json), got none; finish it by secateur fit ... --resume"
         )
     config, metrics = read_json(directory.config), read_json(directory.metrics)
-    if missing := REQUIRED - config.keys():
+    if missing := REQUIRED_CONFIG - config.keys():
         raise ArtifactError(f"{directory.config}: expected the field {sorted(missing)[0]!r}, got none")
     directory.verify(metrics.get("sha256", {}))
     named = config["network"] in networks.names()
@@ -149,7 +149,7 @@ def load_run(out: Path | str, *, model: nn.Module | None = None, device: torch.d
         for kind in ("mean", "precision", "prior_precision", "keep")
     }
     posterior = Posterior(**ordered).to(device)
-    apply_masks(model, posterior.keep)
+    hold(model, posterior.keep)
     model.eval()
     calibration = read_calibration(directory.path)
     return Run(
@@ -163,7 +163,7 @@ def load_run(out: Path | str, *, model: nn.Module | None = None, device: torch.d
     )
 
 
-REQUIRED = {"network", "data", "image_shape", "num_classes", "recipe", "seed", "predictive_temperature"}
+REQUIRED_CONFIG = {"network", "data", "image_shape", "num_classes", "recipe", "seed", "predictive_temperature"}
 
 
 def _read_history(path: Path) -> list[dict[str, Any]]:
