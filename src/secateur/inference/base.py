@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from secateur.errors import ArtifactError, InvalidArgumentError
-from secateur.inference.arguments import check_decay_rates, check_positive, chosen
+from secateur.inference.arguments import check_decay_rates, check_positive
 from secateur.inference.block import Block, Moments, adam_direction
 from secateur.inference.flat import FlatParameters
 from secateur.inference.state import check_state, gather_state, restore_state
+from secateur.modules import chosen, layer_of
 from secateur.posterior import Posterior
 
 __all__ = ["PosteriorOptimizer"]
@@ -73,7 +74,7 @@ class PosteriorOptimizer(Optimizer):
         self.compiled = compile
         self._samples_with_gradient = 0  # since the last step, or since the gradients were cleared
         self._depth = 0  # of nested sampled_parameters() blocks
-        self.last_layer = self._names()[-1].rpartition(".")[0]  # of the network, whatever the groups
+        self.last_layer = layer_of(self._names()[-1])  # of the network, whatever the groups
         for index, group in enumerate(self.param_groups):
             pairs = zip(group["param_names"], group["params"], strict=True)
             trained = [(name, parameter) for name, parameter in pairs if parameter.requires_grad]

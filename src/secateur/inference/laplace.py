@@ -22,7 +22,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.prune import BasePruningMethod
 
 from secateur.errors import InvalidArgumentError
-from secateur.inference.arguments import check_positive, chosen
+from secateur.inference.arguments import check_positive
+from secateur.modules import chosen
 from secateur.posterior import Posterior
 
 __all__ = ["LOSSES", "laplace"]

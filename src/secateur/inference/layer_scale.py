@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from secateur.inference.block import Block
 from secateur.inference.flat import FlatParameters
+from secateur.modules import layer_of
 
 __all__ = ["GAMMA_RATE", "GAMMA_SHAPE", "LayerSizes", "adabelief", "inner_step"]
 
@@ -55,7 +56,7 @@ class LayerSizes:
             last_factor: f_l of the last layer.
         """
         pairs = zip(flat.names, flat.sizes, strict=True)
-        modules = groupby(pairs, key=lambda pair: pair[0].rpartition(".")[0])
+        modules = groupby(pairs, key=lambda pair: layer_of(pair[0]))
         layers = [(module, list(group)) for module, group in modules]
         factors = [last_factor if module == last_layer else hidden_factor for module, _ in layers]
         return cls(

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from secateur.inference.flat import FlatParameters
+from secateur.modules import layer_of
 
 __all__ = ["ScaleGroup", "ScaleLayout"]
 
@@ -67,8 +68,7 @@ class ScaleLayout:
         """
         parameters = zip(flat.names, flat.parameters, strict=True)
         keyed = [
-            (name.rpartition(".")[0], each.shape[0] if each.dim() else 1, each.numel())
-            for name, each in parameters
+            (layer_of(name), each.shape[0] if each.dim() else 1, each.numel()) for name, each in parameters
         ]
         groups = []
         for (module, num_rows), members in groupby(keyed, key=lambda each: each[:2]):

@@ -3,6 +3,7 @@
 import torch
 
 from secateur.inference.block import Block
+from secateur.modules import layer_of
 
 __all__ = ["spread_start"]
 
@@ -20,10 +21,10 @@ def spread_start(block: Block, init_range: float, *, generator: torch.Generator)
         generator: Source of the draws.
     """
     matrices = {
-        name.rpartition(".")[0]
+        layer_of(name)
         for name, parameter in zip(block.flat.names, block.flat.parameters, strict=True)
         if parameter.dim() > 1
     }
     for name, z in block.flat.named(block.state["loc"]).items():
-        if name.rpartition(".")[0] in matrices:
+        if layer_of(name) in matrices:
             z.uniform_(-init_range, init_range, generator=generator)
