@@ -92,7 +92,7 @@ def test_temperature_scales_likelihood_and_prior_alike(posterior):
         torch.testing.assert_close(cold.std[name], 0.5 * posterior.std[name])
         torch.testing.assert_close(cold.prior_precision[name], 4 * posterior.prior_precision[name])
         assert torch.equal(cold.mean[name], posterior.mean[name])
-    assert cold.keep is posterior.keep
+    assert all(cold.keep[name] is posterior.keep[name] for name in posterior.keep)
     for wrong in (0.0, -1.0, math.nan):
         with pytest.raises(InvalidArgumentError, match="temperature: expected a positive number"):
             posterior.at_temperature(wrong)
