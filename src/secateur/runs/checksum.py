@@ -1,12 +1,13 @@
-"""A checksum of named tensors that covers all that makes them what they are."""
+"""Checksums: of named tensors, covering all that makes them what they are, and of whole files."""
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-__all__ = ["tensors_checksum"]
+__all__ = ["file_checksum", "tensors_checksum"]
 
 
 def tensors_checksum(tensors: Mapping[str, Tensor], *, text: str = "") -> str:
@@ -30,3 +31,16 @@ def tensors_checksum(tensors: Mapping[str, Tensor], *, text: str = "") -> str:
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     digest.update(text.encode())
     return digest.hexdigest()
+
+
+def file_checksum(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Args:
+        path: File to read.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

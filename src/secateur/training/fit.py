@@ -192,7 +192,8 @@ def fit(
     with ExitStack() as stack:
         shown = stack.enter_context(SilentProgress() if progress is None else progress)
         if directory is not None:
-            _open(directory, config, trainer, resume=resume)
+            stack.enter_context(directory.claimed(resume=resume))
+            _open(directory, config, trainer)
         boards = []
         if tensorboard and directory is not None:
             board = TensorBoard(directory.path / "tensorboard", resumed_epoch=trainer.epoch)
@@ -249,9 +250,8 @@ def _can_compile(device: torch.device) -> bool:
     return device.type == "cuda" or any(map(shutil.which, ("g++", "clang++", "c++")))
 
 
-def _open(directory: RunDirectory, config: dict[str, Any], trainer: Trainer, *, resume: bool) -> None:
-    """Claim the directory, and go on from its checkpoint if there is one."""
-    directory.claim(resume=resume)
+def _open(directory: RunDirectory, config: dict[str, Any], trainer: Trainer) -> None:
+    """Begin a run in its directory, or go on from the checkpoint that is there."""
     if not directory.config.exists():
         directory.write_json(directory.config, config)
         return

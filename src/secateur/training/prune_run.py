@@ -201,15 +201,15 @@ def _write(
     end: Run,
 ) -> None:
     """Write the files of a finished run, `metrics.json` last."""
-    target.claim(resume=False)
-    target.write_json(target.config, config)
-    target.write_history(history)
-    target.write_model(plain_copy(end.model).state_dict())
-    end.posterior.save(target.posterior)
-    digests = target.digests()
-    if end.calibration is not None:
-        digests |= write_calibration(target.path, end.calibration)
-    target.write_json(target.metrics, metrics | {"sha256": digests})
+    with target.claimed(resume=False):
+        target.write_json(target.config, config)
+        target.write_history(history)
+        target.write_model(plain_copy(end.model).state_dict())
+        end.posterior.save(target.posterior)
+        digests = target.digests()
+        if end.calibration is not None:
+            digests |= write_calibration(target.path, end.calibration)
+        target.write_json(target.metrics, metrics | {"sha256": digests})
 
 
 def _some(train: Split, seed: int) -> Split:

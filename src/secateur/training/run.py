@@ -113,7 +113,7 @@ def load_run(out: Path | str, *, model: nn.Module | None = None, device: torch.d
     config, metrics = read_json(directory.config), read_json(directory.metrics)
     if missing := REQUIRED_CONFIG - config.keys():
         raise ArtifactError(f"{directory.config}: expected the field {sorted(missing)[0]!r}, got none")
-    directory.verify(metrics.get("sha256", {}))
+    directory.verify(metrics.get("sha256"))
     named = config["network"] in networks.names()
     if model is None:
         if not named:
