@@ -8,7 +8,7 @@ from torch import nn
 
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.inference import IVON, Calibrated, FlatFF, FlatMAP
-from secateur.training.checkpoint import load_nested, save_nested
+from secateur.runs.checkpoint import load_nested, save_nested
 
 
 def weights(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.errors import ArtifactError
-from secateur.training.checkpoint import load_nested, save_nested
+from secateur.runs.checkpoint import load_nested, save_nested
 
 STATE = {
     "weights": {"a.weight": torch.arange(6.0).view(2, 3), "empty": torch.zeros(0)},

@@ -114,10 +114,10 @@ import torch, secateur
 from pathlib import Path
 from secateur.data import Split, load
 from secateur.networks.mlp import MLP
-from secateur.training import methods
+from secateur.pruning import schedule
 
 torch.set_num_threads(1)
-methods.STEPS_OF_WARM_UP, methods.STEPS_BETWEEN_REDUCTIONS = 20, 10
+schedule.STEPS_OF_WARM_UP, schedule.STEPS_BETWEEN_REDUCTIONS = 20, 10
 digits = load("digits")
 train = Split(digits.train.images[:320], digits.train.labels[:320])
 test = Split(digits.test.images[:100], digits.test.labels[:100])
