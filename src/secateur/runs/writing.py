@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -96,7 +97,11 @@ def open_appending(path: Path) -> BinaryIO:
         OSError: If it is no ordinary file, or cannot be opened.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NO_LINKS | getattr(os, "O_NONBLOCK", 0)
-    return os.fdopen(os.open(path, flags, 0o666), "ab")  # "ab" asks for the position: a pipe has none
+    descriptor = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not an ordinary file", str(path))
+    return os.fdopen(descriptor, "ab")
 
 
 def is_unfinished(name: str) -> bool:
