@@ -244,14 +244,15 @@ def check_same_shape(outputs: Tensor, targets: Tensor) -> None:
 
     Args:
         outputs: Outputs of the network.
-        targets: One target per output; (n,) also fits outputs (n, 1).
+        targets: One target per output; a last axis of one may be missing on either side.
 
     Raises:
         InvalidArgumentError: If the shapes differ otherwise.
     """
-    if outputs.dim() and targets.shape in (outputs.shape, outputs.shape[:-1] + (1,) * (outputs.dim() == 1)):
+    single = outputs.shape if outputs.dim() != 1 else (*outputs.shape, 1)
+    if outputs.dim() and (targets.shape == outputs.shape or targets.shape == single):
         return
-    if outputs.dim() > 1 and outputs.shape[-1] == 1 and targets.shape == outputs.shape[:-1]:
+    if single[-1:] == (1,) and targets.shape == single[:-1]:
         return
     raise InvalidArgumentError(
         f"targets: expected one for each output, shape {tuple(outputs.shape)}, got {tuple(targets.shape)}; "

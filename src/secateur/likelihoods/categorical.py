@@ -12,7 +12,7 @@ from secateur.errors import InvalidArgumentError
 from secateur.likelihoods.base import Likelihood, check_outputs, widened
 from secateur.metrics import Reliability, evaluate, log_likelihoods, reliability
 
-__all__ = ["Categorical"]
+__all__ = ["Categorical", "average_log_tables"]
 
 
 @dataclass(frozen=True)
@@ -239,6 +239,9 @@ def average_log_tables(predictions: Iterable[Tensor]) -> Tensor:
 
     Args:
         predictions: Log probabilities of each sample.
+
+    Raises:
+        InvalidArgumentError: If there is none.
     """
     total, number = None, 0
     for prediction in predictions:

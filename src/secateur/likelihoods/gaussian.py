@@ -23,7 +23,7 @@ from secateur import metrics
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods.base import Likelihood, check_outputs, check_same_shape, paired, widened
 
-__all__ = ["Gaussian", "stacked"]
+__all__ = ["Gaussian", "mixed", "stacked"]
 
 COVERAGES = (0.5, 0.9)
 LN_2PI = math.log(2 * math.pi)
@@ -202,7 +202,7 @@ class Gaussian(Likelihood):
         Returns:
             Means, shape (*d, values, s).
         """
-        return torch.cat(list(predictions), -1)
+        return mixed(predictions)
 
     def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Tensor:
         """Return the log density of each datum under the mixture, noise integrated out, shape (num_data,).
@@ -269,6 +269,21 @@ def stacked(outputs: Tensor) -> Tensor:
     """
     outputs = widened(outputs)
     return (outputs.unsqueeze(-1) if outputs.dim() == 1 else outputs).unsqueeze(-1)
+
+
+def mixed(predictions: Iterable[Tensor]) -> Tensor:
+    """Join the samples of several predictions along their last axis.
+
+    Args:
+        predictions: What `stacked` returned, for each sample.
+
+    Raises:
+        InvalidArgumentError: If there is none.
+    """
+    members = list(predictions)
+    if not members:
+        raise InvalidArgumentError("predictions: expected at least one sample, got none")
+    return torch.cat(members, -1)
 
 
 def _values(prediction: Tensor, targets: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from secateur import metrics
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods.base import Likelihood, check_outputs, check_same_shape, paired, widened
-from secateur.likelihoods.gaussian import stacked
+from secateur.likelihoods.gaussian import mixed, stacked
 
 __all__ = ["Poisson"]
 
@@ -120,7 +120,7 @@ class Poisson(Likelihood):
         Returns:
             Log rates, shape (*d, counts, s).
         """
-        return torch.cat(list(predictions), -1)
+        return mixed(predictions)
 
     def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Tensor:
         """Return the log probability of each datum's counts under the mixture, shape (num_data,).

@@ -88,32 +88,33 @@ def continuous_ranked_probability_score(
         doi:10.1256/qj.05.235, for mixtures of Gaussians.
     """
     means, targets = means.reshape(-1, means.shape[-1]), targets.reshape(-1)
-    between = _pair_variances(variances)
+    between, shares = _pair_variances(variances)
+    even = torch.full_like(variances, 1 / len(variances))
     total = means.new_zeros(())
     num_samples = means.shape[-1]
     size = max(1, NUMBERS_AT_ONCE // num_samples**2)
     for some, wanted in zip(means.split(size), targets.split(size), strict=True):
-        distance = _mean_distance(wanted.unsqueeze(-1) - some, variances).sum() / num_samples
-        spread = _mean_distance(some.unsqueeze(-1) - some.unsqueeze(-2), between).sum() / num_samples**2
+        distance = _mean_distance(wanted.unsqueeze(-1) - some, variances, even).sum() / num_samples
+        apart = some.unsqueeze(-1) - some.unsqueeze(-2)
+        spread = _mean_distance(apart, between, shares).sum() / num_samples**2
         total = total + distance - 0.5 * spread
     return (total / len(targets)).item()
 
 
-def _mean_distance(shift: Tensor, variances: Tensor) -> Tensor:
-    """Return E|shift + noise|, averaged over the noise variances."""
+def _mean_distance(shift: Tensor, variances: Tensor, probabilities: Tensor) -> Tensor:
+    """Return E|shift + noise|, averaged over noise variances of given probabilities."""
     total = torch.zeros_like(shift)
-    for variance in variances:
+    for variance, probability in zip(variances, probabilities, strict=True):
         std = variance.sqrt()
         scaled = shift / std
         density = (-0.5 * scaled.square()).exp() / math.sqrt(2 * math.pi)
-        total = total + shift * torch.erf(scaled / math.sqrt(2)) + 2 * std * density
-    return total / len(variances)
+        total = total + probability * (shift * torch.erf(scaled / math.sqrt(2)) + 2 * std * density)
+    return total
 
 
-def _pair_variances(variances: Tensor) -> Tensor:
-    """Return the variances of X - X': the sums of two, neighbours merged where there are many."""
-    sums = (variances.unsqueeze(0) + variances.unsqueeze(1)).flatten().sort().values
-    if len(sums) <= PAIR_VARIANCES:
-        return sums
+def _pair_variances(variances: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the variances of X - X' and their probabilities; neighbours are merged where there are many."""
+    parts = (variances.unsqueeze(0) + variances.unsqueeze(1)).flatten().sort().values.chunk(PAIR_VARIANCES)
     # noise enters through its standard deviation, so that is what is averaged
-    return torch.stack([part.sqrt().mean().square() for part in sums.chunk(PAIR_VARIANCES)])
+    merged = torch.stack([part.sqrt().mean().square() for part in parts])
+    return merged, merged.new_tensor([len(part) for part in parts]) / len(variances) ** 2
