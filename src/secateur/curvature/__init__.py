@@ -1,0 +1,6 @@
+"""Curvature of a trained network by one pass over data: Kronecker factors of each layer, exact diagonals."""
+
+from secateur.curvature.estimate import CurvaturePass, estimate
+from secateur.curvature.value import Curvature, LayerCurvature
+
+__all__ = ["Curvature", "CurvaturePass", "LayerCurvature", "estimate"]

@@ -1,0 +1,117 @@
+"""Batches of a loader: what the network is called with, the targets, and which tokens are padding."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import InvalidArgumentError
+from secateur.likelihoods import Likelihood
+from secateur.modules.inputs import batch_size, call, call_arguments, to_device
+
+__all__ = ["Batch", "label_shift", "read_batch", "tensor_outputs"]
+
+LABELS = "labels"
+ATTENTION = "attention_mask"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch.
+
+    Attributes:
+        example: What the network is called with; see `secateur.modules.inputs`.
+        targets: Observed targets; None where the loader has none.
+        attended: False at padding tokens, shape (data, tokens); None where nothing says so.
+        size: Number of data.
+    """
+
+    example: Any
+    targets: Tensor | None
+    attended: Tensor | None
+    size: int
+
+
+def read_batch(batch: Any, device: torch.device) -> Batch:
+    """Return a loader's batch in its parts, on a device.
+
+    Args:
+        batch: A pair `(inputs, targets)`; a dict of keyword arguments, whose `labels` are the targets; a pair
+            `(inputs, kwargs)` with `labels` among the latter; or inputs alone.
+        device: Where the network is.
+
+    Raises:
+        InvalidArgumentError: If no tensor in it counts data.
+    """
+    targets: Any = None
+    if isinstance(batch, list):
+        batch = tuple(batch)
+    if isinstance(batch, tuple) and len(batch) > 1 and not isinstance(batch[-1], Mapping):
+        *inputs, targets = batch
+        batch = inputs[0] if len(inputs) == 1 else tuple(inputs)
+        if isinstance(batch, list):
+            batch = tuple(batch)
+    positional, named = call_arguments(batch)
+    if targets is None and LABELS in named:
+        targets = named.pop(LABELS)
+    example = to_device((positional, named), device)
+    attended = example[1].get(ATTENTION)
+    if not (isinstance(attended, Tensor) and attended.dim() == 2):
+        attended = None
+    if targets is not None and not isinstance(targets, Tensor):
+        targets = torch.as_tensor(targets)
+    return Batch(
+        example=example,
+        targets=None if targets is None else targets.to(device),
+        attended=None if attended is None else attended.bool(),
+        size=batch_size(example),
+    )
+
+
+def tensor_outputs(result: Any) -> Tensor:
+    """Return the outputs in what a network returned: a tensor, `.logits`, or the first of several.
+
+    Args:
+        result: What the network returned.
+
+    Raises:
+        InvalidArgumentError: If there is no tensor in it.
+    """
+    if isinstance(result, Mapping) and "logits" in result:
+        result = result["logits"]
+    elif isinstance(result, tuple | list) and result:
+        result = result[0]
+    if not isinstance(result, Tensor):
+        raise InvalidArgumentError(
+            f"model: expected a tensor, a tuple that starts with one, or `logits`, got {type(result).__name__}"
+        )
+    return result
+
+
+@torch.no_grad()
+def label_shift(model: nn.Module, batch: Batch, likelihood: Likelihood) -> int:
+    """Return by how many tokens the labels lag behind the outputs: 1 where a network shifts them itself.
+
+    Networks of the Transformers library that predict the next token take the inputs as labels. What they do
+    with labels is read off the loss that they compute.
+
+    Args:
+        model: The network.
+        batch: A batch with its labels.
+        likelihood: Distribution of the labels.
+    """
+    positional, named = call_arguments(batch.example)
+    outputs = tensor_outputs(call(model, batch.example))
+    labels = batch.targets
+    tokens = labels is not None and labels.dim() == 2 and outputs.shape[:2] == labels.shape
+    if not tokens or labels is None or outputs.dim() != 3 or labels.shape[1] < 2 or not named:
+        return 0
+    own = call(model, (positional, {**named, LABELS: labels}))
+    loss = own.get("loss") if isinstance(own, Mapping) else None
+    if loss is None:
+        return 0
+    plain = likelihood.mean_loss(outputs, labels)
+    shifted = likelihood.mean_loss(outputs[:, :-1], labels[:, 1:])
+    return int((loss - shifted).abs() < (loss - plain).abs())
