@@ -1,14 +1,19 @@
 """A network's architecture as data: its graph and its layers' arguments, as JSON can hold them.
 
 Only what is on the lists below is ever called when a network is built from a file: torch's own layers,
-functions and tensor methods, none of which reads or writes anything but tensors. Names become Python
-identifiers (`torch.fx` writes the graph out as a `forward`), so they are checked as such.
+functions and tensor methods, none of which reads or writes anything but tensors. `torch.fx` writes the graph
+out as the text of a `forward`. Every name in it is therefore checked: a keyword is one that its target takes,
+an attribute is a layer or a tensor of the file, an argument's name is an identifier. Values reach the text
+by their `repr`.
 """
 
 import inspect
 import keyword
 import operator
 import re
+from collections.abc import Collection
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,7 +22,7 @@ from torch import fx, nn
 
 from secateur.errors import ArtifactError, InvalidArgumentError
 
-__all__ = ["build", "describe"]
+__all__ = ["DTYPES", "build", "describe"]
 
 _OPERATORS = (
     "add sub mul truediv floordiv mod neg pow matmul getitem eq ne lt le gt ge iadd isub imul itruediv "
@@ -57,7 +62,9 @@ _FUNCTIONS: dict[str, Any] = {
 }
 _NAMES = {id(function): name for name, function in reversed(_FUNCTIONS.items())}
 _ATTENTION_FLAGS = {"bias": "in_proj_bias", "add_bias_kv": "bias_k"}
-_DTYPES = {str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
+DTYPES = {str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
+_NOT_DESCRIBED = frozenset({"device", "dtype", "args", "kwargs"})
+_PYTHON_KEYWORDS = frozenset({"input", "axis", "keepdims", "return_indices", "memory_format"})
 _PATH = re.compile(r"[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 
@@ -89,6 +96,9 @@ def describe(network: fx.GraphModule) -> dict[str, Any]:
                 )
         elif node.op == "call_method" and target not in _METHODS.split():
             raise InvalidArgumentError(_unknown("tensor method", target))
+        is_plain_call = node.op in {"call_function", "call_method"}
+        if is_plain_call and (foreign := node.kwargs.keys() - _keywords(node.op, target)):
+            raise InvalidArgumentError(_unknown("keyword", f"{min(foreign)} of {target}"))
         entry = [node.op, target, _encode(list(node.args), numbers)]
         nodes.append([*entry, _encode(node.kwargs, numbers)] if node.kwargs else entry)
     return {"class": type(network).__name__, "layers": layers, "nodes": nodes}
@@ -104,7 +114,7 @@ def _describe_layer(path: str, layer: nn.Module) -> list[Any]:
         raise InvalidArgumentError(_unknown("layer", f"{path} ({kind.__qualname__})"))
     arguments = {}
     for name, parameter in inspect.signature(kind).parameters.items():
-        if name in {"device", "dtype", "args", "kwargs"}:
+        if name in _NOT_DESCRIBED:
             continue
         if isinstance(layer, nn.MultiheadAttention) and name in _ATTENTION_FLAGS:
             value = getattr(layer, _ATTENTION_FLAGS[name]) is not None
@@ -167,7 +177,7 @@ def _decode(value: Any, nodes: list[fx.Node]) -> Any:
     if kind == "float":
         return float(content)
     if kind == "dtype":
-        return _DTYPES[content]
+        return DTYPES[content]
     if kind == "device":
         return torch.device(content)
     raise ValueError(f"unknown kind of argument {kind}")
@@ -193,10 +203,10 @@ def build(
     try:
         root = nn.Module()
         for path, (kind, arguments) in architecture["layers"].items():
-            _attach(root, path, _build_layer(kind, _decode({"dict": arguments}, [])))
+            owner, leaf = _place(root, path)
+            owner.add_module(leaf, _build_layer(kind, _decode({"dict": arguments}, [])))
         for path, tensor in tensors.items():
-            owner_path, _, leaf = path.rpartition(".")
-            owner = _owner(root, owner_path)
+            owner, leaf = _place(root, path)
             expected = getattr(owner, leaf, None)
             if expected is not None and expected.shape != tensor.shape:
                 raise ValueError(f"{path} has the shape {list(tensor.shape)}, not {list(expected.shape)}")
@@ -206,13 +216,15 @@ def build(
                 setattr(owner, leaf, tensor)
             else:
                 owner.register_buffer(leaf, tensor)
-        network = fx.GraphModule(root, _build_graph(architecture["nodes"]), _checked(architecture["class"]))
+        graph = _build_graph(architecture["nodes"], root, architecture["layers"].keys(), tensors.keys())
+        network = fx.GraphModule(root, graph, _checked(architecture["class"]))
         missing = [name for name, tensor in network.state_dict().items() if tensor.is_meta]
         if missing:
             raise ValueError(f"no values for {', '.join(missing)}")
         return network.eval()
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise ArtifactError(f"expected the description of a network, got a damaged one: {error}") from error
+    except Exception as error:  # torch's layers and the compiler raise whatever suits arguments that do not
+        reason = " ".join(str(error).split())
+        raise ArtifactError(f"expected the description of a network, got a damaged one: {reason}") from error
 
 
 def _checked(name: str) -> str:
@@ -227,50 +239,69 @@ def _build_layer(kind: str, arguments: dict[str, Any]) -> nn.Module:
         layer_type, (nn.Sequential, nn.ModuleList, nn.ModuleDict)
     ):
         raise ValueError(f"{kind} is no layer of torch.nn")
+    if foreign := arguments.keys() - inspect.signature(layer_type).parameters.keys() | (
+        arguments.keys() & _NOT_DESCRIBED
+    ):
+        raise ValueError(f"{kind} takes no {min(foreign)!r} from a file")
     with torch.device("meta"):  # weights follow from the file
         return layer_type(**arguments)
 
 
-def _owner(root: nn.Module, path: str) -> nn.Module:
-    if path and not _PATH.fullmatch(path):
+def _place(root: nn.Module, path: str) -> tuple[nn.Module, str]:
+    """Return the module that owns what has this qualified name, made if it is missing, and the last name."""
+    if not _PATH.fullmatch(path):
         raise ValueError(f"{path!r} is no qualified name")
-    for name in path.split(".") if path else ():
+    *names, leaf = path.split(".")
+    for name in names:
         if name not in dict(root.named_children()):
             root.add_module(name, nn.Module())
         root = root.get_submodule(name)
-    return root
+    return root, leaf
 
 
-def _attach(root: nn.Module, path: str, layer: nn.Module) -> None:
-    owner, _, leaf = path.rpartition(".")
-    if not _PATH.fullmatch(path):
-        raise ValueError(f"{path!r} is no qualified name")
-    _owner(root, owner).add_module(leaf, layer)
-
-
-def _build_graph(description: list[list[Any]]) -> fx.Graph:
+def _build_graph(
+    description: list[list[Any]], root: nn.Module, layers: Collection[str], tensors: Collection[str]
+) -> fx.Graph:
     graph = fx.Graph()
     nodes: list[fx.Node] = []
     for op, target, encoded_args, *encoded_kwargs in description:
         args = tuple(_decode(encoded_args, nodes))
         kwargs = _decode(encoded_kwargs[0], nodes) if encoded_kwargs else {}
-        if op == "output":
-            nodes.append(graph.output(args[0]))
-            continue
+        called, allowed = target, frozenset[str]()
         if op == "call_function":
-            target = _FUNCTIONS[target]
-            if target is getattr and args[1] not in _ATTRIBUTES:
+            called, allowed = _FUNCTIONS[target], _keywords(op, target)
+            if called is getattr and args[1] not in _ATTRIBUTES:
                 raise ValueError(f"attribute {args[1]!r} is not allowed")
         elif op == "call_method":
             if target not in _METHODS.split():
                 raise ValueError(f"method {target!r} is not allowed")
-        elif op in {"call_module", "get_attr"}:
-            if not _PATH.fullmatch(target):
-                raise ValueError(f"{target!r} is no qualified name")
+            allowed = _keywords(op, target)
+        elif op == "call_module":  # any other attribute could be a method, such as `to_folder`
+            if target not in layers:
+                raise ValueError(f"{target!r} is no layer of the file")
+            allowed = frozenset(inspect.signature(root.get_submodule(target).forward).parameters)
+        elif op == "get_attr":
+            if target not in tensors:
+                raise ValueError(f"{target!r} is no tensor of the file")
         elif op == "placeholder":
-            target = _checked(target)
-        else:
+            _checked(target)
+        elif op != "output":
             raise ValueError(f"unknown operation {op!r}")
-        nodes.append(graph.create_node(op, target, args, kwargs))
+        if foreign := kwargs.keys() - allowed:
+            raise ValueError(f"{target!r} takes no keyword {min(foreign)!r}")
+        nodes.append(graph.output(args[0]) if op == "output" else graph.create_node(op, called, args, kwargs))
     graph.lint()
     return graph
+
+
+@cache
+def _keywords(op: str, target: str) -> frozenset[str]:
+    """Return the keywords of a function or method: by its signature, or by torch's own schemas."""
+    named: Collection[str] = ()
+    if op == "call_function":
+        with suppress(ValueError):  # written in C
+            named = inspect.signature(_FUNCTIONS[target]).parameters
+    packet = getattr(torch.ops.aten, target.rpartition(".")[2], None)
+    overloads = [] if packet is None else [getattr(packet, key) for key in packet.overloads()]
+    schemas = {argument.name for overload in overloads for argument in overload._schema.arguments}
+    return frozenset(named) | schemas | _PYTHON_KEYWORDS

@@ -1,13 +1,13 @@
 """One file for a reduced network: what it is as JSON, its weights at the price of their masks' entropy.
 
-A safetensors file. Its metadata hold `format`, `version` and `sha256` (of all tensors). The tensor `network`
-is a JSON text, deflated (zlib), with the architecture (`architecture`) and an index of the tensors.
-Floating-point tensors lie end to end, zeros left out, in one stream per stored type (`values.float32`, ...);
-which entries they are is Rice-coded (`codec`) in `masks`. Other tensors are stored as they are. Nothing is
-pickled, and no code of the file's is run when it is read.
+A safetensors file. Its metadata hold `format`, `version` and `sha256`, over names, types, shapes and bytes of
+all tensors; version 2 had one over the bytes alone, and is refused. The tensor `network` is a JSON text,
+deflated (zlib), with the architecture (`architecture`) and an index of the tensors. Floating-point tensors
+lie end to end, zeros left out, in one stream per stored type (`values.float32`, ...); which entries they are
+is Rice-coded (`codec`) in `masks`. Other tensors are stored as they are. Nothing is pickled, and no code of
+the file's is run when it is read.
 """
 
-import hashlib
 import importlib
 import json
 import zlib
@@ -18,19 +18,20 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as as_bytes
 from torch import Tensor, fx, nn
 
-from secateur.compaction import permanent
+from secateur.compaction import plain_copy
 from secateur.errors import ArtifactError, InvalidArgumentError
-from secateur.export.architecture import build, describe
+from secateur.export.architecture import DTYPES, build, describe
 from secateur.export.codec import CodedMask, decode_mask, encode_mask, entropy_bits
 from secateur.export.csr import with_csr, without_csr
-from secateur.export.files import replacing
+from secateur.runs import tensors_checksum
+from secateur.runs.writing import replacing
 
 __all__ = ["VERSION", "entropy_bound", "load", "save"]
 
-VERSION = 2
+VERSION = 3
 _FORMAT = "secateur-network"
 _LARGEST_TEXT = 1 << 26  # bytes; a small file could otherwise unfold to any size
 _STORED = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -46,7 +47,7 @@ def entropy_bound(network: nn.Module, *, value_bytes: int = 4) -> float:
         value_bytes: Bytes of one kept weight.
     """
     total = 0.0
-    for tensor in permanent(network).state_dict().values():
+    for tensor in plain_copy(network).state_dict().values():
         if tensor.is_floating_point():
             kept = int(torch.count_nonzero(tensor))
             total += entropy_bits(tensor.numel(), kept) / 8 + kept * value_bytes
@@ -78,6 +79,7 @@ def save(
 
     Raises:
         InvalidArgumentError: If `values` is no such type, or the network is neither and has no factory.
+        ArtifactError: If the file cannot be written; the old one is then untouched.
     """
     if values is not None and values not in _STORED:
         raise InvalidArgumentError(f"values: expected one of {', '.join(_STORED)} or None, got {values!r}")
@@ -98,10 +100,11 @@ def save(
         header["csr"] = list(csr)
     text = json.dumps(header, separators=(",", ":"), allow_nan=False)
     tensors["network"] = _deflated(text)
-    metadata = {"format": _FORMAT, "version": str(VERSION), "sha256": _checksum(tensors)}
+    metadata = {"format": _FORMAT, "version": str(VERSION), "sha256": tensors_checksum(tensors)}
+    content = as_bytes(tensors, metadata)
     with replacing(Path(path)) as draft:
-        save_file(tensors, draft, metadata)
-    return Path(path).stat().st_size
+        draft.write_bytes(content)
+    return len(content)
 
 
 def _traced(network: nn.Module) -> fx.GraphModule:
@@ -156,14 +159,6 @@ def _inflated(packed: Tensor) -> str:
     return content.decode()
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def load(path: str | Path, *, factory: str | Callable[..., nn.Module] | None = None) -> nn.Module:
     """Read a network from a file that `save` wrote.
 
@@ -187,8 +182,11 @@ def load(path: str | Path, *, factory: str | Callable[..., nn.Module] | None = N
         if "architecture" in header:
             return with_csr(build(header["architecture"], state, parameters), csr)
         name, arguments = header["factory"], header["arguments"]
-    except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError, zlib.error) as error:
-        raise ArtifactError(f"expected a whole network in {path}, got a damaged one: {error}") from error
+    except ArtifactError:
+        raise
+    except Exception as error:  # a damaged description can ask for anything
+        reason = " ".join(str(error).split())
+        raise ArtifactError(f"expected a whole network in {path}, got a damaged one: {reason}") from error
     network = _confirmed(name, factory)(**arguments)
     try:
         network.load_state_dict(state, assign=True)
@@ -213,7 +211,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         older = version.isdigit() and int(version) < VERSION
         what_to_do = "save the network again" if older else "update Secateur"
         raise ArtifactError(f"expected version {VERSION} in {path}, got {version}: {what_to_do}")
-    if metadata.get("sha256") != _checksum(tensors):
+    if metadata.get("sha256") != tensors_checksum(tensors):
         raise ArtifactError(f"expected {path} as it was written, got another checksum: copy or save it again")
     return tensors
 
@@ -231,7 +229,7 @@ def _unpack(index: list[list[Any]], tensors: dict[str, Tensor]) -> dict[str, Ten
         return stream[start : start + count]
 
     for name, type_name, shape, *storage in index:
-        dtype = getattr(torch, type_name)
+        dtype = DTYPES[f"torch.{type_name}"]
         if not storage:
             state[name] = tensors[f"plain.{name}"].reshape(shape).to(dtype)
             continue

@@ -84,6 +84,8 @@ def decode_mask(code: CodedMask) -> Bool[np.ndarray, " n"]:
     mask = np.zeros(code.num_weights, dtype=bool)
     if code.num_kept == 0:
         return mask
+    if not 0 <= code.k <= _LARGEST_K:
+        raise ValueError(f"expected remainders of at most {_LARGEST_K} bits, got {code.k}")
     ends = np.flatnonzero(np.unpackbits(code.quotients))[: code.num_kept]
     bits = np.unpackbits(code.remainders)[: code.num_kept * code.k]
     if len(ends) != code.num_kept or len(bits) != code.num_kept * code.k:

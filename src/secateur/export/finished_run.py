@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import ArtifactError, InvalidArgumentError, unknown_name
+from secateur.errors import InvalidArgumentError, unknown_name
 from secateur.export import artifact
 from secateur.export.onnx_graph import OnnxFile, onnx
 from secateur.export.sparse_kernels import KernelRow, measure_kernels, sparse
@@ -103,39 +103,33 @@ def export_run(
 
 
 def _onnx(run: Run, path: Path, images: Tensor, num_samples: int) -> tuple[OnnxFile, nn.Module | None]:
-    try:
-        if not num_samples:
-            small = compact(run.model, images)
-            return onnx(small, path, images), small
-        temperature = run.config["predictive_temperature"]
-        if temperature == 0:
-            raise InvalidArgumentError(
-                "samples: expected none, since this run predicts best by its mean alone (temperature 0), "
-                f"got {num_samples}; leave --samples away"
-            )
-        posterior = run.posterior.at_temperature(temperature)
-        generator = torch.Generator().manual_seed(run.config["seed"])
-        written = onnx(
-            run.model,
-            path,
-            images,
-            posterior=posterior,
-            num_samples=num_samples,
-            calibration=run.calibration,
-            generator=generator,
+    if not num_samples:
+        small = compact(run.model, images)
+        return onnx(small, path, images), small
+    temperature = run.config["predictive_temperature"]
+    if temperature == 0:
+        raise InvalidArgumentError(
+            "samples: expected none, since this run predicts best by its mean alone (temperature 0), "
+            f"got {num_samples}; leave --samples away"
         )
-        return written, None
-    except OSError as error:
-        raise ArtifactError(f"{path}: expected to write it, got: {error}; choose another --out") from error
+    posterior = run.posterior.at_temperature(temperature)
+    generator = torch.Generator().manual_seed(run.config["seed"])
+    written = onnx(
+        run.model,
+        path,
+        images,
+        posterior=posterior,
+        num_samples=num_samples,
+        calibration=run.calibration,
+        generator=generator,
+    )
+    return written, None
 
 
 def _saved(
     run: Run, network: nn.Module, path: Path, images: Tensor, kernels: tuple[KernelRow, ...] = ()
 ) -> Exported:
-    try:
-        num_bytes = artifact.save(network, path)
-    except OSError as error:
-        raise ArtifactError(f"{path}: expected to write it, got: {error}; choose another --out") from error
+    num_bytes = artifact.save(network, path)
     with torch.no_grad():
         expected, found = run.model(images), artifact.load(path)(images)
     difference = float((expected - found).abs().max() / expected.abs().max().clamp_min(1e-30))

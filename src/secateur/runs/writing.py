@@ -49,9 +49,7 @@ def write_whole(path: Path, content: bytes) -> None:
             raise
         _sync_directory(path.parent)
     except OSError as error:
-        raise ArtifactError(
-            f"{path}: expected to write it, got: {error}; free space or choose another --out"
-        ) from error
+        raise _not_written(path, error) from error
 
 
 @contextmanager
@@ -64,15 +62,21 @@ def replacing(path: Path) -> Iterator[Path]:
     Yields:
         A name in a new directory beside `path`, which only this user can enter. After an error nothing of
         it is left, and `path` is as it was.
+
+    Raises:
+        ArtifactError: If it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        draft = Path(folder) / path.name
-        yield draft
-        with draft.open("rb") as written:
-            os.fsync(written.fileno())
-        draft.replace(path)
-        _sync_directory(path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            draft = Path(folder) / path.name
+            yield draft
+            with draft.open("rb") as written:
+                os.fsync(written.fileno())
+            draft.replace(path)
+            _sync_directory(path.parent)
+    except OSError as error:
+        raise _not_written(path, error) from error
 
 
 def open_exclusive(path: Path) -> BinaryIO:
@@ -114,6 +118,10 @@ def is_unfinished(name: str) -> bool:
     (True, False)
     """
     return bool(_UNFINISHED.fullmatch(name)) or name.endswith(".partial")
+
+
+def _not_written(path: Path, error: OSError) -> ArtifactError:
+    return ArtifactError(f"{path}: expected to write it, got: {error}; free space or choose another --out")
 
 
 def _sync_directory(directory: Path) -> None:
