@@ -13,6 +13,7 @@ from secateur.modules.masks import (
     release,
     version,
 )
+from secateur.modules.matrix import LayerMatrix
 from secateur.modules.modes import evaluation_mode
 from secateur.modules.names import (
     by_layer,
@@ -29,6 +30,7 @@ from secateur.modules.weights import with_weights
 from secateur.modules.zeros import is_transposed
 
 __all__ = [
+    "LayerMatrix",
     "batch_size",
     "by_layer",
     "call",

@@ -7,8 +7,9 @@ Out:    an entry that is out (False in `keep`) is pinned at zero. What a block s
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from secateur.errors import InvalidArgumentError
 from secateur.reduction import Partition
 
-__all__ = ["Block", "Groups", "by_kind", "still_in"]
+__all__ = ["Block", "Groups", "still_in"]
 
 Groups = Partition | Tensor | Mapping[str, Tensor]
 """Entries to be judged together: a `Partition` of the layer's matrix (`modules.LayerMatrix`), integer labels
@@ -37,6 +38,11 @@ class Block(ABC):
         keep: False where an entry is out; a missing name means that all of it stays.
         transposed: Whether weights keep their outputs in the second axis, as `LayerMatrix` has it.
     """
+
+    KINDS: ClassVar[tuple[str, ...]]
+    """Fields that have a tensor for each parameter."""
+    MATRICES: ClassVar[tuple[str, ...]] = ()
+    """Fields that are one tensor for the layer."""
 
     layer: str
     mean: dict[str, Tensor]
@@ -99,19 +105,22 @@ class Block(ABC):
             InvalidArgumentError: If a name or a shape is not the block's, or a mask is not boolean.
         """
 
-    @abstractmethod
     def sample(self, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Draw weights by name; exactly zero where an entry is out.
 
         Args:
             generator: Source of randomness on the tensors' device; torch's global one when missing.
         """
+        drawn: dict[str, Tensor] = {}
+        for name in self.mean:
+            if name not in drawn:
+                drawn |= self.draws(name, generator)
+        return drawn
 
-    @abstractmethod
     def kl(self) -> Tensor:
         """Return KL(posterior || prior) of the entries that are in, a float64 scalar on the CPU, in nats."""
+        return sum(self.kl_terms().values(), torch.zeros((), dtype=torch.float64))
 
-    @abstractmethod
     def at_temperature(self, temperature: float) -> "Block":
         """Return the block with likelihood and prior both raised to `1 / temperature`; means do not move.
 
@@ -121,32 +130,63 @@ class Block(ABC):
         Raises:
             InvalidArgumentError: If `temperature` is not positive.
         """
+        if not temperature > 0:
+            raise InvalidArgumentError(f"temperature: expected a positive number, got {temperature}")
+        kinds = self._precisions()
+        return self._rebuilt({
+            key: value / temperature if key.partition("/")[0] in kinds else value
+            for key, value in self.tensors().items()
+        })
 
-    @abstractmethod
     def to(self, device: torch.device | str) -> "Block":
         """Return the block with every tensor on `device`.
 
         Args:
             device: Where to.
         """
+        return self._rebuilt({key: value.to(device) for key, value in self.tensors().items()})
 
-    @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that the block consists of, as tensors named "kind" or "kind/parameter"."""
+        """Return all that the block consists of, as tensors named "kind/parameter" or "kind"."""
+        found = {
+            f"{kind}/{name}": value for kind in self.KINDS for name, value in getattr(self, kind).items()
+        }
+        own = {kind: getattr(self, kind) for kind in self.MATRICES}
+        return found | {kind: value for kind, value in own.items() if value is not None}
 
     @classmethod
-    @abstractmethod
     def from_tensors(cls, layer: str, tensors: Mapping[str, Tensor], *, transposed: bool = False) -> "Block":
         """Return the block whose `tensors` these are.
 
         Args:
             layer: Name of the layer.
             tensors: What `tensors` returned.
-            transposed: Whether weights keep their outputs last, as `LayerMatrix` has it.
+            transposed: Whether weights keep their outputs in the second axis.
 
         Raises:
             InvalidArgumentError: If a tensor is missing, unknown, or does not fit.
         """
+        found: dict[str, Any] = {kind: {} for kind in cls.KINDS}
+        for key, tensor in tensors.items():
+            kind, slash, name = key.partition("/")
+            if slash and kind in cls.KINDS:
+                found[kind][name] = tensor
+            elif not slash and kind in cls.MATRICES:
+                found[kind] = tensor
+            else:
+                kinds = ", ".join([*cls.KINDS, *cls.MATRICES])
+                raise InvalidArgumentError(f"tensors: expected {kinds}, got {key!r}")
+        for each in fields(cls):  # type: ignore[arg-type]
+            if each.name in cls.MATRICES and each.default is MISSING and each.name not in found:
+                raise InvalidArgumentError(f"tensors: expected {each.name!r}, got none")
+        return cls(layer=layer, **found, transposed=transposed)  # type: ignore[call-arg]
+
+    def _rebuilt(self, tensors: Mapping[str, Tensor]) -> "Block":
+        return self.from_tensors(self.layer, tensors, transposed=self.transposed)
+
+    def _precisions(self) -> tuple[str, ...]:
+        """Return the kinds of tensors that a temperature divides."""
+        return tuple(kind for kind in (*self.KINDS, *self.MATRICES) if kind not in {"mean", "keep"})
 
     @abstractmethod
     def draws(self, name: str, generator: torch.Generator | None) -> dict[str, Tensor]:
@@ -197,30 +237,3 @@ def still_in(block: Block, keep: Mapping[str, Tensor]) -> dict[str, Tensor]:
         here = mask.to(mean.device)
         held[name] = held[name] & here if name in held else here
     return held
-
-
-def by_kind(
-    tensors: Mapping[str, Tensor], kinds: Sequence[str], matrices: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Return a block's fields from what `Block.tensors` gave.
-
-    Args:
-        tensors: Tensors named "kind/parameter" or "kind".
-        kinds: Fields that have a tensor for each parameter; `keep` may have none.
-        matrices: Fields that are one tensor.
-
-    Raises:
-        InvalidArgumentError: If a tensor is missing or unknown.
-    """
-    fields: dict[str, Any] = {kind: {} for kind in kinds}
-    for key, tensor in tensors.items():
-        kind, slash, name = key.partition("/")
-        if slash and kind in kinds:
-            fields[kind][name] = tensor
-        elif not slash and kind in matrices:
-            fields[kind] = tensor
-        else:
-            raise InvalidArgumentError(f"tensors: expected {', '.join([*kinds, *matrices])}, got {key!r}")
-    if missing := [kind for kind in matrices if kind not in fields]:
-        raise InvalidArgumentError(f"tensors: expected {missing[0]!r}, got none")
-    return fields

@@ -8,19 +8,18 @@ A removal moves nothing: what stays keeps its mean, and the evidence of a group 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from secateur.errors import InvalidArgumentError
 from secateur.posterior._validation import require_fields, require_positive
-from secateur.posterior.block import Block, Groups, by_kind, still_in
+from secateur.posterior.block import Block, Groups, still_in
 from secateur.posterior.groups import labels_by_parameter
 from secateur.reduction import delta_f
 
 __all__ = ["Diagonal"]
-
-_KINDS = ("mean", "precision", "prior_precision", "keep")
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,8 @@ class Diagonal(Block):
         >>> block.delta_f()["fc.weight"]
         tensor([[-1.3069, -3.4014]])
     """
+
+    KINDS: ClassVar = ("mean", "precision", "prior_precision", "keep")
 
     layer: str
     mean: dict[str, Tensor]
@@ -128,14 +129,6 @@ class Diagonal(Block):
         """
         return replace(self, keep=still_in(self, keep))
 
-    def sample(self, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Draw weights by name, one parameter after another; exactly zero where an entry is out.
-
-        Args:
-            generator: Source of randomness on the tensors' device; torch's global one when missing.
-        """
-        return {name: self.draws(name, generator)[name] for name in self.mean}
-
     def draws(self, name: str, generator: torch.Generator | None) -> dict[str, Tensor]:
         """Draw the weights of one parameter.
 
@@ -147,10 +140,6 @@ class Diagonal(Block):
         noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
         weight = mean + noise * self.precision[name].rsqrt()
         return {name: weight * self.keep[name] if name in self.keep else weight}
-
-    def kl(self) -> Tensor:
-        """Return KL(posterior || prior) of the entries that are in, a float64 scalar on the CPU, in nats."""
-        return sum(self.kl_terms().values(), torch.zeros((), dtype=torch.float64))
 
     def kl_terms(self) -> dict[str, Tensor]:
         """Return KL(posterior || prior) by parameter.
@@ -165,51 +154,3 @@ class Diagonal(Block):
                 each = torch.where(self.keep[name], each, 0.0)
             terms[name] = each.sum(dtype=torch.float64).cpu()
         return terms
-
-    def at_temperature(self, temperature: float) -> "Diagonal":
-        """Return the block with likelihood and prior both raised to `1 / temperature`; means do not move.
-
-        Args:
-            temperature: Positive; below 1 the posterior is narrower.
-
-        Raises:
-            InvalidArgumentError: If `temperature` is not positive.
-        """
-        if not temperature > 0:
-            raise InvalidArgumentError(f"temperature: expected a positive number, got {temperature}")
-        return replace(
-            self,
-            precision={name: value / temperature for name, value in self.precision.items()},
-            prior_precision={name: value / temperature for name, value in self.prior_precision.items()},
-        )
-
-    def to(self, device: torch.device | str) -> "Diagonal":
-        """Return the block with every tensor on `device`.
-
-        Args:
-            device: Where to.
-        """
-        moved = {
-            kind: {name: value.to(device) for name, value in getattr(self, kind).items()} for kind in _KINDS
-        }
-        return replace(self, **moved)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return all that the block consists of, as tensors named "kind/parameter"."""
-        return {f"{kind}/{name}": value for kind in _KINDS for name, value in getattr(self, kind).items()}
-
-    @classmethod
-    def from_tensors(
-        cls, layer: str, tensors: Mapping[str, Tensor], *, transposed: bool = False
-    ) -> "Diagonal":
-        """Return the block whose `tensors` these are.
-
-        Args:
-            layer: Name of the layer.
-            tensors: What `tensors` returned.
-            transposed: Whether weights keep their outputs last.
-
-        Raises:
-            InvalidArgumentError: If a tensor is missing, unknown, or does not fit.
-        """
-        return cls(layer, **by_kind(tensors, _KINDS), transposed=transposed)

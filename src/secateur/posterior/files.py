@@ -19,14 +19,22 @@ from torch import Tensor
 
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.modules import by_layer
-from secateur.posterior.block import Block, by_kind
+from secateur.posterior.block import Block
+from secateur.posterior.dense import Dense
 from secateur.posterior.diagonal import Diagonal
+from secateur.posterior.kronecker import Kronecker
+from secateur.posterior.rowwise import Rowwise
 from secateur.runs import tensors_checksum, write_whole
 
 __all__ = ["load", "save"]
 
 _FORMAT, _FIRST_FORMAT = "secateur-posterior-2", "secateur-posterior-1"
-_KINDS: dict[str, type[Block]] = {"diagonal": Diagonal}
+_KINDS: dict[str, type[Block]] = {
+    "diagonal": Diagonal,
+    "rowwise": Rowwise,
+    "kronecker": Kronecker,
+    "dense": Dense,
+}
 _LONGEST_MESSAGE = 300  # characters of an error that may quote the file
 
 
@@ -91,17 +99,15 @@ def load(path: Path) -> tuple[list[Block], list[str]]:
 
 
 def _first(tensors: Mapping[str, Tensor]) -> tuple[list[Block], list[str]]:
-    fields = by_kind(tensors, ("mean", "precision", "prior_precision", "keep"))
-    blocks: list[Block] = []
-    for layer, names in by_layer(fields["mean"]).items():
-        own = {
-            kind: {name: fields[kind].pop(name) for name in names if name in fields[kind]}
-            for kind in ("precision", "prior_precision", "keep")
-        }
-        blocks.append(Diagonal(layer, {name: fields["mean"][name] for name in names}, **own))
-    if left := {name for kind in ("precision", "prior_precision", "keep") for name in fields[kind]}:
-        raise InvalidArgumentError(f"expected the names of mean, got a difference at {min(left)!r}")
-    return blocks, list(fields["mean"])
+    names = [key.partition("/")[2] for key in tensors if key.startswith("mean/")]
+    layer_of = {name: layer for layer, own in by_layer(names).items() for name in own}
+    own: dict[str, dict[str, Tensor]] = {layer: {} for layer in layer_of.values()}
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition("/")
+        if name not in layer_of:
+            raise InvalidArgumentError(f"{kind}: expected the names of mean, got a difference at {name!r}")
+        own[layer_of[name]][key] = tensor
+    return [Diagonal.from_tensors(layer, mine) for layer, mine in own.items()], names
 
 
 def _second(metadata: Mapping[str, str], tensors: dict[str, Tensor]) -> tuple[list[Block], list[str]]:

@@ -17,7 +17,7 @@ from secateur.errors import InvalidArgumentError, NotNestedError
 from secateur.reduction._linear_algebra import cholesky
 from secateur.reduction._validation import require
 
-__all__ = ["DiagonalisedPrecision", "diagonalise"]
+__all__ = ["DiagonalisedPrecision", "diagonalise", "eigenbasis"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def diagonalise(a: Tensor, b: Tensor, change: Tensor, free: Tensor) -> Diagonali
         InvalidArgumentError: If A or B is not positive definite.
         NotNestedError: If an eigenvalue is not positive.
     """
-    beta, column_basis = _eigenbasis("column_precision", b)
+    beta, column_basis = eigenbasis("column_precision", b)
     require("column_precision", beta, beta > 0, "positive definite")
     patterns = free.reshape(-1, free.shape[-1])
     if bool((patterns == patterns[0]).all()):
@@ -99,7 +99,7 @@ def _row_basis(a: Tensor, change: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]
     """Eigenvalues d and basis W of the kept rows, with zeros for the others."""
     block, step = a[..., kept.unsqueeze(-1), kept], change[..., kept]
     if bool((step == step[..., :1]).all()):
-        alpha, rotation = _eigenbasis("row_precision", block)
+        alpha, rotation = eigenbasis("row_precision", block)
         require("row_precision", alpha, alpha > 0, "positive definite")
         values, basis = step / alpha, rotation * alpha.rsqrt().unsqueeze(-2)
     else:
@@ -107,7 +107,7 @@ def _row_basis(a: Tensor, change: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]
         identity = torch.eye(len(kept), dtype=a.dtype, device=a.device).expand_as(factor)
         inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
         whitened = (inverse * step.unsqueeze(-2)) @ inverse.mT
-        values, rotation = _eigenbasis("row_precision", whitened)
+        values, rotation = eigenbasis("row_precision", whitened)
         basis = inverse.mT @ rotation
     if len(kept) == a.shape[-1]:
         return values, basis
@@ -117,8 +117,17 @@ def _row_basis(a: Tensor, change: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]
     return d, padded
 
 
-def _eigenbasis(name: str, matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and eigenvectors; in float64 where float32 fails, as it can if many eigenvalues are equal.
+def eigenbasis(name: str, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues and eigenvectors of symmetric matrices.
+
+    In float64 where float32 fails, as it can if many eigenvalues are equal.
+
+    Args:
+        name: The argument's name.
+        matrix: Shape (*b, n, n).
+
+    Returns:
+        Values (*b, n) in ascending order, and vectors (*b, n, n) as columns.
 
     Raises:
         InvalidArgumentError: If float64 fails too.
