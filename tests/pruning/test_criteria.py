@@ -8,7 +8,8 @@ import torch
 from secateur import Posterior
 from secateur.errors import InvalidArgumentError
 from secateur.pruning import reduce
-from secateur.pruning.criteria import CRITERIA, NEEDS_PRECISION
+from secateur.posterior import Diagonal
+from secateur.pruning.criteria import CRITERIA, scores
 
 MEAN = torch.tensor([0.5, -2.0, 1.0, 0.1])
 PRECISION = torch.tensor([100.0, 4.0, 9.0, 0.5])
@@ -28,7 +29,8 @@ BY_HAND = {
 
 @pytest.mark.parametrize("name", BY_HAND)
 def test_scores_by_hand(name):
-    torch.testing.assert_close(CRITERIA[name](MEAN, PRECISION, PRIOR), torch.tensor(BY_HAND[name]))
+    block = Diagonal("fc", {"fc.bias": MEAN}, {"fc.bias": PRECISION}, {"fc.bias": PRIOR})
+    torch.testing.assert_close(scores(block, name)["fc.bias"], torch.tensor(BY_HAND[name]))
 
 
 def posterior(*, point: bool = False) -> Posterior:
@@ -46,35 +48,32 @@ def posterior(*, point: bool = False) -> Posterior:
 @pytest.mark.parametrize("sparsity", [0.2, 0.7])
 def test_the_highest_scores_go_first_to_the_entry(name, sparsity):
     given = posterior()
-    report = reduce(given, sparsity=sparsity, criterion=name)
-    scores = {
-        key: CRITERIA[name](mean, given.precision[key], given.prior_precision[key])
-        for key, mean in given.mean.items()
-    }
-    gone = torch.cat([scores[key][~mask] for key, mask in report.masks.items()])
-    stays = torch.cat([scores[key][mask] for key, mask in report.masks.items()])
+    result = reduce(given, sparsity=sparsity, criterion=name)
+    found = {key: each for block in given.blocks.values() for key, each in scores(block, name).items()}
+    gone = torch.cat([found[key][~mask] for key, mask in result.masks.items()])
+    stays = torch.cat([found[key][mask] for key, mask in result.masks.items()])
     assert len(gone) == round(sparsity * 40)
     assert gone.min() >= stays.max()
 
 
-@pytest.mark.parametrize("name", sorted(NEEDS_PRECISION))
+@pytest.mark.parametrize("name", sorted(CRITERIA.keys() - {"magnitude"}))
 def test_a_point_has_no_precision_to_judge_by(name):
     with pytest.raises(InvalidArgumentError, match="a point estimate has no evidence"):
         reduce(posterior(point=True), sparsity=0.5, criterion=name)
 
 
-def test_a_point_has_magnitudes_and_its_report_claims_no_evidence():
-    report = reduce(posterior(point=True), sparsity=0.5, criterion="magnitude")
-    assert report.num_removed == 20
-    assert math.isnan(report.predicted_delta_f)
+def test_a_point_has_magnitudes_and_its_result_claims_no_evidence():
+    result = reduce(posterior(point=True), sparsity=0.5, criterion="magnitude")
+    assert result.num_removed == 20
+    assert math.isnan(result.predicted_delta_f)
 
 
-def test_the_evidence_of_what_another_criterion_removes_is_reported():
+def test_the_evidence_of_what_another_criterion_removes_is_resulted():
     given = posterior()
-    report = reduce(given, sparsity=0.5, criterion="magnitude")
-    gone = [report.delta_f[key][~mask] for key, mask in report.masks.items()]
-    assert report.predicted_delta_f == pytest.approx(float(torch.cat(gone).double().sum()), rel=1e-5)
-    assert report.predicted_delta_f < reduce(given, sparsity=0.5).predicted_delta_f
+    result = reduce(given, sparsity=0.5, criterion="magnitude")
+    gone = [result.delta_f[key][~mask] for key, mask in result.masks.items()]
+    assert result.predicted_delta_f == pytest.approx(float(torch.cat(gone).double().sum()), rel=1e-5)
+    assert result.predicted_delta_f < reduce(given, sparsity=0.5).predicted_delta_f
 
 
 @pytest.mark.parametrize("options", [{"criterion": "luck"}, {"criterion": "obd"}])

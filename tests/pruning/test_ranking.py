@@ -57,21 +57,21 @@ def count_out(masks: dict[str, torch.Tensor]) -> int:
 @pytest.mark.parametrize("out", [0.0, 0.3])
 def test_evidence_stop_is_spike_and_slab_layer_by_layer(out):
     posterior = make(1, out=out)
-    report = reduce(posterior)
+    result = reduce(posterior)
     evidence = evidence_of(posterior)
     for layer in ("conv", "fc", "head"):
         names = [name for name in SHAPES if name.startswith(layer)]
         inside = torch.cat([evidence[name][keep_of(posterior, name)] for name in names])
         removed = sum(int((~keep_of(posterior, name)).sum()) for name in names)
         decided = spike_and_slab(inside, num_removed=removed)
-        (row,) = [row for row in report.layers if row.name == layer]
+        (row,) = [row for row in result.layers if row.name == layer]
         assert row.threshold == decided.log_odds.item()
         assert row.num_removed == int((~decided.keep).sum()) > 0
         for name in names:
             goes = keep_of(posterior, name) & (evidence[name] > decided.log_odds)
-            assert torch.equal(report.masks[name], keep_of(posterior, name) & ~goes)
+            assert torch.equal(result.masks[name], keep_of(posterior, name) & ~goes)
     for name in ("norm.weight", "norm.bias"):
-        assert torch.equal(report.masks[name], keep_of(posterior, name))
+        assert torch.equal(result.masks[name], keep_of(posterior, name))
 
 
 def test_the_sparser_a_layer_the_more_evidence_it_takes_to_stay():
@@ -87,8 +87,8 @@ def test_the_sparser_a_layer_the_more_evidence_it_takes_to_stay():
 def test_a_layer_that_is_all_out_stays_out():
     posterior = make(3)
     keep = {"fc.weight": torch.zeros(6, 5, dtype=torch.bool), "fc.bias": torch.zeros(6, dtype=torch.bool)}
-    report = reduce(Posterior(posterior.mean, posterior.precision, posterior.prior_precision, keep))
-    (row,) = [row for row in report.layers if row.name == "fc"]
+    result = reduce(Posterior(posterior.mean, posterior.precision, posterior.prior_precision, keep))
+    (row,) = [row for row in result.layers if row.name == "fc"]
     assert (row.num_kept, row.num_removed, row.sparsity) == (0, 0, 1.0)
     assert math.isnan(row.threshold)
 
@@ -125,12 +125,12 @@ def test_a_target_is_met_to_the_entry(seed, share, out):
     norm = sum(int(keep_of(posterior, f"norm.{kind}").sum()) for kind in ("weight", "bias"))
     most = (total - norm) / total
     target = before / total + share * (most - before / total)
-    report = reduce(posterior, sparsity=target)
-    assert count_out(report.masks) == round(target * total)
-    assert report.sparsity == pytest.approx(round(target * total) / total)
+    result = reduce(posterior, sparsity=target)
+    assert count_out(result.masks) == round(target * total)
+    assert result.sparsity == pytest.approx(round(target * total) / total)
     evidence = evidence_of(posterior)
-    gone = [evidence[n][keep_of(posterior, n) & ~report.masks[n]] for n in SHAPES]
-    left = [evidence[n][report.masks[n]] for n in SHAPES if not n.startswith("norm")]
+    gone = [evidence[n][keep_of(posterior, n) & ~result.masks[n]] for n in SHAPES]
+    left = [evidence[n][result.masks[n]] for n in SHAPES if not n.startswith("norm")]
     gone, left = torch.cat(gone), torch.cat(left)
     if len(gone) and len(left):
         assert gone.min() >= left.max()
@@ -158,8 +158,8 @@ def test_ties_are_cut_to_the_entry():
 @pytest.mark.parametrize("out", [0.0, 0.3])
 def test_units_go_whole_with_their_bias_and_their_evidence_adds_up(granularity, out):
     posterior = make(5, out=out, spread=0.5)
-    report = reduce(posterior, granularity=granularity)
-    assert report.num_removed > 0
+    result = reduce(posterior, granularity=granularity)
+    assert result.num_removed > 0
     evidence = evidence_of(posterior)
     for layer in ("conv", "fc", "head"):
         names = [name for name in SHAPES if name.startswith(layer)]
@@ -170,20 +170,20 @@ def test_units_go_whole_with_their_bias_and_their_evidence_adds_up(granularity, 
         here = keep.any(1)
         decided = spike_and_slab(summed[here], num_removed=int((~here).sum()))
         gone = here & (summed > decided.log_odds)
-        after = torch.cat([report.masks[n].view(len(gone), -1) for n in names], 1)
+        after = torch.cat([result.masks[n].view(len(gone), -1) for n in names], 1)
         assert torch.equal(after, keep & ~gone[:, None])
-        (row,) = [row for row in report.layers if row.name == layer]
+        (row,) = [row for row in result.layers if row.name == layer]
         assert row.predicted_delta_f == pytest.approx(summed[gone].sum().item(), rel=1e-5, abs=1e-5)
         assert row.num_removed == int(keep[gone].sum())
 
 
 def test_a_target_in_units_is_approached_from_below():
     posterior = make(6)
-    report = reduce(posterior, sparsity=0.5, granularity="neuron")
+    result = reduce(posterior, sparsity=0.5, granularity="neuron")
     largest = 2 * 3 * 3 + 1
-    assert 0.5 - largest / report.num_weights < report.sparsity <= 0.5
+    assert 0.5 - largest / result.num_weights < result.sparsity <= 0.5
     for name in ("conv.weight", "fc.weight", "head.weight"):
-        rows = report.masks[name].view(len(report.masks[name]), -1)
+        rows = result.masks[name].view(len(result.masks[name]), -1)
         assert (rows.all(1) | ~rows.any(1)).all()
 
 
@@ -199,20 +199,20 @@ def test_scalars_are_units_of_one():
     shapes = {"gain": (), "fc.weight": (3, 2)}
     posterior = make(8, shapes=shapes)
     for granularity in ("weight", "neuron"):
-        report = reduce(posterior, sparsity=1.0, include=["*"], granularity=granularity)
-        assert report.sparsity == 1.0
-        assert report.masks["gain"].shape == ()
+        result = reduce(posterior, sparsity=1.0, include=["*"], granularity=granularity)
+        assert result.sparsity == 1.0
+        assert result.masks["gain"].shape == ()
 
 
-# Choice and report ---------------------------------------------------------------------------------------
+# Choice and result ---------------------------------------------------------------------------------------
 
 
 def test_patterns_choose_what_may_go():
     posterior = make(9)
-    report = reduce(posterior, sparsity=0.05, include=["norm.*", "fc.*"], exclude=["*.bias"])
-    gone = {name for name, mask in report.masks.items() if not mask.all()}
+    result = reduce(posterior, sparsity=0.05, include=["norm.*", "fc.*"], exclude=["*.bias"])
+    gone = {name for name, mask in result.masks.items() if not mask.all()}
     assert gone <= {"norm.weight", "fc.weight"}
-    asked = {name for name, each in report.delta_f.items() if not each.isnan().all()}
+    asked = {name for name, each in result.delta_f.items() if not each.isnan().all()}
     assert asked == {"norm.weight", "fc.weight"}
 
 
@@ -220,19 +220,19 @@ def test_patterns_choose_what_may_go():
 @pytest.mark.parametrize("options", [{}, {"sparsity": 0.6}, {"max_fraction": 0.2}])
 def test_rows_add_up(granularity, options):
     posterior = make(10, out=0.2, spread=0.5)
-    report = reduce(posterior, granularity=granularity, **options)
+    result = reduce(posterior, granularity=granularity, **options)
     total = sum(mean.numel() for mean in posterior.mean.values())
-    assert report.num_weights == sum(row.num_weights for row in report.layers) == total
-    assert report.num_kept == total - count_out(report.masks)
-    assert report.num_removed == count_out(report.masks) - count_out(posterior.keep)
-    assert report.sparsity == pytest.approx(count_out(report.masks) / total)
-    gone = {n: keep_of(posterior, n) & ~mask for n, mask in report.masks.items()}
-    summed = sum(float(report.delta_f[n][gone[n]].double().sum()) for n in gone)
-    assert report.predicted_delta_f == pytest.approx(summed, rel=1e-5)
-    assert [row.name for row in report.layers] == ["conv", "norm", "fc", "head"]
-    assert [row.shape for row in report.layers] == [(4, 2, 3, 3), (4,), (6, 5), (3, 6)]
-    assert report.layers[0].num_weights == 4 * 2 * 3 * 3 + 4
-    for name, each in report.delta_f.items():
+    assert result.num_weights == sum(row.num_weights for row in result.layers) == total
+    assert result.num_kept == total - count_out(result.masks)
+    assert result.num_removed == count_out(result.masks) - count_out(posterior.keep)
+    assert result.sparsity == pytest.approx(count_out(result.masks) / total)
+    gone = {n: keep_of(posterior, n) & ~mask for n, mask in result.masks.items()}
+    summed = sum(float(result.delta_f[n][gone[n]].double().sum()) for n in gone)
+    assert result.predicted_delta_f == pytest.approx(summed, rel=1e-5)
+    assert [row.name for row in result.layers] == ["conv", "norm", "fc", "head"]
+    assert [row.shape for row in result.layers] == [(4, 2, 3, 3), (4,), (6, 5), (3, 6)]
+    assert result.layers[0].num_weights == 4 * 2 * 3 * 3 + 4
+    for name, each in result.delta_f.items():
         expected_nan = ~keep_of(posterior, name) if "norm" not in name else torch.ones_like(gone[name])
         assert torch.equal(each.isnan(), expected_nan)
 
@@ -246,9 +246,9 @@ def test_the_row_of_a_masked_layer_has_the_shape_of_its_weight():
 def test_nothing_is_changed():
     posterior = make(12, out=0.2)
     kept = {name: mask.clone() for name, mask in posterior.keep.items()}
-    report = reduce(posterior, sparsity=0.7)
+    result = reduce(posterior, sparsity=0.7)
     assert all(torch.equal(posterior.keep[name], mask) for name, mask in kept.items())
-    report.masks["fc.bias"].zero_()
+    result.masks["fc.bias"].zero_()
     assert torch.equal(posterior.keep["fc.bias"], kept["fc.bias"])
 
 
@@ -261,7 +261,7 @@ def test_nothing_is_changed():
         ({"max_fraction": -0.1}, "max_fraction: expected a fraction"),
         ({"max_sparsity": 2.0}, "max_sparsity: expected a fraction"),
         ({"sparsity": 0.5, "max_fraction": 0.1}, "sparsity: expected no cap beside a target"),
-        ({"include": ["nothing"]}, "at least one parameter to reduce, got include"),
+        ({"include": ["nothing"]}, "include: expected patterns of parameter names, got 'nothing'"),
         ({"exclude": ["*"]}, "at least one parameter to reduce"),
         ({"include": "fc.*"}, "include: expected a list of patterns"),
     ],

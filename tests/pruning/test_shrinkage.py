@@ -58,15 +58,15 @@ def test_the_posterior_is_that_of_the_narrower_prior(done, posterior):
         expected = delta_f(
             posterior.mean[name], posterior.precision[name], prior_precision=old, reduced_precision=new
         )
-        torch.testing.assert_close(done.report.delta_f[name], expected, rtol=1e-3, atol=1e-3)
-    total = sum(done.report.delta_f[name].sum() for name in ("a.weight", "a.bias"))
-    assert done.predicted_delta_f == pytest.approx(float(total), rel=1e-4)
+        torch.testing.assert_close(done.result.delta_f[name], expected, rtol=1e-3, atol=1e-3)
+    total = sum(done.result.delta_f[name].sum() for name in ("a.weight", "a.bias"))
+    assert done.result.predicted_delta_f == pytest.approx(float(total), rel=1e-4)
 
 
 def test_the_excluded_layer_keeps_all_it_had(done, posterior):
     assert torch.equal(done.posterior.mean["b.weight"], posterior.mean["b.weight"])
     assert torch.equal(std(done.posterior, "b.weight"), std(posterior, "b.weight"))
-    assert done.report.masks["b.weight"].all()
+    assert done.result.masks["b.weight"].all()
 
 
 def test_again_and_again_idle_rows_fall_below_the_threshold_and_go(posterior):
@@ -74,13 +74,13 @@ def test_again_and_again_idle_rows_fall_below_the_threshold_and_go(posterior):
     for _ in range(5):
         done = shrink(posterior, exclude=["b.*"], generator=generator)
         posterior = done.posterior
-    masks = done.report.masks
+    masks = done.result.masks
     assert masks["a.weight"][USED].all()
     assert not masks["a.weight"][~USED].any()
     assert not masks["a.bias"][~USED].any()
     again = shrink(posterior, exclude=["b.*"], generator=generator)
-    assert again.report.num_removed == 0
-    assert math.isfinite(again.predicted_delta_f)
+    assert again.result.num_removed == 0
+    assert math.isfinite(again.result.predicted_delta_f)
 
 
 def test_some_layers_alone_leave_the_others_as_they_were(posterior):
@@ -93,10 +93,10 @@ def test_some_layers_alone_leave_the_others_as_they_were(posterior):
             getattr(part.posterior, kind)["b.weight"].expand(2, 6),
             getattr(posterior, kind)["b.weight"].expand(2, 6),
         )
-    assert torch.isnan(part.report.delta_f["b.weight"]).all()
-    total = sum(float(whole.report.delta_f[name].sum()) for name in ("a.weight", "a.bias"))
-    assert part.predicted_delta_f == pytest.approx(total, rel=1e-4)
+    assert torch.isnan(part.result.delta_f["b.weight"]).all()
+    total = sum(float(whole.result.delta_f[name].sum()) for name in ("a.weight", "a.bias"))
+    assert part.result.predicted_delta_f == pytest.approx(total, rel=1e-4)
     nothing = whole.within([])
-    assert nothing.predicted_delta_f == 0
+    assert nothing.result.predicted_delta_f == 0
     assert nothing.report.num_removed == 0
     assert torch.equal(nothing.posterior.mean["a.weight"], posterior.mean["a.weight"])

@@ -9,7 +9,8 @@ import torch
 import secateur
 from secateur.data import Split, load
 from secateur.networks.mlp import MLP
-from secateur.training import SilentProgress, methods
+from secateur.pruning import schedule
+from secateur.training import SilentProgress
 
 NOT_REPEATABLE = {"seconds", "seconds_per_iteration"}
 
@@ -36,8 +37,8 @@ def digits():
 @pytest.fixture
 def early_reductions(monkeypatch):
     """Let warm-up take an epoch of the small data, and reductions follow after each."""
-    monkeypatch.setattr(methods, "STEPS_OF_WARM_UP", 20)
-    monkeypatch.setattr(methods, "STEPS_BETWEEN_REDUCTIONS", 10)
+    monkeypatch.setattr(schedule, "STEPS_OF_WARM_UP", 20)
+    monkeypatch.setattr(schedule, "STEPS_BETWEEN_REDUCTIONS", 10)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from secateur.data import Split
 from secateur.errors import ArtifactError, DataError, InvalidArgumentError
 from secateur.pruning import masks_of
 from secateur.training import evaluate, load_run
-from secateur.training.judging import best_temperature
+from secateur.training.prediction import best_temperature
 from secateur.training.loop import Trainer
 
 KEYS = {
@@ -45,11 +45,11 @@ class Convolutions(nn.Module):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, digits):
     """A run of our own network on the named data, from which a directory can be read back."""
-    from secateur.training import methods
+    from secateur.pruning import schedule
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(methods, "STEPS_OF_WARM_UP", 80)
-        patch.setattr(methods, "STEPS_BETWEEN_REDUCTIONS", 80)
+        patch.setattr(schedule, "STEPS_OF_WARM_UP", 80)
+        patch.setattr(schedule, "STEPS_BETWEEN_REDUCTIONS", 80)
         patch.setattr(methods, "PREDICTIVE_TEMPERATURES", (0.3, 0.5))  # so that predictions do draw
         out = tmp_path_factory.mktemp("runs") / "run"
         return secateur.fit(
@@ -297,7 +297,7 @@ def test_an_empty_test_set_is_not_replaced(fit, digits):
 
 
 def test_evaluation_mode_gives_each_module_its_own_mode_back():
-    from secateur.training.prediction import evaluation_mode
+    from secateur.modules import evaluation_mode
 
     network = Convolutions()
     network.norm.eval()

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur.errors import InvalidArgumentError
-from secateur.training import METHODS, Recipe, methods
+from secateur.pruning import schedule
+from secateur.training import METHODS, Recipe
 
 METHOD = st.sampled_from(sorted(METHODS))
 
@@ -51,9 +52,9 @@ def test_the_first_reduction_waits_until_the_hessian_has_settled(method, epochs,
     if recipe.schedule is not None:
         steps_per_epoch = (num_data - recipe.num_held_out(num_data)) // recipe.batch_size
         steps = recipe.schedule.first_epoch * steps_per_epoch
-        assert steps >= 0.9 * methods.STEPS_OF_WARM_UP
+        assert steps >= 0.9 * schedule.STEPS_OF_WARM_UP
         if method == "calibrated":
-            assert recipe.schedule.every * steps_per_epoch >= 0.85 * methods.STEPS_BETWEEN_REDUCTIONS
+            assert recipe.schedule.every * steps_per_epoch >= 0.85 * schedule.STEPS_BETWEEN_REDUCTIONS
 
 
 def test_the_paper_has_its_own():

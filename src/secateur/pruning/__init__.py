@@ -1,25 +1,27 @@
-"""Decide what goes, hold it out, remove it physically."""
+"""Prune a network by evidence: decide what goes, observe it, hold it out."""
 
 from secateur.compaction import CompactionWarning, compact
-from secateur.pruning.decision import LayerRow, Report
-from secateur.pruning.finishing import FinishingReport, FinishingRound, finish_structured
-from secateur.pruning.masks import apply_masks, masks_of, output_layer, output_parameters, prune
+from secateur.modules import masks_of, output_layer, output_parameters
+from secateur.pruning.gradual import GradualPruner, PruningWarning
+from secateur.pruning.prune import prune
 from secateur.pruning.ranking import reduce
+from secateur.pruning.result import LayerRow, PruneResult, PruneRound
 from secateur.pruning.schedule import Schedule
+from secateur.pruning.structured import prune_units
 
 __all__ = [
     "CompactionWarning",
-    "FinishingReport",
-    "FinishingRound",
+    "GradualPruner",
     "LayerRow",
-    "Report",
+    "PruneResult",
+    "PruneRound",
+    "PruningWarning",
     "Schedule",
-    "apply_masks",
     "compact",
-    "finish_structured",
     "masks_of",
     "output_layer",
     "output_parameters",
     "prune",
+    "prune_units",
     "reduce",
 ]

@@ -1,4 +1,4 @@
-"""Which weights go: evidence per weight or group, a threshold per layer, one ranking over the network.
+"""Rank entries or groups of a whole network by evidence, and cut the ranking per layer or at a target.
 
 Sign:  delta_f > 0 favours removal, in nats.
 Layer: the parameters of one module together, bias included, as in arXiv:2309.12095 (the bias is one more
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from secateur.errors import InvalidArgumentError
-from secateur.inference.arguments import chosen
-from secateur.posterior import Posterior
-from secateur.pruning.criteria import CRITERIA, NEEDS_PRECISION
-from secateur.pruning.decision import Report, decided
-from secateur.reduction import spike_and_slab
+from secateur.modules import by_layer, matching
+from secateur.posterior import Block, Diagonal, Posterior
+from secateur.pruning.criteria import CRITERIA, evidence_or_nan, scores
+from secateur.pruning.result import PruneResult, summarise
+from secateur.reduction import select_largest, spike_and_slab
 
 __all__ = ["GRANULARITIES", "candidates", "reduce"]
 
@@ -29,7 +29,7 @@ def candidates(
 ) -> dict[str, tuple[str, ...]]:
     """Return the layers that may be reduced: module name to its parameters' names.
 
-    Without `include`, those are the modules with a weight of two or more dimensions; scales and shifts of
+    Without `include`, those are the modules with a weight of two or more dimensions. Scales and shifts of
     normalisation layers stay, since a zero scale removes a whole channel by the back door.
 
     Args:
@@ -38,16 +38,14 @@ def candidates(
         exclude: Name patterns of parameters that stay.
 
     Raises:
-        InvalidArgumentError: If nothing is left to reduce.
+        InvalidArgumentError: If a pattern matches nothing, or nothing is left to reduce.
     """
-    layers: dict[str, list[str]] = {}
-    for name in posterior.mean:
-        layers.setdefault(name.rpartition(".")[0], []).append(name)
+    chosen = set(matching(posterior.mean, include, exclude))
     kept = {}
-    for layer, names in layers.items():
+    for layer, names in by_layer(posterior.mean).items():
         if include is None and max(posterior.mean[name].dim() for name in names) < 2:
             continue
-        left = tuple(name for name in names if chosen(name, include, exclude))
+        left = tuple(name for name in names if name in chosen)
         if left:
             kept[layer] = left
     if not kept:
@@ -67,12 +65,13 @@ def reduce(
     granularity: str = "weight",
     criterion: str = "evidence",
     count_removed: bool = True,
+    num_iterations: int | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
-) -> Report:
-    """Decide what a network can do without; nothing is changed.
+) -> PruneResult:
+    """Decide which entries a network can do without; nothing is changed.
 
-    Without `sparsity` the evidence stops the reduction: per layer, an entry (or group) goes where its
+    Without `sparsity` the evidence stops the removal: per layer, an entry (or group) goes where its
     delta_f exceeds the spike-and-slab threshold. With `sparsity` the same ranking is cut there instead.
 
     Args:
@@ -83,10 +82,11 @@ def reduce(
             without `sparsity`.
         max_sparsity: Sparsity at which evidence-led removal ends; only without `sparsity`.
         granularity: "weight", or "neuron" / "channel" for whole output units with their bias, whose
-            delta_f is the sum over the unit.
+            delta_f is that of the unit as one.
         criterion: One of `criteria.CRITERIA`; all but the evidence need a `sparsity`.
         count_removed: Whether entries already out count against those still in when a layer's threshold is
             learned. If not, they enter as undecided, with evidence 0.
+        num_iterations: Steps of the spike-and-slab iteration; None iterates until it has settled.
         include: Name patterns of parameters that may go; weights and biases of all layers when None.
         exclude: Name patterns of parameters that stay.
 
@@ -94,6 +94,49 @@ def reduce(
         InvalidArgumentError: If an argument is out of range, the target cannot be met, the posterior is a
             point estimate, or a layer's parameters have no rows in common.
     """
+    _check(sparsity, max_fraction, max_sparsity, granularity, criterion)
+    layers = candidates(posterior, include=include, exclude=exclude)
+    blocks = {layer: posterior.blocks[layer] for layer in layers}
+    found = {layer: scores(block, criterion) for layer, block in blocks.items()}
+    by_unit = granularity != "weight"
+    units = {
+        layer: (_rows if by_unit else _entries)(blocks[layer], names, found[layer], criterion)
+        for layer, names in layers.items()
+    }
+    total = sum(mean.numel() for mean in posterior.mean.values())
+    out = sum(mask.numel() - int(mask.sum()) for mask in posterior.keep.values())
+    if sparsity is None:
+        thresholds = {
+            layer: each.threshold(count_removed, num_iterations) for layer, each in units.items()
+        }
+        removed = {layer: each.above(thresholds[layer]) for layer, each in units.items()}
+        limit = min(math.floor(max_fraction * (total - out)), max(0, round(max_sparsity * total) - out))
+    else:
+        thresholds = dict.fromkeys(units, math.nan)
+        removed = {layer: each.above(-math.inf) for layer, each in units.items()}
+        limit = round(sparsity * total) - out
+        available = sum(each.num_entries(removed[layer]) for layer, each in units.items())
+        if not 0 <= limit <= available:
+            raise InvalidArgumentError(
+                f"sparsity: expected between {out / total:.4f} (already out) and "
+                f"{(out + available) / total:.4f} (everything that may go), got {sparsity}"
+            )
+    _cut(units, removed, limit)
+    masks = {name: posterior.present(name).clone() for name in posterior.mean}
+    for layer, names in layers.items():
+        for index, name in enumerate(names):
+            mask, gone = masks[name], removed[layer][0 if by_unit else index]
+            shape = (-1, *[1] * (mask.dim() - 1)) if by_unit and mask.dim() else mask.shape
+            masks[name] = mask & ~gone.view(shape)
+    if criterion != "evidence":
+        found = {layer: evidence_or_nan(block) for layer, block in blocks.items()}
+    asked = {name: found[layer][name] for layer, names in layers.items() for name in names}
+    return summarise(posterior.keep, asked, masks, thresholds)
+
+
+def _check(
+    sparsity: float | None, max_fraction: float, max_sparsity: float, granularity: str, criterion: str
+) -> None:
     if granularity not in GRANULARITIES:
         raise InvalidArgumentError(
             f"granularity: expected one of {', '.join(GRANULARITIES)}, got {granularity!r}"
@@ -115,132 +158,118 @@ def reduce(
             f"sparsity: expected no cap beside a target, got max_fraction={max_fraction}, "
             f"max_sparsity={max_sparsity}"
         )
-    layers = candidates(posterior, include=include, exclude=exclude)
-    scores = _scores(posterior, layers, criterion)
-    units = {name: _Units.of(layer, posterior, granularity) for name, layer in scores.items()}
-    total = sum(mean.numel() for mean in posterior.mean.values())
-    out = sum(int((~keep).sum()) for keep in posterior.keep.values())
-    if sparsity is None:
-        thresholds = {name: each.threshold(count_removed) for name, each in units.items()}
-        wanted = {name: each.present & (each.evidence > thresholds[name]) for name, each in units.items()}
-        limit = min(math.floor(max_fraction * (total - out)), max(0, round(max_sparsity * total) - out))
-    else:
-        thresholds = dict.fromkeys(units, math.nan)
-        wanted = {name: each.present for name, each in units.items()}
-        limit = round(sparsity * total) - out
-        available = sum(int(each.size[each.present].sum()) for each in units.values())
-        if not 0 <= limit <= available:
-            raise InvalidArgumentError(
-                f"sparsity: expected between {out / total:.4f} (already out) and "
-                f"{(out + available) / total:.4f} (everything that may go), got {sparsity}"
-            )
-    leaving = _best(units, wanted, limit)
-    evidence = scores if criterion == "evidence" else _evidence(posterior, layers)
-    return decided(posterior, evidence, _masks(posterior, scores, leaving), thresholds)
-
-
-def _scores(
-    posterior: Posterior, layers: dict[str, tuple[str, ...]], criterion: str
-) -> dict[str, dict[str, Tensor]]:
-    """Return the criterion's score of each candidate parameter's entries, by layer."""
-    scores: dict[str, dict[str, Tensor]] = {}
-    for layer, names in layers.items():
-        for name in names:
-            precision = posterior.precision[name]
-            if criterion in NEEDS_PRECISION and torch.isinf(precision).any():
-                raise InvalidArgumentError(
-                    f"posterior.precision[{name!r}]: expected finite values, got inf: a point estimate has "
-                    "no evidence; use secateur.inference.laplace(model, loader) or a method with a posterior"
-                )
-            score = CRITERIA[criterion](posterior.mean[name], precision, posterior.prior_precision[name])
-            scores.setdefault(layer, {})[name] = score
-    return scores
-
-
-def _evidence(posterior: Posterior, layers: dict[str, tuple[str, ...]]) -> dict[str, dict[str, Tensor]]:
-    """Return delta_f of each candidate parameter, by layer; nan throughout for a point estimate."""
-    if any(torch.isinf(posterior.precision[name]).any() for names in layers.values() for name in names):
-        return {
-            layer: {name: torch.full_like(posterior.mean[name], math.nan) for name in names}
-            for layer, names in layers.items()
-        }
-    return _scores(posterior, layers, "evidence")
 
 
 @dataclass(frozen=True)
 class _Units:
-    """What may go as one: single entries, or the rows of all of a layer's parameters together."""
+    """Parts of one layer that may go as one: single entries, or rows of all of its parameters together.
 
-    evidence: Tensor  # (u), summed over the entries that are still in
-    size: Tensor  # (u), entries still in
+    Attributes:
+        scores: Score of each unit, in one vector a parameter, or one for all where units are rows.
+        sizes: Entries still in; None where each unit is one entry that is in.
+    """
 
-    @property
-    def present(self) -> Tensor:
-        return self.size > 0
+    scores: list[Tensor]
+    sizes: list[Tensor | None]
 
-    @classmethod
-    def of(cls, layer: dict[str, Tensor], posterior: Posterior, granularity: str) -> "_Units":
-        evidence, size = [], []
-        rows = {name: each.shape[0] if each.dim() else 1 for name, each in layer.items()}
-        if granularity != "weight" and len(set(rows.values())) > 1:
-            found = ", ".join(f"{name} has {count}" for name, count in rows.items())
-            raise InvalidArgumentError(
-                f"granularity: expected a layer's parameters to have the same rows, got: {found}; exclude "
-                "one, or use 'weight'"
-            )
-        for name, each in layer.items():
-            keep = posterior.keep.get(name)
-            present = torch.ones_like(each, dtype=torch.bool) if keep is None else keep
-            shape = (rows[name], -1) if granularity != "weight" else (-1, 1)
-            evidence.append(
-                (each * present).reshape(shape).sum(1) if granularity != "weight" else each.flatten()
-            )
-            size.append(present.reshape(shape).sum(1))
-        if granularity == "weight":
-            return cls(torch.cat(evidence), torch.cat(size))
-        return cls(torch.stack(evidence).sum(0), torch.stack(size).sum(0))
+    def above(self, threshold: float) -> list[Tensor]:
+        """Return which units that are in have a score above the threshold."""
+        return [
+            score > threshold if size is None else (score > threshold) & (size > 0)
+            for score, size in zip(self.scores, self.sizes, strict=True)
+        ]
 
-    def threshold(self, count_removed: bool) -> float:
-        removed = int((~self.present).sum())
-        if removed == len(self.size):
+    def num_entries(self, removed: list[Tensor]) -> int:
+        """Return how many entries that are in some units have together."""
+        return sum(
+            int(gone.sum() if size is None else size[gone].sum())
+            for gone, size in zip(removed, self.sizes, strict=True)
+        )
+
+    def threshold(self, count_removed: bool, num_iterations: int | None) -> float:
+        """Return the log odds of staying under a spike-and-slab prior of the layer; nan if all is out."""
+        present = [
+            score if size is None else score[size > 0]
+            for score, size in zip(self.scores, self.sizes, strict=True)
+        ]
+        removed = sum(map(len, self.scores)) - sum(map(len, present))
+        if not any(map(len, present)):
             return math.nan
         if not count_removed:
-            return float(spike_and_slab(torch.where(self.present, self.evidence, 0.0)).log_odds)
-        return float(spike_and_slab(self.evidence[self.present], num_removed=removed).log_odds)
+            present = [
+                score if size is None else torch.where(size > 0, score, 0.0)
+                for score, size in zip(self.scores, self.sizes, strict=True)
+            ]
+        evidence = present[0] if len(present) == 1 else torch.cat(present)
+        num_removed = removed if count_removed else 0
+        return float(
+            spike_and_slab(evidence, num_removed=num_removed, num_iterations=num_iterations).log_odds
+        )
 
 
-def _best(units: dict[str, _Units], wanted: dict[str, Tensor], limit: int) -> dict[str, Tensor]:
-    """Return the wanted units with the most evidence, of at most `limit` entries together."""
-    sizes = torch.cat([units[name].size[flag] for name, flag in wanted.items()])
-    if int(sizes.sum()) <= limit:
-        return wanted
-    evidence = torch.cat([units[name].evidence[flag] for name, flag in wanted.items()])
-    order = torch.argsort(evidence, descending=True, stable=True)
-    chosen = torch.zeros_like(sizes, dtype=torch.bool)
-    chosen[order[sizes[order].cumsum(0) <= limit]] = True
-    leaving = {}
-    for name, part in zip(wanted, chosen.split([int(flag.sum()) for flag in wanted.values()]), strict=True):
-        leaving[name] = wanted[name].clone()
-        leaving[name][wanted[name]] = part
-    return leaving
+def _entries(
+    block: Block, names: Sequence[str], found: dict[str, Tensor], criterion: str
+) -> _Units:
+    """Return a layer's single entries."""
+    keep = [block.keep.get(name) for name in names]
+    return _Units(
+        [found[name].reshape(-1) for name in names],
+        [None if mask is None else mask.reshape(-1) for mask in keep],
+    )
 
 
-def _masks(
-    posterior: Posterior, scores: dict[str, dict[str, Tensor]], leaving: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """Spread the decision on units over the entries of every parameter."""
-    masks = {}
-    for name, mean in posterior.mean.items():
-        keep = posterior.keep.get(name)
-        masks[name] = torch.ones_like(mean, dtype=torch.bool) if keep is None else keep.clone()
-    for layer, parameters in scores.items():
-        per_entry = len(leaving[layer]) == sum(each.numel() for each in parameters.values())
-        start = 0
-        for name, each in parameters.items():
-            if per_entry:
-                gone = leaving[layer][start : start + each.numel()].view(each.shape)
-                start += each.numel()
-            else:
-                gone = leaving[layer].view(-1, *[1] * (each.dim() - 1)).expand(each.shape)
-            masks[name] &= ~gone
-    return masks
+def _rows(block: Block, names: Sequence[str], found: dict[str, Tensor], criterion: str) -> _Units:
+    """Return a layer's output units, each a row of all of its parameters.
+
+    Raises:
+        InvalidArgumentError: If the parameters differ in their number of rows.
+    """
+    counts = {name: block.mean[name].shape[0] if block.mean[name].dim() else 1 for name in names}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} has {count}" for name, count in counts.items())
+        raise InvalidArgumentError(
+            f"granularity: expected a layer's parameters to have the same rows, got: {listed}; exclude "
+            "one, or use 'weight'"
+        )
+    score, size = [], []
+    for name, count in counts.items():
+        present = block.present(name).reshape(count, -1)
+        size.append(present.sum(1))
+        score.append(torch.where(present, found[name].reshape(count, -1), 0.0).sum(1))
+    total = torch.stack(score).sum(0)
+    if criterion == "evidence" and not isinstance(block, Diagonal):
+        total = block.delta_f(_row_labels(block, names))  # entries of a row depend on each other
+    return _Units([total], [torch.stack(size).sum(0)])
+
+
+def _row_labels(block: Block, names: Sequence[str]) -> dict[str, Tensor]:
+    """Return the row that each entry belongs to, -1 in parameters that stay."""
+    labels = {}
+    for name, mean in block.mean.items():
+        labels[name] = torch.full(mean.shape, -1, device=mean.device)
+        if name in names:
+            rows = torch.arange(mean.shape[0], device=mean.device)
+            labels[name] += 1 + rows.view(-1, *[1] * (mean.dim() - 1))
+    return labels
+
+
+def _cut(units: dict[str, _Units], removed: dict[str, list[Tensor]], limit: int) -> None:
+    """Leave only the best of the removed units, in place: at most `limit` entries together."""
+    if sum(each.num_entries(removed[layer]) for layer, each in units.items()) <= limit:
+        return
+    parts = [
+        (score, size, gone)
+        for layer, each in units.items()
+        for score, size, gone in zip(each.scores, each.sizes, removed[layer], strict=True)
+    ]
+    wanted = [score[gone] for score, _, gone in parts]
+    if all(size is None or size.dtype == torch.bool for _, size, _ in parts):
+        chosen = select_largest(wanted, limit)
+    else:
+        sizes = torch.cat([size[gone] for _, size, gone in parts if size is not None])
+        order = torch.argsort(torch.cat(wanted), descending=True, stable=True)
+        fits = torch.zeros_like(sizes, dtype=torch.bool)
+        fits[order[sizes[order].cumsum(0) <= limit]] = True
+        chosen = list(fits.split([len(each) for each in wanted]))
+    for (_, _, gone), part in zip(parts, chosen, strict=True):
+        gone[gone.clone()] = part

@@ -12,14 +12,15 @@ Source: arXiv:2309.12095, the reduction with a regularised horseshoe prior.
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from secateur.posterior import Posterior
-from secateur.pruning.decision import Report, decided
+from secateur.errors import InvalidArgumentError
+from secateur.posterior import Diagonal, Posterior
 from secateur.pruning.ranking import candidates
+from secateur.pruning.result import PruneResult, summarise
 from secateur.reduction.horseshoe import HorseshoeReduction, horseshoe
 
 __all__ = ["Shrinkage", "shrink"]
@@ -42,18 +43,17 @@ class Shrinkage:
     evidence: dict[str, dict[str, Tensor]]
 
     @property
-    def report(self) -> Report:
-        """What stays."""
-        return decided(self.before, self.evidence, dict(self.posterior.keep), {})
-
-    @property
-    def predicted_delta_f(self) -> float:
-        """Sum of delta_f over all weights that were there to be asked, in nats."""
-        return math.fsum(
-            float(delta_f[self.before.present(name)].sum(dtype=torch.float64))
+    def result(self) -> PruneResult:
+        """What stays; its predicted evidence is that of all weights that were there to be asked."""
+        asked = {
+            name: torch.where(self.before.present(name), each, math.nan)
             for layer in self.evidence.values()
-            for name, delta_f in layer.items()
-        )
+            for name, each in layer.items()
+        }
+        masks = {name: self.posterior.present(name) for name in self.posterior.mean}
+        result = summarise(self.before.keep, asked, masks)
+        total = math.fsum(float(each.nansum(dtype=torch.float64)) for each in asked.values())
+        return replace(result, trace=(replace(result.trace[0], predicted_delta_f=total),))
 
     def within(self, layers: Collection[str]) -> "Shrinkage":
         """Return the same for some of the layers; the others keep their prior.
@@ -62,18 +62,9 @@ class Shrinkage:
             layers: Keys of `evidence`.
         """
         evidence = {layer: names for layer, names in self.evidence.items() if layer in layers}
-        asked = {name for names in evidence.values() for name in names}
-
-        def mixed(kind: str) -> dict[str, Tensor]:
-            old, new = getattr(self.before, kind), getattr(self.posterior, kind)
-            return {name: new[name] if name in asked else old[name] for name in self.posterior.mean}
-
-        keep = {
-            name: self.posterior.keep[name] if name in asked else self.before.present(name)
-            for name in self.posterior.mean
-        }
-        posterior = Posterior(mixed("mean"), mixed("precision"), mixed("prior_precision"), keep)
-        return Shrinkage(self.before, posterior, evidence)
+        old, new = self.before.blocks, self.posterior.blocks
+        mixed = [new[layer] if layer in layers else old[layer] for layer in old]
+        return Shrinkage(self.before, Posterior.of(mixed), evidence)
 
 
 def shrink(
@@ -88,7 +79,7 @@ def shrink(
     """Reduce the prior of every layer to a regularised horseshoe; nothing is changed.
 
     Args:
-        posterior: Posterior of the weights; its `keep` says what is already out.
+        posterior: Posterior of independent weights; its `keep` says what is already out.
         hyperprior: "tiered" for one scale per output unit, "full" for one per weight.
         threshold: Prior std of a weight below which it counts as removed.
         max_steps: Steps of the scales' own inference per layer, after which to stop in any case.
@@ -96,50 +87,71 @@ def shrink(
         generator: Source of the draws; a fixed one where None is given.
 
     Raises:
-        InvalidArgumentError: If nothing is left to reduce, or an argument is out of range.
+        InvalidArgumentError: If nothing is left to reduce, an argument is out of range, or the posterior is
+            structured.
     """
-    kinds: dict[str, dict[str, Tensor]] = {
-        "mean": dict(posterior.mean),
-        "precision": dict(posterior.precision),
-        "prior_precision": dict(posterior.prior_precision),
-        "keep": {name: posterior.present(name) for name in posterior.mean},
-    }
+    blocks = dict(posterior.blocks)
     evidence: dict[str, dict[str, Tensor]] = {}
     for layer, names in candidates(posterior, exclude=exclude).items():
-        for group in _with_rows_in_common(posterior, names):
-            done, prior = _reduced(posterior, group, hyperprior, max_steps, generator)
-            columns = [posterior.mean[name][0].numel() for name in group]
-            parts = {kind: getattr(done, kind).split(columns, 1) for kind in KINDS}
-            for index, name in enumerate(group):
-                shape, old = posterior.mean[name].shape, prior[name]
-                scale, mean, precision, delta_f = (parts[kind][index].reshape(shape) for kind in KINDS)
-                kinds["mean"][name] = mean / old.sqrt()
-                kinds["precision"][name] = precision * old
-                kinds["prior_precision"][name] = old / scale.square()
-                kinds["keep"][name] = kinds["keep"][name] & (scale / old.sqrt() >= threshold)
-                evidence.setdefault(layer, {})[name] = delta_f
-    return Shrinkage(posterior, Posterior(**kinds), evidence)
+        block = blocks[layer]
+        if not isinstance(block, Diagonal):
+            raise InvalidArgumentError(
+                f"posterior of {layer!r}: expected independent weights (Diagonal), got {type(block).__name__}"
+            )
+        for group in _with_rows_in_common(block, names):
+            block, found = _shrunk(block, group, hyperprior, threshold, max_steps, generator)
+            evidence.setdefault(layer, {}).update(found)
+        blocks[layer] = block
+    return Shrinkage(posterior, Posterior.of(list(blocks.values())), evidence)
 
 
-def _with_rows_in_common(posterior: Posterior, names: Sequence[str]) -> list[list[str]]:
+def _with_rows_in_common(block: Diagonal, names: Sequence[str]) -> list[list[str]]:
     """Return a layer's parameters in groups with the same number of rows: a bias goes with its weight."""
     groups: dict[int, list[str]] = {}
     for name in names:
-        groups.setdefault(posterior.mean[name].shape[0], []).append(name)
+        groups.setdefault(block.mean[name].shape[0], []).append(name)
     return list(groups.values())
 
 
+def _shrunk(
+    block: Diagonal,
+    group: list[str],
+    hyperprior: str,
+    threshold: float,
+    max_steps: int,
+    generator: torch.Generator | None,
+) -> tuple[Diagonal, dict[str, Tensor]]:
+    """Return a block with the prior of one matrix reduced, and the evidence by parameter."""
+    done, prior = _reduced(block, group, hyperprior, max_steps, generator)
+    columns = [block.mean[name][0].numel() for name in group]
+    parts = {kind: getattr(done, kind).split(columns, 1) for kind in KINDS}
+    mean, precision = dict(block.mean), dict(block.precision)
+    prior_precision, keep, evidence = dict(block.prior_precision), dict(block.keep), {}
+    for index, name in enumerate(group):
+        shape, old = block.mean[name].shape, prior[name]
+        scale, new_mean, new_precision, delta_f = (parts[kind][index].reshape(shape) for kind in KINDS)
+        mean[name] = new_mean / old.sqrt()
+        precision[name] = new_precision * old
+        prior_precision[name] = old / scale.square()
+        keep[name] = block.present(name) & (scale / old.sqrt() >= threshold)
+        evidence[name] = delta_f
+    done_block = replace(
+        block, mean=mean, precision=precision, prior_precision=prior_precision, keep=keep
+    )
+    return done_block, evidence
+
+
 def _reduced(
-    posterior: Posterior, group: list[str], hyperprior: str, max_steps: int, generator: torch.Generator | None
+    block: Diagonal, group: list[str], hyperprior: str, max_steps: int, generator: torch.Generator | None
 ) -> tuple[HorseshoeReduction, dict[str, Tensor]]:
     """Return the reduction of one matrix in units of its weights' prior std, and their prior precisions."""
     means, precisions, prior = [], [], {}
     for name in group:
-        mean = posterior.mean[name]
-        old = prior[name] = posterior.prior_precision[name].expand(mean.shape)
-        present = posterior.present(name)
+        mean = block.mean[name]
+        old = prior[name] = block.prior_precision[name].expand(mean.shape)
+        present = block.present(name)
         # what is out must not speak for any scale: a weight whose posterior is its prior has no evidence
-        relative = torch.where(present, posterior.precision[name] / old, 1.0)
+        relative = torch.where(present, block.precision[name] / old, 1.0)
         means.append((torch.where(present, mean, 0.0) * old.sqrt()).reshape(len(mean), -1))
         precisions.append(relative.reshape(len(mean), -1))
     done = horseshoe(

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.compaction.units import Units
+from secateur.compaction.units import UnitAxis, Units
 from secateur.errors import InvalidArgumentError
-from secateur.inference.arguments import chosen
-from secateur.posterior import Posterior
-from secateur.pruning.masks import masks_of
+from secateur.modules import call, chosen, held_masks
+from secateur.posterior import Block, Posterior
+from secateur.pruning.criteria import scores
+from secateur.pruning.prune import with_masks
 from secateur.pruning.ranking import candidates
-from secateur.reduction import delta_f, spike_and_slab
+from secateur.reduction import spike_and_slab
 
 __all__ = ["UnitEvidence", "uses_of_weights"]
 
@@ -45,7 +46,7 @@ def uses_of_weights(network: nn.Module, example_input: Any) -> dict[str, float]:
             handles.append(layer.register_forward_hook(remember(name)))
     try:
         with torch.no_grad():
-            network(*(example_input if isinstance(example_input, tuple) else (example_input,)))
+            call(network, example_input)
     finally:
         for handle in handles:
             handle.remove()
@@ -54,15 +55,24 @@ def uses_of_weights(network: nn.Module, example_input: Any) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class UnitEvidence:
-    """Units, and what each entry of the network would contribute to the evidence for removing them."""
+    """The units of a network, and the evidence for removing each.
+
+    Attributes:
+        units: Where their weights are.
+        blocks: Posteriors of the layers whose entries count as evidence.
+        evidence: delta_f of single entries, by parameter, in nats.
+        keep: True where an entry is in, for every parameter of the model.
+        allowed: Which units may go, shape (units,).
+        macs_per_entry: Multiply-adds that one entry of a weight takes part in, by parameter; empty where all
+            units cost the same.
+    """
 
     units: Units
-    evidence: dict[str, Tensor]  # delta_f per entry, of parameters that have one
-    keep: dict[str, Tensor]  # True where an entry is in, for every parameter of the model
-    allowed: Tensor  # (units,)
-    positions: dict[
-        str, float
-    ]  # multiply-adds that one entry of a weight takes part in; empty: all units cost 1
+    blocks: dict[str, Block]
+    evidence: dict[str, Tensor]
+    keep: dict[str, Tensor]
+    allowed: Tensor
+    macs_per_entry: dict[str, float]
 
     @classmethod
     def of(
@@ -73,7 +83,7 @@ class UnitEvidence:
         *,
         kinds: tuple[str, ...],
         exclude: Sequence[str] | None,
-        positions: dict[str, float],
+        macs_per_entry: dict[str, float],
     ) -> "UnitEvidence":
         """Collect what is known of a model.
 
@@ -83,39 +93,29 @@ class UnitEvidence:
             units: Its units.
             kinds: Those that may go.
             exclude: Name patterns of layers whose units stay.
-            positions: See the attribute.
+            macs_per_entry: See the attribute.
 
         Raises:
             InvalidArgumentError: If the posterior is a point estimate, or of another network.
         """
-        masks = masks_of(model)
-        keep = {}
-        for name, parameter in model.named_parameters():
-            plain = name.removesuffix("_orig") if name.removesuffix("_orig") in masks else name
-            keep[plain] = masks.get(plain, torch.ones_like(parameter, dtype=torch.bool)).clone()
-        for name, mean in posterior.mean.items():
+        known = with_masks(posterior, held_masks(model))
+        keep = {
+            name: torch.ones_like(parameter, dtype=torch.bool) for name, parameter in model.named_parameters()
+        }
+        for name, mean in known.mean.items():
             if name not in keep or keep[name].shape != mean.shape:
                 raise InvalidArgumentError(f"posterior: expected parameters of the model, got {name!r}")
-            if torch.isinf(posterior.precision[name]).any():
-                raise InvalidArgumentError(
-                    f"posterior.precision[{name!r}]: expected finite values, got inf: a point estimate has "
-                    "no evidence; use secateur.inference.laplace(model, loader) or a method with a posterior"
-                )
-            if name in posterior.keep:
-                keep[name] &= posterior.keep[name].to(keep[name].device)
-        evidence = {
-            name: delta_f(
-                posterior.mean[name],
-                posterior.precision[name],
-                prior_precision=posterior.prior_precision[name],
-            )
-            for names in candidates(posterior).values()  # scales of normalisation layers follow their unit
-            for name in names
-        }
+        keep |= {name: mask.to(keep[name].device) for name, mask in held_masks(model).items() if name in keep}
+        keep |= {name: mask.to(keep[name].device) for name, mask in known.keep.items()}
+        for block in known.blocks.values():
+            scores(block)  # refuses a point estimate
+        # scales of normalisation layers follow their unit
+        blocks = {layer: known.blocks[layer] for layer in candidates(known)}
+        evidence = {name: each for block in blocks.values() for name, each in scores(block).items()}
         pairs = zip(units.kind, units.layer, strict=True)
         flags = [kind in kinds and chosen(layer, None, exclude) for kind, layer in pairs]
         allowed = torch.tensor(flags, dtype=torch.bool)
-        return cls(units, evidence, keep, allowed, positions)
+        return cls(units, blocks, evidence, keep, allowed, macs_per_entry)
 
     def _sums(self, entries: dict[str, Tensor], *, produces: bool, least_dim: int = 1) -> Tensor:
         """Add up entries by unit, on one side of it, shape (units,)."""
@@ -130,20 +130,59 @@ class UnitEvidence:
             total.index_add_(0, axis.unit[inside], each.cpu()[inside])
         return total
 
+    def _of_units(self, keep: dict[str, Tensor], *, produces: bool) -> Tensor:
+        """Return the evidence for removing each unit's entries on one side of it, layer by layer, (units,)."""
+        total = torch.zeros(len(self.units), dtype=torch.float64)
+        for block in self.blocks.values():
+            inside = block.given({name: keep[name] for name in block.mean})
+            waiting = [
+                axis for axis in self.units.axes if axis.parameter in block.mean and axis.produces == produces
+            ]
+            while waiting:  # almost always once: an entry belongs to one unit on each side
+                now = {axis.parameter: axis for axis in reversed(waiting)}
+                waiting = [axis for axis in waiting if now[axis.parameter] is not axis]
+                labels = {
+                    name: _along(now[name], now[name].unit, mean).expand(mean.shape).to(mean.device)
+                    if name in now
+                    else torch.full(mean.shape, -1, device=mean.device)
+                    for name, mean in block.mean.items()
+                }
+                found = inside.delta_f(labels)
+                assert isinstance(found, Tensor)
+                total[: len(found)] += found.nan_to_num().double().cpu()
+        return total
+
+    def predicted(self, keep: dict[str, Tensor], after: dict[str, Tensor]) -> float:
+        """Return the evidence for a removal, layer by layer, in nats.
+
+        Args:
+            keep: True where an entry was in before.
+            after: True where it still is.
+        """
+        total = []
+        for block in self.blocks.values():
+            inside = block.given({name: keep[name] for name in block.mean})
+            labels = {name: -(after[name] | ~keep[name]).to(torch.int64) for name in block.mean}
+            if any(bool((label == 0).any()) for label in labels.values()):
+                found = inside.delta_f(labels)
+                assert isinstance(found, Tensor)
+                total.append(float(found))
+        return math.fsum(total)
+
     def in_use(self, keep: dict[str, Tensor]) -> Tensor:
         """Return which units have weights that make them and weights that read them."""
         return (self._sums(keep, produces=True, least_dim=2) > 0) & (self._sums(keep, produces=False) > 0)
 
     def costs(self, in_use: Tensor) -> Tensor:
         """Return what each unit costs, relative to the mean of those in use, shape (units,)."""
-        if not self.positions:
+        if not self.macs_per_entry:
             return torch.ones(len(self.units), dtype=torch.float64)
         used = self._multiply_adds(in_use)
         total = self._sums(used, produces=True) + self._sums(used, produces=False)
         return total / total[in_use].mean().clamp_min(1e-30)
 
     def share_of_multiply_adds(self, keep: dict[str, Tensor]) -> float:
-        """Return the multiply-adds of units in use over those of all units; known only with positions."""
+        """Return the multiply-adds of units in use over those of all units; known only with macs_per_entry."""
         everything = torch.ones(len(self.units), dtype=torch.bool)
         used, every = (self._multiply_adds(each) for each in (self.in_use(keep), everything))
         return sum(float(each.sum()) for each in used.values()) / sum(float(e.sum()) for e in every.values())
@@ -152,20 +191,18 @@ class UnitEvidence:
         """Return the multiply-adds of each entry of a weight, zero or not, while its units are in use."""
         used = {
             name: torch.full_like(self.keep[name], times, dtype=torch.float64)
-            for name, times in self.positions.items()
+            for name, times in self.macs_per_entry.items()
         }
         marked = torch.cat([in_use, torch.ones(1, dtype=torch.bool)])  # the last stands for -1, no unit
         for axis in self.units.axes:
             if axis.parameter in used:
                 each = used[axis.parameter]
-                shape = [-1 if a == axis.axis else 1 for a in range(each.dim())]
-                each *= marked[axis.unit].reshape(shape).to(each)
+                each *= _along(axis, marked[axis.unit], each).to(each)
         return used
 
     def ranked(self, keep: dict[str, Tensor], price: float) -> Tensor:
         """Return the units that the evidence does not pay for, the clearest first."""
-        present = {name: each * keep[name] for name, each in self.evidence.items()}
-        evidence = self._sums(present, produces=True) + self._sums(present, produces=False)
+        evidence = self._of_units(keep, produces=True) + self._of_units(keep, produces=False)
         in_use = self.in_use(keep)
         threshold = torch.full_like(evidence, math.inf)
         best = torch.zeros_like(in_use)  # a layer without any unit would not depend on the input
@@ -188,10 +225,7 @@ class UnitEvidence:
         masks = dict(keep)
         for axis in self.units.axes:
             mask = masks[axis.parameter]
-            flag = marked[axis.unit].to(mask.device)
-            masks[axis.parameter] = mask & ~flag.reshape([
-                -1 if a == axis.axis else 1 for a in range(mask.dim())
-            ])
+            masks[axis.parameter] = mask & ~_along(axis, marked[axis.unit], mask).to(mask.device)
         return masks
 
     def without_readers(self, keep: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -209,3 +243,8 @@ class UnitEvidence:
         for layer, flag in zip(self.units.layer, flags.tolist(), strict=True):
             counts[layer] += flag
         return counts
+
+
+def _along(axis: UnitAxis, values: Tensor, like: Tensor) -> Tensor:
+    """Return one value per position of an axis, shaped to broadcast over a parameter."""
+    return values.reshape([-1 if other == axis.axis else 1 for other in range(like.dim())])

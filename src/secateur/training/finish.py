@@ -8,8 +8,8 @@ from secateur.posterior import Posterior
 from secateur.pruning.ranking import candidates
 from secateur.runs.directory import RunDirectory
 from secateur.training.batch_norm import write_calibration
-from secateur.training.judging import figures
 from secateur.training.loop import Trainer
+from secateur.training.prediction import scores
 from secateur.training.run import Run
 
 __all__ = ["finish"]
@@ -31,13 +31,14 @@ def finish(
         ArtifactError: If a file cannot be written.
     """
     posterior, calibration = trainer.posterior(), trainer.calibration
-    results = figures(
+    results = scores(
         trainer.model,
         posterior,
         judged,
         temperature=config["predictive_temperature"],
         num_samples=num_samples,
         seed=trainer.seed,
+        likelihood=trainer.learned_likelihood(),
         calibration=calibration,
     )
     num_weights, num_kept = trainer.counts()

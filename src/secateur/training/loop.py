@@ -6,18 +6,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.data import Split
 from secateur.errors import ArtifactError, DataError
 from secateur.inference import PosteriorOptimizer
+from secateur.likelihoods import Likelihood
 from secateur.modules import evaluation_mode, has_batch_norm, reestimate, spread
 from secateur.posterior import Posterior
 from secateur.pruning import GradualPruner, PruneResult
 from secateur.training.batch_norm import NUM_CALIBRATION
 from secateur.training.divergence import check_losses, check_weights
-from secateur.training.prediction import log_probabilities, score
+from secateur.training.prediction import CATEGORICAL, predictions, score_once
 from secateur.training.progress import Progress
 from secateur.training.recipe import Recipe
 from secateur.training.step import StepOptions, loss_function, seeded
@@ -43,6 +43,7 @@ class Trainer:
         seed: Seeds the order of the data, augmentation and dropout, epoch by epoch.
         sparsity: Exact sparsity to end with; None to let the evidence decide.
         options: Augmentation, precision and compilation of the step.
+        likelihood: Distribution of the labels given the network's outputs, before it has learned anything.
         epoch: Completed epochs.
         seconds: Time spent in them, evaluation included.
         training_seconds: The part of it spent in training steps.
@@ -59,6 +60,7 @@ class Trainer:
     seed: int
     sparsity: float | None = None
     options: StepOptions = field(default_factory=StepOptions)
+    likelihood: Likelihood = CATEGORICAL
     epoch: int = 0
     seconds: float = 0.0
     training_seconds: float = 0.0
@@ -68,6 +70,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._loss_of = loss_function(self.model, self.options)
+        self._present_likelihood = self.likelihood
         if self.recipe.batch_size > len(self.train):
             raise DataError(
                 f"batch_size: expected at most the {len(self.train)} training examples, got "
@@ -142,6 +145,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             if "temperature" in group:
                 group["temperature"] = self.recipe.temperature_at(self.epoch)
+        self._present_likelihood = self.learned_likelihood()  # a function of the weights: resumed runs agree
         augmenter = torch.Generator(device).manual_seed(epoch_seed) if self.options.augment else None
         total, unread = torch.zeros((), device=device), []
         self.model.train()
@@ -151,7 +155,7 @@ class Trainer:
                     group["lr"] = self.recipe.learning_rate_at(self.epoch + index / self.steps_per_epoch)
                 x, y = images[batch], labels[batch]
                 with self.optimizer.sampled_parameters():
-                    loss = self._loss_of(x, y, augmenter)
+                    loss = self._loss_of(x, y, augmenter, self._present_likelihood)
                     unread.append(loss.detach())
                     step = self.epoch * self.steps_per_epoch + index + 1
                     shown = index % STEPS_BETWEEN_LOOKS == 0 or index + 1 == len(batches)
@@ -179,9 +183,19 @@ class Trainer:
     def _observed_loss(self, model: nn.Module) -> float:
         """Return the loss of the posterior-mean network on some training data, in nats per datum."""
         images, labels = self.train.images[:OBSERVED_DATA], self.train.labels[:OBSERVED_DATA]
+        likelihood = self._present_likelihood
         with evaluation_mode(model):
-            predicted = log_probabilities(model, images)
-        return float(F.nll_loss(predicted, labels))
+            predicted = predictions(model, images, likelihood=likelihood)
+        return float(likelihood.prediction_loss(predicted, labels))
+
+    @torch.no_grad()
+    def learned_likelihood(self) -> Likelihood:
+        """Return the likelihood after learning its noise from residuals of some training data, if it does."""
+        if not self.likelihood.learned:
+            return self.likelihood
+        images, labels = self.train.images[:OBSERVED_DATA], self.train.labels[:OBSERVED_DATA]
+        with evaluation_mode(self.model):
+            return self.likelihood.updated(self.model(images), labels)
 
     def _row(self, loss: float, result: PruneResult | None) -> dict[str, Any]:
         num_weights, num_kept = self.counts()
@@ -194,8 +208,7 @@ class Trainer:
             "num_kept": num_kept,
         }
         if self.test is not None:
-            figures, _ = score(self.model, self.test)
-            row |= figures.as_dict()
+            row |= score_once(self.model, self.test, likelihood=self.learned_likelihood())[0]
         if result is not None:
             row |= {key: getattr(result, key) for key in OF_A_PRUNING}
         return row

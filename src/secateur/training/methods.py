@@ -3,7 +3,6 @@
 A new method is one entry of `METHODS`.
 """
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +11,7 @@ from secateur.errors import unknown_name
 from secateur.inference import IVON, Calibrated, FlatFF, FlatMAP, HorseshoeFF, PosteriorOptimizer
 from secateur.inference.calibrated import PRIOR_PRECISION
 from secateur.pruning import Schedule
+from secateur.pruning.schedule import MAX_LOSS_RISE
 from secateur.training.recipe import Recipe
 
 __all__ = ["METHODS", "Method", "method_named", "method_names"]
@@ -40,12 +40,9 @@ class Method:
 
 
 PREDICTIVE_TEMPERATURES = (0.0, 0.1, 0.2, 1 / 3, 0.5, 0.7, 1.0, 1.2, 1.4, 1.7, 2.0, 2.4)
-MAX_LOSS_RISE = 0.25  # nats per datum
-STEPS_BETWEEN_REDUCTIONS = 500  # for the curvature of what is left to be felt
 INIT_RANGE = 2.0  # of z, as in the public code of arXiv:2309.12095; the paper does not say
 BASELINE_SPARSITY = 0.95  # where the default recipe ends on LeNet
 EPOCHS_BETWEEN_SHRINKAGES = 5  # each is an optimisation of its own, over all weights
-STEPS_OF_WARM_UP = 1000  # the running Hessian forgets its initial value at a rate of 1e-3 per step
 
 
 def _share(epochs: int, fraction: float) -> int:
@@ -57,20 +54,11 @@ def _batch_size(num_data: int) -> int:
     return min(120, max(16, num_data // 100))
 
 
-def _warm_up(epochs: int, num_data: int) -> int:
-    """Return the epochs before the first reduction."""
-    steps_per_epoch = max(1, num_data // _batch_size(num_data))
-    return max(_share(epochs, 0.1), math.ceil(STEPS_OF_WARM_UP / steps_per_epoch))
-
-
 def _calibrated_recipe(epochs: int, num_data: int) -> Recipe:
-    """Train cold, remove gradually over the first seven tenths, and settle, warmer, over the last four.
-
-    The cap per reduction grows as the run shortens, so that by three fifths of it all but 1.4 % can be out.
-    """
-    first, settle = _warm_up(epochs, num_data), _share(epochs, 0.6)
+    """Train cold, remove gradually over the first seven tenths, and settle, warmer, over the last four."""
     batch_size = _batch_size(num_data)
-    if first > settle or settle == epochs:
+    schedule = Schedule.over(epochs, steps_per_epoch=num_data / batch_size)
+    if schedule is None:
         return Recipe(
             epochs=epochs,
             batch_size=batch_size,
@@ -81,36 +69,26 @@ def _calibrated_recipe(epochs: int, num_data: int) -> Recipe:
             predictive_temperatures=PREDICTIVE_TEMPERATURES,
             holdout=0.05,
         )
-    # the last reductions fall into the settling stretch: warmer weights give up a little more
-    last = max(settle, min(_share(epochs, 0.7), epochs - 1))
-    every = math.ceil(STEPS_BETWEEN_REDUCTIONS * batch_size / num_data)
-    cap = min(0.35, 1 - 0.014 ** (1 / ((settle - first) // every + 1)))
     return Recipe(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=3e-3,
         floor=0.05,
-        settle_epoch=settle,
+        settle_epoch=_share(epochs, 0.6),
         settle_learning_rate=3e-3,
         prior_precision=PRIOR_PRECISION,
         temperature=0.1,
         settle_temperature=0.5,
         predictive_temperatures=PREDICTIVE_TEMPERATURES,
         holdout=0.05,
-        schedule=Schedule(
-            first_epoch=first,
-            last_epoch=last,
-            every=every,
-            max_fraction=cap,
-            max_loss_rise=MAX_LOSS_RISE,
-        ),
+        schedule=schedule,
     )
 
 
 def _ivon_recipe(epochs: int, num_data: int) -> Recipe:
-    first = _warm_up(epochs, num_data)
-    schedule = Schedule(first_epoch=first, last_epoch=epochs - 1) if first < epochs else None
     batch_size = _batch_size(num_data)
+    first = Schedule.warm_up(epochs, steps_per_epoch=num_data / batch_size)
+    schedule = Schedule(first_epoch=first, last_epoch=epochs - 1) if first < epochs else None
     return Recipe(
         epochs=epochs,
         batch_size=batch_size,
@@ -140,7 +118,7 @@ def _bmr_recipe(epochs: int, num_data: int) -> Recipe:
         epochs=epochs,
         batch_size=_batch_size(num_data),
         learning_rate=1e-2,
-        schedule=Schedule(first_epoch=1, last_epoch=epochs, count_removed=False),
+        schedule=Schedule(first_epoch=1, last_epoch=epochs, count_removed=False, num_iterations=4),
     )
 
 

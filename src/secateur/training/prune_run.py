@@ -7,17 +7,17 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from secateur.compaction import plain_copy
 from secateur.data import Split
 from secateur.errors import ArtifactError, InvalidArgumentError, UsageError
+from secateur.likelihoods import Likelihood, resolve
 from secateur.modules import evaluation_mode, held_masks, reestimate
-from secateur.pruning import prune_units, prune
+from secateur.pruning import prune, prune_units
 from secateur.runs.directory import RunDirectory
 from secateur.training import Progress, Run, fit, load_run
 from secateur.training.batch_norm import write_calibration
-from secateur.training.judging import figures
+from secateur.training.prediction import scores
 from secateur.training.pruned_metrics import as_later_epochs, evidence_of_removal, pruned_metrics
 from secateur.training.run import example_images, run_data, versions
 
@@ -114,10 +114,10 @@ def prune_run(
     train, test = run_data(run, "train", data_dir), run_data(run, "test", data_dir)
     observed = _some(train, run.config["seed"])
     before = run.posterior
-    loss_before = _loss(plain_copy(run.model), observed)
+    loss_before = _loss(plain_copy(run.model), observed, run.likelihood)
     _remove(run, sparsity, granularity, max_loss_rise, cost, multiply_adds, observed)
     reestimate(run.model, train.images)
-    loss_after = _loss(plain_copy(run.model), observed)
+    loss_after = _loss(plain_copy(run.model), observed, run.likelihood)
     keep = before.keep | held_masks(run.model)
     after = before.given({name: mask for name, mask in keep.items() if name in before.mean})
     evidence = evidence_of_removal(before, keep)
@@ -165,13 +165,14 @@ def prune_run(
 
 
 def _judged(run: Run, test: Split, num_samples: int) -> dict[str, Any]:
-    return figures(
+    return scores(
         run.model,
         run.posterior,
         test,
         temperature=run.config["predictive_temperature"],
         num_samples=num_samples,
         seed=run.config["seed"],
+        likelihood=run.likelihood,
         calibration=run.calibration,
     )
 
@@ -185,6 +186,7 @@ def _recovered(
         train,
         test,
         method=run.config["method"],
+        likelihood=resolve(run.config.get("likelihood", "categorical")),
         epochs=epochs,
         seed=run.config["seed"],
         reduce=False,
@@ -218,13 +220,13 @@ def _some(train: Split, seed: int) -> Split:
 
 
 @torch.no_grad()
-def _loss(network: nn.Module, data: Split) -> float:
-    """Return the mean cross entropy, in nats per datum; the network's batch norm gets its own moments."""
+def _loss(network: nn.Module, data: Split, likelihood: Likelihood) -> float:
+    """Return the mean loss, in nats per datum; the network's batch norm gets its own moments."""
     reestimate(network, data.images)  # those it has are of the weights before the removal
     total = 0.0
     with evaluation_mode(network):
         for images, labels in zip(data.images.split(_BATCH), data.labels.split(_BATCH), strict=True):
-            total += float(cross_entropy(network(images), labels, reduction="sum"))
+            total += float(likelihood.loss(network(images), labels).sum())
     return total / len(data)
 
 
@@ -253,7 +255,7 @@ def _remove(
         example_images(run),
         kinds=kinds,
         price=0.0 if max_loss_rise is None else math.inf,
-        observe=None if max_loss_rise is None else lambda network: _loss(network, observed),
+        observe=None if max_loss_rise is None else lambda network: _loss(network, observed, run.likelihood),
         max_loss_rise=max_loss_rise or 0.0,
         cost=cost,
         multiply_adds=multiply_adds,

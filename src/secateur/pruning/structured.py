@@ -13,78 +13,28 @@ far down the ranking to go.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from secateur.compaction.permanent import permanent
-from secateur.compaction.units import KINDS, find_units
+from secateur.compaction import find_units, plain_copy
+from secateur.compaction.units import KINDS
 from secateur.errors import InvalidArgumentError
+from secateur.modules import hold, masked, output_parameters
 from secateur.posterior import Posterior
-from secateur.pruning.masks import apply_masks, output_parameters
 from secateur.pruning.ranking import reduce
+from secateur.pruning.result import PruneResult, PruneRound, summarise
 from secateur.pruning.unit_evidence import UnitEvidence, uses_of_weights
 
-__all__ = ["FinishingReport", "FinishingRound", "finish_structured"]
+__all__ = ["prune_units"]
 
 COSTS = ("unit", "multiply-adds")
 _LEAST_FRACTION = 1e-3  # of the weights, in the last reduction
 
 
-@dataclass(frozen=True)
-class FinishingRound:
-    """One removal of several units, or the last reduction of single weights.
-
-    Attributes:
-        num_units: Units removed; 0 where single weights were.
-        num_weights: Weights removed, those that had no reader left included.
-        predicted_delta_f: Their summed evidence, in nats.
-        loss_before: Observed loss before, in nats per datum; nan where none is observed.
-        loss_after: The same afterwards.
-    """
-
-    num_units: int
-    num_weights: int
-    predicted_delta_f: float
-    loss_before: float
-    loss_after: float
-
-
-@dataclass(frozen=True)
-class FinishingReport:
-    """What was decided.
-
-    Attributes:
-        masks: True where an entry stays, for every parameter of which one went.
-        rounds: The removals, in order.
-        units_before: Units in use before, by the layer that makes them.
-        units_after: The same afterwards.
-    """
-
-    masks: dict[str, Tensor]
-    rounds: tuple[FinishingRound, ...]
-    units_before: dict[str, int]
-    units_after: dict[str, int]
-
-    @property
-    def num_units_removed(self) -> int:
-        """Units removed, those included that nothing read any more."""
-        return sum(self.units_before.values()) - sum(self.units_after.values())
-
-    @property
-    def num_weights_removed(self) -> int:
-        """Weights removed."""
-        return sum(each.num_weights for each in self.rounds)
-
-    @property
-    def predicted_delta_f(self) -> float:
-        """Summed evidence of all removals, in nats: optimistic, since weights are not independent."""
-        return math.fsum(each.predicted_delta_f for each in self.rounds)
-
-
-def finish_structured(
+def prune_units(
     model: nn.Module,
     posterior: Posterior,
     example_input: Any,
@@ -93,19 +43,19 @@ def finish_structured(
     exclude: Sequence[str] | None = None,
     price: float = 0.0,
     cost: str = "unit",
-    loss: Callable[[nn.Module], float] | None = None,
+    observe: Callable[[nn.Module], float] | None = None,
     max_loss_rise: float = 0.01,
     multiply_adds: float | None = None,
     max_fraction: float = 0.2,
     reduce_again: bool = True,
-) -> FinishingReport:
-    """Remove whole units from a masked model, in place, then reduce its weights once more.
+) -> PruneResult:
+    """Prune whole neurons, channels and heads of a model in place, then single weights once more.
 
-    Units with the most evidence for removal go first, in rounds. With `loss`, a round that would raise it
+    Units with the most evidence for removal go first, in rounds. With `observe`, a round that would raise it
     too far is halved until it fits, down to a single unit; so is one that would save more than was asked.
 
     Args:
-        model: The network the posterior belongs to, masked or not.
+        model: The network the posterior belongs to, held or not.
         posterior: Posterior of its weights, with a finite precision.
         example_input: A batch, or the tuple of positional arguments of a call; only its shape matters.
         kinds: Which units may go: "neuron", "channel", "head".
@@ -115,7 +65,7 @@ def finish_structured(
         price: Nats that a unit has to be worth, beyond its layer's spike-and-slab threshold, to stay.
         cost: What a unit's price is for: "unit" lets all units cost the same; "multiply-adds" in proportion
             to those it causes now, so that the ranking is by evidence per operation saved.
-        loss: Returns the loss of a network in evaluation mode on some training data, in nats per datum.
+        observe: Returns the loss of a network in evaluation mode on some training data, in nats per datum.
         max_loss_rise: How far all removals together may raise it, in nats per datum.
         multiply_adds: Share of the whole network's multiply-adds to stop at, the first time that no more are
             left; the ranking is then followed as with an infinite price, per operation saved.
@@ -123,7 +73,7 @@ def finish_structured(
         reduce_again: Whether to ask for single weights again once the units are gone.
 
     Returns:
-        What was decided; the model is masked accordingly.
+        What was removed, one trace row per round; the model is held accordingly.
 
     Raises:
         InvalidArgumentError: If an argument is out of range, or the posterior is a point estimate or of
@@ -131,27 +81,33 @@ def finish_structured(
     """
     if multiply_adds is not None:
         price, cost = math.inf, "multiply-adds"
-    _check(kinds, price, cost, loss, max_loss_rise, multiply_adds, max_fraction)
-    network = permanent(model).eval()
-    positions = uses_of_weights(network, example_input) if cost == "multiply-adds" else {}
+    _check(kinds, price, cost, observe, max_loss_rise, multiply_adds, max_fraction)
+    network = plain_copy(model).eval()
+    macs_per_entry = uses_of_weights(network, example_input) if cost == "multiply-adds" else {}
     units = find_units(model, example_input)
-    state = UnitEvidence.of(model, posterior, units, kinds=kinds, exclude=exclude, positions=positions)
-    observe = _observer(model, loss)
-    ceiling = observe({}) + max_loss_rise
+    state = UnitEvidence.of(
+        model, posterior, units, kinds=kinds, exclude=exclude, macs_per_entry=macs_per_entry
+    )
+    loss_with = _observer(model, observe)
+    loss_before = loss_with({})
+    ceiling = loss_before + max_loss_rise
     keep = state.without_readers(state.keep)
     before = state.in_use(keep)
-    rounds: list[FinishingRound] = []
+    num_weights = sum(mask.numel() for mask in keep.values())
+    trace: list[PruneRound] = []
 
-    def accept(after: dict[str, Tensor], num_units: int, now: float) -> dict[str, Tensor]:
+    def accept(after: dict[str, Tensor], num_units: int, loss: float) -> dict[str, Tensor]:
         gone = {name: keep[name] & ~mask for name, mask in after.items()}
-        count = sum(int(flag.sum()) for flag in gone.values())
-        evidence = math.fsum(
-            float(state.evidence[name][flag].sum(dtype=torch.float64))
-            for name, flag in gone.items()
-            if name in state.evidence
+        num_out = sum(int((~mask).sum()) for mask in after.values())
+        trace.append(
+            PruneRound(
+                sparsity=num_out / num_weights,
+                num_removed=sum(int(flag.sum()) for flag in gone.values()),
+                predicted_delta_f=state.predicted(keep, after),
+                loss=loss,
+                num_units=num_units,
+            )
         )
-        last = rounds[-1].loss_after if rounds else ceiling - max_loss_rise
-        rounds.append(FinishingRound(num_units, count, evidence, last, now))
         return after
 
     def saved_enough(after: dict[str, Tensor]) -> bool:
@@ -162,38 +118,43 @@ def finish_structured(
         count = min(count, len(ranked))
         while count:
             trial = state.without_readers(state.without(keep, ranked[:count]))
-            now = observe(trial)
-            fits = loss is None or now <= ceiling
+            loss = loss_with(trial)
+            fits = observe is None or loss <= ceiling
             if fits and (count == 1 or not saved_enough(trial)):
                 break
             count //= 2
         if not count:
             break
-        keep = accept(trial, count, now)
+        keep = accept(trial, count, loss)
     if reduce_again:
-        exclude = output_parameters(model)
+        spared = output_parameters(model)
         fraction = 1.0
         while fraction > _LEAST_FRACTION:
-            known = replace(posterior, keep={n: keep[n] for n in posterior.mean})
-            report = reduce(known, max_fraction=fraction, exclude=exclude or None)
-            trial = state.without_readers(keep | report.masks)
-            now = observe(trial)
-            if report.num_removed == 0:
+            known = posterior.given({name: keep[name] for name in posterior.mean})
+            result = reduce(known, max_fraction=fraction, exclude=spared or None)
+            trial = state.without_readers(keep | result.masks)
+            loss = loss_with(trial)
+            if result.num_removed == 0:
                 break
-            if loss is None or now <= ceiling:
-                keep = accept(trial, 0, now)
+            if observe is None or loss <= ceiling:
+                keep = accept(trial, 0, loss)
                 break
             fraction /= 2
-    masks = {name: mask for name, mask in keep.items() if not mask.all()}
-    apply_masks(model, masks)
-    return FinishingReport(masks, tuple(rounds), state.by_layer(before), state.by_layer(state.in_use(keep)))
+    hold(model, keep)
+    return replace(
+        summarise(state.keep, state.evidence, keep),
+        loss_before=loss_before,
+        trace=tuple(trace),
+        units_before=state.by_layer(before),
+        units_after=state.by_layer(state.in_use(keep)),
+    )
 
 
 def _check(
     kinds: tuple[str, ...],
     price: float,
     cost: str,
-    loss: object,
+    observe: object,
     max_loss_rise: float,
     multiply_adds: float | None,
     max_fraction: float,
@@ -206,7 +167,7 @@ def _check(
         raise InvalidArgumentError(f"price: expected at least 0 nats, got {price}")
     if multiply_adds is not None and not 0 < multiply_adds <= 1:
         raise InvalidArgumentError(f"multiply_adds: expected a share in (0, 1], got {multiply_adds}")
-    if math.isinf(price) and loss is None and multiply_adds is None:
+    if math.isinf(price) and observe is None and multiply_adds is None:
         raise InvalidArgumentError("price: expected a finite one without a loss to observe, got inf")
     if not max_loss_rise >= 0:
         raise InvalidArgumentError(f"max_loss_rise: expected at least 0 nats per datum, got {max_loss_rise}")
@@ -215,18 +176,15 @@ def _check(
 
 
 def _observer(
-    model: nn.Module, loss: Callable[[nn.Module], float] | None
+    model: nn.Module, observe: Callable[[nn.Module], float] | None
 ) -> Callable[[dict[str, Tensor]], float]:
-    """Return the loss of the model under masks, in evaluation mode; the model itself is not touched."""
-    if loss is None:
+    """Return what gives the loss of the network under masks, in evaluation mode; the model is not touched."""
+    if observe is None:
         return lambda _: math.nan
-    plain = permanent(model).eval()
-    weights = {name: parameter.detach().clone() for name, parameter in plain.named_parameters()}
+    plain = plain_copy(model).eval()
 
-    @torch.no_grad()
-    def observe(masks: dict[str, Tensor]) -> float:
-        for name, parameter in plain.named_parameters():
-            parameter.copy_(weights[name] * masks[name] if name in masks else weights[name])
-        return float(loss(plain))
+    def loss_with(masks: dict[str, Tensor]) -> float:
+        with torch.no_grad(), masked(plain, masks):
+            return float(observe(plain))
 
-    return observe
+    return loss_with

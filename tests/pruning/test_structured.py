@@ -9,11 +9,12 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from secateur import Posterior, networks
-from secateur.compaction import permanent
+from secateur.compaction import plain_copy
 from secateur.compaction.units import find_units
 from secateur.errors import InvalidArgumentError
 from secateur.export.measure import num_macs
-from secateur.pruning import apply_masks, compact, finish_structured, masks_of
+from secateur.modules import hold, masks_of
+from secateur.pruning import compact, prune_units
 from secateur.pruning.unit_evidence import uses_of_weights
 from secateur.reduction import delta_f
 
@@ -91,9 +92,9 @@ class TestUnits:
 def test_units_without_evidence_go_whole_and_compact_finds_them():
     model = mlp()
     posterior, x = posterior_of(model), torch.randn(7, 5)
-    report = finish_structured(model, posterior, x, reduce_again=False)
-    assert report.units_before == {"0": 8, "2": 6}
-    assert report.units_after == {"0": 4, "2": 6}
+    result = prune_units(model, posterior, x, reduce_again=False)
+    assert result.units_before == {"0": 8, "2": 6}
+    assert result.units_after == {"0": 4, "2": 6}
     masks = masks_of(model)
     assert not masks["0.weight"][:4].any()
     assert not masks["0.bias"][:4].any()
@@ -108,22 +109,22 @@ def test_units_without_evidence_go_whole_and_compact_finds_them():
 def test_predicted_evidence_counts_every_weight_once():
     model = mlp()
     posterior = posterior_of(model)
-    report = finish_structured(model, posterior, torch.zeros(1, 5), price=20.0)
+    result = prune_units(model, posterior, torch.zeros(1, 5), price=20.0)
     expected = 0.0
-    for name, mask in report.masks.items():
+    for name, mask in result.masks.items():
         each = delta_f(posterior.mean[name], posterior.precision[name], prior_precision=torch.tensor(PRIOR))
         expected += float(each[~mask].sum())
-    assert report.predicted_delta_f == pytest.approx(expected, rel=1e-5)
-    assert report.num_weights_removed == sum(int((~mask).sum()) for mask in report.masks.values())
+    assert result.predicted_delta_f == pytest.approx(expected, rel=1e-5)
+    assert result.num_removed == sum(int((~mask).sum()) for mask in result.masks.values())
 
 
 def test_a_price_lets_more_units_go_but_never_all_of_a_layer():
     kept = []
     for price in (0.0, 160.0, 1e9):
-        report = finish_structured(
+        result = prune_units(
             mlp(), posterior_of(mlp()), torch.zeros(1, 5), price=price, reduce_again=False
         )
-        kept.append(sum(report.units_after.values()))
+        kept.append(sum(result.units_after.values()))
     assert kept[0] > kept[1] > kept[2] == 2
 
 
@@ -132,8 +133,8 @@ def test_weights_that_nothing_reads_go_too():
     posterior = posterior_of(model)
     mask = torch.ones(3, 6, dtype=torch.bool)
     mask[:, 2] = False
-    apply_masks(model, {"4.weight": mask})
-    finish_structured(model, posterior, torch.zeros(1, 5), kinds=("channel",), reduce_again=False)
+    hold(model, {"4.weight": mask})
+    prune_units(model, posterior, torch.zeros(1, 5), kinds=("channel",), reduce_again=False)
     assert not masks_of(model)["2.weight"][2].any()
     assert masks_of(model)["2.weight"][3].all()
 
@@ -142,8 +143,8 @@ def test_what_is_left_is_reduced_again():
     model = mlp()
     with torch.no_grad():
         model[2].weight[0, 5] = 0.0
-    report = finish_structured(model, posterior_of(model), torch.zeros(1, 5))
-    assert report.rounds[-1].num_units == 0
+    result = prune_units(model, posterior_of(model), torch.zeros(1, 5))
+    assert result.trace[-1].num_units == 0
     assert not masks_of(model)["2.weight"][0, 5]
     assert "4.weight" not in masks_of(model)  # the output layer stays
 
@@ -161,30 +162,30 @@ class TestObservedLoss:
         model, posterior, x, loss = self.setup()
         with torch.no_grad():
             before = loss(model)
-        report = finish_structured(model, posterior, x, price=math.inf, loss=loss, max_loss_rise=rise)
+        result = prune_units(model, posterior, x, price=math.inf, observe=loss, max_loss_rise=rise)
         with torch.no_grad():
             after = loss(model)
         assert after <= before + rise + 1e-6
-        if report.rounds:
-            assert report.rounds[0].loss_before == pytest.approx(before)
-            assert report.rounds[-1].loss_after == pytest.approx(after)
+        if result.trace:
+            assert result.loss_before == pytest.approx(before)
+            assert result.trace[-1].loss == pytest.approx(after)
         if rise == 1.0:
-            assert sum(report.units_after.values()) < 10
+            assert sum(result.units_after.values()) < 10
 
     def test_a_higher_bound_lets_more_go(self):
         left = []
         for rise in (0.0, 0.3, 3.0):
             model, posterior, x, loss = self.setup()
-            report = finish_structured(model, posterior, x, price=math.inf, loss=loss, max_loss_rise=rise)
-            left.append(sum(report.units_after.values()))
+            result = prune_units(model, posterior, x, price=math.inf, observe=loss, max_loss_rise=rise)
+            left.append(sum(result.units_after.values()))
         assert left[0] >= left[1] >= left[2]
         assert left[0] > left[2]
 
     def test_a_loss_that_is_not_finite_is_no_licence(self):
         model, posterior, x, _ = self.setup()
         first = iter([0.3])
-        report = finish_structured(model, posterior, x, price=9.0, loss=lambda _: next(first, math.nan))
-        assert report.rounds == ()
+        result = prune_units(model, posterior, x, price=9.0, observe=lambda _: next(first, math.nan))
+        assert result.trace == ()
         assert not masks_of(model)
 
 
@@ -212,14 +213,14 @@ def test_ranked_by_operations_the_costly_units_go_first():
 
         options = {"loss": share_out, "max_loss_rise": 0.5, "max_fraction": 0.1, "reduce_again": False}
         posterior = posterior_of(model, precision=1e4)
-        left[cost] = finish_structured(model, posterior, x, price=math.inf, cost=cost, **options).units_after
+        left[cost] = prune_units(model, posterior, x, price=math.inf, cost=cost, **options).units_after
     assert left["multiply-adds"]["0"] < left["unit"]["0"]
     assert left["multiply-adds"]["4"] > left["unit"]["4"]
 
 
 class TestAShareOfMultiplyAdds:
     def left(self, model, masks, x):
-        apply_masks(model, masks)
+        hold(model, masks)
         return num_macs(compact(model, x), (x[:1],))
 
     @pytest.mark.parametrize("share", [0.7, 0.4])
@@ -229,14 +230,14 @@ class TestAShareOfMultiplyAdds:
             torch.zeros(2, 1, 32, 32),
         )
         whole = num_macs(model, (x[:1],))
-        report = finish_structured(
+        result = prune_units(
             model, posterior_of(model), x, kinds=("channel",), multiply_adds=share, reduce_again=False
         )
-        got = self.left(copy.deepcopy(model), report.masks, x) / whole
+        got = self.left(copy.deepcopy(model), result.masks, x) / whole
         # One channel of the first convolution costs at most a sixth of it and of the second.
         assert share - 0.15 < got <= share
-        assert report.units_after["dense"] == report.units_before["dense"] == 84
-        assert len(report.rounds) > 1
+        assert result.units_after["dense"] == result.units_before["dense"] == 84
+        assert len(result.trace) > 1
 
     def test_ends_where_the_loss_says_so(self):
         model, x = mlp(), torch.zeros(1, 5)
@@ -245,29 +246,29 @@ class TestAShareOfMultiplyAdds:
             return sum(int((p == 0).sum()) for p in trial.parameters()) / 123
 
         options = {"loss": share_out, "max_loss_rise": 0.2, "reduce_again": False}
-        report = finish_structured(model, posterior_of(model), x, multiply_adds=0.1, **options)
-        assert share_out(permanent(model)) <= 0.2
-        assert 0 < report.num_units_removed < 10
+        result = prune_units(model, posterior_of(model), x, multiply_adds=0.1, **options)
+        assert share_out(plain_copy(model)) <= 0.2
+        assert 0 < result.num_units_removed < 10
 
     def test_that_is_there_already_removes_nothing(self):
         model = mlp()
-        report = finish_structured(
+        result = prune_units(
             model, posterior_of(model), torch.zeros(1, 5), multiply_adds=1.0, reduce_again=False
         )
-        assert report.rounds == ()
+        assert result.trace == ()
 
 
 def test_layers_may_be_left_alone():
     model = networks.build("resnet20", image_shape=(3, 32, 32), num_classes=4, seed=0).eval()
     options = {"kinds": ("channel",), "multiply_adds": 0.6, "reduce_again": False}
-    report = finish_structured(
+    result = prune_units(
         model, posterior_of(model), torch.zeros(2, 3, 32, 32), exclude=["conv1", "*.conv2"], **options
     )
-    fewer = {name for name, count in report.units_after.items() if count < report.units_before[name]}
+    fewer = {name for name, count in result.units_after.items() if count < result.units_before[name]}
     assert fewer
     assert all(name.endswith(".conv1") for name in fewer)
     with pytest.raises(InvalidArgumentError, match="exclude: expected a list of patterns"):
-        finish_structured(mlp(), posterior_of(mlp()), torch.zeros(1, 5), exclude="conv1")
+        prune_units(mlp(), posterior_of(mlp()), torch.zeros(1, 5), exclude="conv1")
 
 
 def test_heads_go_whole():
@@ -281,8 +282,8 @@ def test_heads_go_whole():
     x = torch.randn(2, 1, 32, 32)
     expected = model(x)
     posterior = posterior_of(model, precision=1e4)
-    report = finish_structured(model, posterior, x, kinds=("head",), reduce_again=False)
-    assert report.units_after == report.units_before | {"blocks.0.attention.query": 3}
+    result = prune_units(model, posterior, x, kinds=("head",), reduce_again=False)
+    assert result.units_after == result.units_before | {"blocks.0.attention.query": 3}
     small = compact(model, x)
     assert small.get_submodule("blocks.0.attention.value").out_features == 48
     torch.testing.assert_close(small(x), expected, rtol=1e-3, atol=1e-3)
@@ -297,10 +298,10 @@ def test_a_channel_goes_with_its_normalisation():
         model[1].bias.fill_(0.7)
         model[0].weight[1] *= 1e-3
         model[3].weight[:, 1] *= 1e-3
-    report = finish_structured(
+    result = prune_units(
         model, posterior_of(model, precision=1e4), torch.zeros(2, 1, 8, 8), reduce_again=False
     )
-    assert report.units_after == {"0": 3}
+    assert result.units_after == {"0": 3}
     assert (
         masks_of(model)["1.weight"].tolist()
         == masks_of(model)["1.bias"].tolist()
@@ -328,17 +329,17 @@ def test_a_channel_goes_with_its_normalisation():
 def test_arguments_out_of_range(options, said):
     model = mlp()
     with pytest.raises(InvalidArgumentError, match=f"{said}: expected"):
-        finish_structured(model, posterior_of(model), torch.zeros(1, 5), **options)
+        prune_units(model, posterior_of(model), torch.zeros(1, 5), **options)
     assert not masks_of(model)
 
 
 def test_a_point_estimate_and_a_foreign_posterior_are_refused():
     model = mlp()
     with pytest.raises(InvalidArgumentError, match="point estimate"):
-        finish_structured(model, posterior_of(model, precision=math.inf), torch.zeros(1, 5))
+        prune_units(model, posterior_of(model, precision=math.inf), torch.zeros(1, 5))
     other = copy.deepcopy(model)
     other[0] = nn.Linear(5, 9)
     with pytest.raises(
         InvalidArgumentError, match=r"posterior: expected parameters of the model, got '0\.weight'"
     ):
-        finish_structured(model, posterior_of(other), torch.zeros(1, 5))
+        prune_units(model, posterior_of(other), torch.zeros(1, 5))

@@ -1,0 +1,343 @@
+"""Gradual pruning: remove a share, observe the loss, halve or skip, move the mean, hold.
+
+delta_f rests on a Gaussian about the present weights, so it is a local claim; under a diagonal posterior it is
+an optimistic one too, and with few data the mean-field evidence even favours the empty network. Each removal is
+therefore observed before it is made, on training data: where the loss would rise too far above the best seen so
+far, the removal is halved, and after `NUM_HALVINGS` skipped.
+"""
+
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import ArtifactError, InvalidArgumentError
+from secateur.inference import FlatFF, PosteriorOptimizer
+from secateur.modules import (
+    evaluation_mode,
+    has_batch_norm,
+    held_masks,
+    hold,
+    masked,
+    matching,
+    prunable_exclude,
+    reestimate,
+    with_weights,
+)
+from secateur.posterior import Posterior
+from secateur.pruning.prune import move_mean, with_masks
+from secateur.pruning.ranking import reduce
+from secateur.pruning.result import PruneResult
+from secateur.pruning.schedule import Schedule
+from secateur.pruning.shrinkage import Shrinkage, shrink
+
+__all__ = ["NUM_HALVINGS", "GradualPruner", "PruningWarning", "require_adaptive"]
+
+NUM_HALVINGS = 3
+
+Observe = Callable[[nn.Module], float] | Callable[[], float]
+
+
+class PruningWarning(UserWarning):
+    """A pruning that may not do what was meant; the message says what to change."""
+
+
+class GradualPruner:
+    """Prune a network in steps while it trains, each step observed before it is made.
+
+        pruner = GradualPruner(model, optimizer, schedule, observe=loss_on_some_data)
+        for epoch in range(epochs):
+            train(model, optimizer)
+            if pruner.due(epoch):
+                result = pruner.step()
+
+    Args:
+        model: The network, pruned in place; its zeros are held through later training.
+        optimizer_or_posterior: A posterior optimizer such as `Calibrated`; or a posterior, which is conditioned
+            on each removal; or a function that returns the present posterior, such as a call of `laplace`.
+        schedule: When to prune, and how much at once.
+        observe: Returns the loss on some training data, in nats per datum, called with the model in evaluation
+            mode (or with nothing). None trusts the evidence alone.
+        sparsity: Share of all the network's weights to be out at the end; the evidence decides when None.
+        criterion: What a target sparsity ranks by, one of `criteria.CRITERIA`.
+        hyperprior: "full" or "tiered" narrows priors to a regularised horseshoe instead of removing by spike and
+            slab; needs `FlatFF(adaptive=True)`.
+        include: Name patterns (`fnmatch`) of parameters that may go.
+        exclude: Name patterns of parameters that stay. The output layer stays unless `include` names it.
+        num_data: Number of training data, for the observed evidence; that of the optimizer when None.
+        calibration: Inputs to take the moments of batch normalisation from after each removal.
+
+    Attributes:
+        num_steps: Steps done.
+        best_loss: Lowest loss observed, in nats per datum.
+        removed_delta_f: Predicted evidence of all that was removed, by parameter, in nats.
+
+    Raises:
+        InvalidArgumentError: If an argument is out of range or a target out of reach.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer_or_posterior: PosteriorOptimizer | Posterior | Callable[[], Posterior],
+        schedule: Schedule,
+        *,
+        observe: Observe | None,
+        sparsity: float | None = None,
+        criterion: str = "evidence",
+        hyperprior: str | None = None,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        num_data: int | None = None,
+        calibration: Tensor | None = None,
+    ) -> None:
+        if sparsity is not None and not 0 <= sparsity < 1:
+            raise InvalidArgumentError(f"sparsity: expected a fraction in [0, 1), got {sparsity}")
+        source = optimizer_or_posterior
+        if not isinstance(source, PosteriorOptimizer | Posterior) and (
+            isinstance(source, torch.optim.Optimizer) or not callable(source)
+        ):
+            raise InvalidArgumentError(
+                "optimizer_or_posterior: expected a posterior optimizer, a Posterior or a function that returns "
+                f"one, got {type(source).__name__}; train with secateur.inference.Calibrated, or give "
+                "lambda: secateur.inference.laplace(model, loader)"
+            )
+        self.model, self.schedule, self.sparsity = model, schedule, sparsity
+        self.criterion, self.hyperprior = criterion, hyperprior
+        self.include, self.exclude, self.calibration = include, exclude, calibration
+        self._source, self._observe = source, observe
+        self.num_data = source.num_data if isinstance(source, PosteriorOptimizer) else num_data
+        self.num_steps, self.best_loss, self._told_of_moments = 0, math.inf, False
+        self.removed_delta_f: dict[str, float] = {}
+        if hyperprior is not None:
+            require_adaptive(source)
+        if sparsity is not None and not callable(source):  # a target out of reach is refused at once
+            self._reduce(self._posterior(), sparsity=sparsity)
+
+    def due(self, epoch: int) -> bool:
+        """Return whether to prune now.
+
+        Args:
+            epoch: Epoch that has ended, counted as the schedule counts.
+        """
+        return self.schedule.due(epoch)
+
+    def step(self) -> PruneResult:
+        """Remove what the evidence allows now, hold it out, and compare what was predicted with what is observed.
+
+        Returns:
+            What was removed; it may be nothing.
+        """
+        self._warn_if_early()
+        before = self._posterior()
+        self.num_steps += 1
+        if self.hyperprior is not None:
+            result = self._narrow(before)
+        elif self.sparsity is None:
+            result = self._within(before)
+        else:
+            target = self.schedule.target(self.sparsity, number=self.num_steps)
+            result = self._reduce(before, sparsity=target)
+            result = result.measured(self._loss(before, before.keep), self._loss(before, result.masks))
+        self.best_loss = min(self.best_loss, result.loss_before)
+        self._hold(before, result)
+        for name, mask in result.masks.items():
+            gone = before.present(name) & ~mask
+            evidence = float(result.delta_f[name][gone].sum(dtype=torch.float64))
+            self.removed_delta_f[name] = self.removed_delta_f.get(name, 0.0) + evidence
+        return replace(result, observed_delta_f=self._observed(before, result))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything the next step depends on besides model and optimizer."""
+        return {
+            "num_steps": self.num_steps,
+            "best_loss": self.best_loss,
+            "removed_delta_f": dict(self.removed_delta_f),
+            "masks": held_masks(self.model),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on where `state_dict()` was taken; the model is held at its masks.
+
+        Args:
+            state_dict: What `state_dict()` returned for the same network.
+
+        Raises:
+            ArtifactError: If it is of another pruner or network; nothing is then changed.
+        """
+        expected = {"num_steps", "best_loss", "removed_delta_f", "masks"}
+        if missing := expected - state_dict.keys():
+            raise ArtifactError(f"pruner state: expected {sorted(missing)[0]!r}, got none; it is another object's")
+        try:
+            hold(self.model, state_dict["masks"])
+        except InvalidArgumentError as error:
+            raise ArtifactError(f"pruner state: expected that of this network, got another's: {error}") from error
+        self.num_steps, self.best_loss = int(state_dict["num_steps"]), float(state_dict["best_loss"])
+        self.removed_delta_f = dict(state_dict["removed_delta_f"])
+
+    # The posterior, the loss, the removal ---------------------------------------------------------------------
+
+    def _posterior(self) -> Posterior:
+        source = self._source
+        if isinstance(source, PosteriorOptimizer):
+            posterior = source.posterior()
+        else:
+            posterior = source if isinstance(source, Posterior) else source()
+        return with_masks(posterior, held_masks(self.model))
+
+    def _spared(self, posterior: Posterior) -> list[str] | None:
+        matching(posterior.mean, self.include, self.exclude)
+        return prunable_exclude(self.model, posterior.mean, self.include, self.exclude)
+
+    def _reduce(self, posterior: Posterior, *, sparsity: float | None, halving: int = 0) -> PruneResult:
+        """Return a reduction under the schedule's caps, or to a share of all the network's weights."""
+        chosen = {"include": self.include, "exclude": self._spared(posterior)}
+        if sparsity is None:
+            return reduce(
+                posterior,
+                max_fraction=self.schedule.max_fraction / 2**halving,
+                max_sparsity=self.schedule.max_sparsity,
+                count_removed=self.schedule.count_removed,
+                num_iterations=self.schedule.num_iterations,
+                **chosen,
+            )
+        num_weights = sum(parameter.numel() for parameter in self.model.parameters())
+        of_posterior = sum(mean.numel() for mean in posterior.mean.values())
+        return reduce(
+            posterior, sparsity=sparsity * num_weights / of_posterior, criterion=self.criterion, **chosen
+        )
+
+    def _within(self, before: Posterior) -> PruneResult:
+        """Return a reduction whose loss stays within the schedule's `max_loss_rise`; it may remove nothing."""
+        loss_before = self._loss(before, before.keep)
+        ceiling = min(self.best_loss, loss_before) + self.schedule.max_loss_rise
+        for halving in range(NUM_HALVINGS + 1):
+            result = self._reduce(before, sparsity=None, halving=halving)
+            loss_after = self._loss(before, result.masks)
+            if self._observe is None or loss_after <= ceiling or result.num_removed == 0:
+                return result.measured(loss_before, loss_after)
+        nothing = reduce(before, max_fraction=0.0, include=self.include, exclude=self._spared(before))
+        return nothing.measured(loss_before, loss_before)
+
+    def _narrow(self, before: Posterior) -> PruneResult:
+        """Narrow the optimizer's priors to a regularised horseshoe, and return what falls out.
+
+        A layer's scale can take the whole layer out at once. Where all layers together would raise the loss
+        by more than the schedule allows, they are taken one after the other, each only if the loss allows it.
+        """
+        optimizer = require_adaptive(self._source)
+        loss_before = self._loss(before, before.keep)
+        ceiling = min(self.best_loss, loss_before) + self.schedule.max_loss_rise
+
+        def loss_after_adopting(shrinkage: Shrinkage) -> float:
+            optimizer.adopt(shrinkage.posterior)
+            return self._loss(before, shrinkage.result.masks)
+
+        done = shrink(
+            before,
+            hyperprior=self.hyperprior or "tiered",
+            exclude=self._spared(before),
+            generator=optimizer.generator,
+        )
+        loss_after = loss_after_adopting(done)
+        if self._observe is not None and not loss_after <= ceiling:
+            accepted: list[str] = []
+            for layer in done.evidence:
+                if loss_after_adopting(done.within([*accepted, layer])) <= ceiling:
+                    accepted.append(layer)
+            done = done.within(accepted)
+            loss_after = loss_after_adopting(done)
+        return done.result.measured(loss_before, loss_after)
+
+    def _loss(self, posterior: Posterior, masks: Mapping[str, Tensor]) -> float:
+        """Return the observed loss of the network as a removal would leave it, in nats per datum."""
+        if self._observe is None:
+            return math.nan
+        takes_model = bool(inspect.signature(self._observe).parameters)
+        with evaluation_mode(self.model), self._as_removed(posterior, masks):
+            if self.calibration is not None:
+                reestimate(self.model, self.calibration)
+            return float(self._observe(self.model) if takes_model else self._observe())  # type: ignore[call-arg]
+
+    @contextmanager
+    def _as_removed(self, posterior: Posterior, masks: Mapping[str, Tensor]) -> Iterator[None]:
+        """Give the model the weights of a removal; weights and buffers return on exit."""
+        kept = () if self.calibration is None else self.model.named_buffers()
+        buffers = {name: buffer.clone() for name, buffer in kept}
+        moved = None if posterior.is_diagonal else posterior.given(dict(masks)).point()
+        try:
+            with masked(self.model, masks) if moved is None else with_weights(self.model, moved):
+                yield
+        finally:
+            for name, buffer in self.model.named_buffers():
+                if name in buffers:
+                    buffer.copy_(buffers[name])
+
+    def _hold(self, before: Posterior, result: PruneResult) -> None:
+        """Hold a removal in model and optimizer, move the means of what stays, and warn where that is due."""
+        hold(self.model, result.masks)
+        move_mean(self.model, before, result.masks)
+        if isinstance(self._source, PosteriorOptimizer):
+            self._source.hold(result.masks)
+        elif isinstance(self._source, Posterior):
+            self._source = before.given(result.masks)
+        dead = [row.name for row in result.layers if row.num_removed and not row.num_kept]
+        if dead:
+            _warn(f"{dead[0]}: expected a layer to keep some weights, got none left; exclude it")
+        if self.calibration is not None:
+            reestimate(self.model, self.calibration)
+        elif result.num_removed and has_batch_norm(self.model) and not self._told_of_moments:
+            self._told_of_moments = True
+            _warn(
+                "batch normalisation: its moments are those of the weights before the removal; give "
+                "GradualPruner calibration=inputs, or pass training data through the model in training mode"
+            )
+
+    def _observed(self, before: Posterior, result: PruneResult) -> float:
+        """Return the measured change of the evidence lower bound, in nats; nan where nothing was measured."""
+        if self._observe is None or self.num_data is None:
+            return math.nan
+        # a point has no posterior to diverge from its prior: only its loss can be compared
+        divergence = 0.0
+        if not before.is_point:
+            after = (
+                self._source.posterior()
+                if isinstance(self._source, PosteriorOptimizer)
+                else before.given(result.masks)
+            )
+            divergence = float(before.kl_divergence() - after.kl_divergence())
+        return self.num_data * (result.loss_before - result.loss_after) + divergence
+
+    def _warn_if_early(self) -> None:
+        if isinstance(self._source, PosteriorOptimizer) and not self._source.curvature_has_settled:
+            _warn(
+                "GradualPruner.step: expected a posterior whose curvature has settled, got one after too few "
+                "optimizer steps; start later, for example with Schedule.over(epochs, steps_per_epoch=...)"
+            )
+
+
+def require_adaptive(optimizer: object) -> FlatFF:
+    """Return an optimizer as one whose priors a reduction can narrow.
+
+    Args:
+        optimizer: Any.
+
+    Raises:
+        InvalidArgumentError: If it is none.
+    """
+    if isinstance(optimizer, FlatFF) and optimizer.adaptive:
+        return optimizer
+    raise InvalidArgumentError(
+        f"hyperprior: expected FlatFF with adaptive=True, whose priors can be narrowed, got "
+        f"{type(optimizer).__name__} without; set the recipe's hyperprior to None to remove weights instead"
+    )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, PruningWarning, stacklevel=3)

@@ -1,0 +1,107 @@
+"""Prune a network once, by a posterior that is at hand."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import Tensor, nn
+
+from secateur.errors import InvalidArgumentError
+from secateur.modules import held_masks, hold, matching, prunable_exclude
+from secateur.posterior import Posterior
+from secateur.pruning.ranking import candidates, reduce
+from secateur.pruning.result import PruneResult
+
+__all__ = ["move_mean", "prune", "with_masks"]
+
+
+def prune(
+    model: nn.Module,
+    posterior: Posterior,
+    *,
+    sparsity: float | None = None,
+    max_fraction: float = 1.0,
+    granularity: str = "weight",
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+) -> PruneResult:
+    """Prune a model in place by the evidence of a posterior, and hold the zeros through later training.
+
+    Removed entries are exact zeros under the parameters' own names. Kept weights of a structured posterior
+    move to their mean given the removal. The output layer stays unless `include` names it or the model has
+    no other.
+
+    Args:
+        model: The network the posterior belongs to, perhaps already held.
+        posterior: Posterior of its weights.
+        sparsity: Exact fraction of all the posterior's entries to be out afterwards; when None, the
+            evidence decides.
+        max_fraction: Largest fraction of what is still in to remove now, best evidence first; only without
+            `sparsity`. Below 1, in several calls with training between them, it spares accuracy: weights
+            are not independent. `GradualPruner` does that.
+        granularity: "weight", "neuron" or "channel".
+        include: Name patterns (`fnmatch`) of parameters that may go.
+        exclude: Name patterns of parameters that stay.
+
+    Returns:
+        What was removed; printing it gives a table.
+
+    Raises:
+        InvalidArgumentError: If posterior and model do not fit, a pattern matches nothing, or the target
+            cannot be met; the model is then unchanged.
+    """
+    known = with_masks(posterior, held_masks(model))
+    matching(known.mean, include, exclude)  # the caller's own patterns, before ours join them
+    exclude = prunable_exclude(model, known.mean, include, exclude)
+    if granularity != "weight":
+        _check_rows(model, candidates(known, include=include, exclude=exclude))
+    result = reduce(
+        known,
+        sparsity=sparsity,
+        max_fraction=max_fraction,
+        granularity=granularity,
+        include=include,
+        exclude=exclude,
+    )
+    hold(model, result.masks)
+    move_mean(model, known, result.masks)
+    return result
+
+
+def with_masks(posterior: Posterior, masks: Mapping[str, Tensor]) -> Posterior:
+    """Return a posterior in which the entries that a model holds at zero count as out.
+
+    Args:
+        posterior: Posterior of the model's weights.
+        masks: True where an entry stays, by parameter name; other names are ignored.
+    """
+    held = {
+        name: mask.to(posterior.mean[name].device) & posterior.present(name)
+        for name, mask in masks.items()
+        if name in posterior.mean
+    }
+    return posterior.given(held) if held else posterior
+
+
+def move_mean(model: nn.Module, posterior: Posterior, masks: Mapping[str, Tensor]) -> None:
+    """Write the means of the kept weights given a removal into a model, where the posterior is structured.
+
+    Args:
+        model: Network that is held at the masks.
+        posterior: Posterior before the removal.
+        masks: True where an entry stays, by parameter name.
+    """
+    if posterior.is_diagonal:
+        return
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, mean in posterior.given(dict(masks)).point().items():
+        parameters[name].data.copy_(mean)
+
+
+def _check_rows(model: nn.Module, layers: Iterable[str]) -> None:
+    """Raise if a layer's rows are not its output units."""
+    modules = dict(model.named_modules())
+    for name in layers:
+        if isinstance(modules.get(name), nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+            raise InvalidArgumentError(
+                "granularity: expected layers whose first axis is the output, got the transposed "
+                f"convolution {name}; exclude it, or use 'weight'"
+            )
