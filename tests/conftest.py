@@ -19,3 +19,17 @@ settings.load_profile("secateur")
 def generator() -> torch.Generator:
     """A seeded generator of its own for each test."""
     return torch.Generator().manual_seed(20230912)
+
+
+@pytest.fixture
+def write_run():
+    """The function that writes the files of a run that could have been."""
+    from support import synthetic_run
+
+    return synthetic_run.write_run
+
+
+@pytest.fixture
+def run_dir(tmp_path, write_run):
+    """A finished LeNet run without its report."""
+    return write_run(tmp_path / "run")

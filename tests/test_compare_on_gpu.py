@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from secateur.grid.cells import names_in
+from secateur.grid.cells import parse_names
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "compare_on_gpu.sh"
 pytestmark = pytest.mark.skipif(shutil.which("sh") is None, reason="no POSIX shell here")
@@ -93,8 +93,8 @@ def test_its_options_are_those_of_the_command():
     used = set(re.findall(r"(?<= )--[a-z-]+", code))
     assert len(used) >= 9
     assert used - options == {"--fetch"}
-    assert names_in("vit,mlp-mixer", "networks") == ("vit", "mlp-mixer")
-    assert names_in("fashion-mnist,cifar10", "data") == ("fashion-mnist", "cifar10")
+    assert parse_names("vit,mlp-mixer", "networks") == ("vit", "mlp-mixer")
+    assert parse_names("fashion-mnist,cifar10", "data") == ("fashion-mnist", "cifar10")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

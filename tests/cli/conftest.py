@@ -1,24 +1,10 @@
-"""The command line run inside the test process, and directories of finished runs to run it on."""
+"""The command line run inside the test process, and finished runs to run it on."""
 
 import shutil
 
 import pytest
 import torch
 from typer.testing import CliRunner
-
-from support import synthetic_run
-
-
-@pytest.fixture
-def write_run():
-    """The function that writes a finished run's files."""
-    return synthetic_run.write_run
-
-
-@pytest.fixture
-def run_dir(tmp_path):
-    """A finished LeNet run without its report."""
-    return synthetic_run.write_run(tmp_path / "run")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 from secateur import training
 from secateur.cli.invocation import run_directory
 from secateur.errors import InvalidArgumentError, UsageError
-from secateur.grid.cells import Cell, Grid, RunOptions, cells_of, names_in, reduces, seeds_in
+from secateur.grid.cells import Cell, Grid, RunOptions, cells_of, parse_names, parse_seeds, reduces
 
 AXES = {
     "networks": ("mlp", "lenet"),
@@ -64,14 +64,14 @@ def test_what_does_not_exist_or_comes_twice_is_refused(axis, values, error, said
 @pytest.mark.parametrize("text", ["", "mlp,", ",mlp", "mlp,,lenet"])
 def test_a_list_with_a_hole_is_refused(text):
     with pytest.raises(InvalidArgumentError, match="--networks: expected names separated by commas"):
-        names_in(text, "networks")
+        parse_names(text, "networks")
 
 
 @pytest.mark.parametrize("text", ["one", "0;1", "1.5", "0,"])
 def test_seeds_are_whole_numbers(text):
     with pytest.raises(InvalidArgumentError, match="--seeds"):
-        seeds_in(text)
-    assert seeds_in("2, 0") == (2, 0)
+        parse_seeds(text)
+    assert parse_seeds("2, 0") == (2, 0)
 
 
 @pytest.mark.parametrize("sparsity", [1.0, -0.1, float("nan")])

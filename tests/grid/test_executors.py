@@ -112,14 +112,14 @@ def interruptible():
 
 
 def under_way(rows):
-    return all(row.standing.epoch == 1 for row in rows if row.state == "running")
+    return all(row.progress.epoch == 1 for row in rows if row.state == "running")
 
 
 def test_runs_go_one_after_the_other_and_their_figures_are_read(begin):
     rows, launch, view = begin("works", "works")
     run_cells(rows, launch, jobs=1, view=view)
     assert view.told == [("started", 0), ("finished", 0), ("started", 1), ("finished", 1)]
-    assert [(row.state, row.standing.accuracy) for row in rows] == [("finished", 0.9)] * 2
+    assert [(row.state, row.progress.accuracy) for row in rows] == [("finished", 0.9)] * 2
     assert "begins" in rows[0].log.read_text()
 
 
@@ -228,5 +228,5 @@ def test_a_run_is_a_fit_that_goes_on_where_it_was(tmp_path):
 
 def test_a_row_is_waiting_until_it_is_started(tmp_path):
     (row,) = rows_of([Cell("mlp", "digits", "flat-map", 0)], tmp_path, RunOptions(epochs=4))
-    assert row == Row(row.cell, row.standing, "waiting")
-    assert (row.standing.epoch, row.standing.epochs) == (0, 4)
+    assert row == Row(row.cell, row.progress, "waiting")
+    assert (row.progress.epoch, row.progress.epochs) == (0, 4)

@@ -17,13 +17,13 @@ from secateur.grid.live_view import (
     seconds_left,
     status_line,
 )
-from secateur.grid.progress import Standing
+from secateur.grid.progress import RunProgress
 
 METHODS = ("flat-map", "flat-ff", "calibrated", "ivon", "bmr-spike-and-slab")
 
 
 def row(state="waiting", *, epoch=0, seconds=0.0, seed=0, method="calibrated", network="lenet", **more):
-    known = Standing(
+    known = RunProgress(
         epoch=epoch,
         epochs=10,
         seconds=seconds,
@@ -43,7 +43,7 @@ def grid(num_running=0):
         for method in METHODS
     ]
     for each in rows[:num_running]:
-        each.state, each.standing = "running", row(epoch=3, seconds=6.0).standing
+        each.state, each.progress = "running", row(epoch=3, seconds=6.0).progress
     return rows
 
 
@@ -114,7 +114,7 @@ def test_a_log_gets_a_line_for_each_start_and_end():
         view.tick()
         rows[1].state, rows[1].reason = "failed", "expected [/a] number, got nan"
         view.ended(rows[1])
-        rows[2].state, rows[2].standing = "finished", row(epoch=10, seconds=65.0).standing
+        rows[2].state, rows[2].progress = "finished", row(epoch=10, seconds=65.0).progress
         view.ended(rows[2])
     assert plain.file.getvalue().splitlines() == [
         "started   lenet-digits-calibrated-seed1 after epoch 4 of 10",

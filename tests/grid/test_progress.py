@@ -7,7 +7,7 @@ import pytest
 
 from secateur import training
 from secateur.grid.cells import Cell, RunOptions
-from secateur.grid.progress import Standing, is_finished, standing
+from secateur.grid.progress import RunProgress, is_finished, run_progress
 
 CELL = Cell("lenet", "fashion-mnist", "calibrated", 0)
 
@@ -72,14 +72,14 @@ def test_without_a_whole_file_it_is_not_finished(out, name, content):
 
 def test_figures_are_the_epochs_until_the_run_is_judged(out):
     directory = CELL.directory(out)
-    judged = standing(CELL, out, RunOptions())
+    judged = run_progress(CELL, out, RunOptions())
     assert judged.epoch == judged.epochs == 40
     assert judged.accuracy == json.loads((directory / "metrics.json").read_text())["accuracy"]
     (directory / "metrics.json").unlink()
     lines = (directory / "history.jsonl").read_text().splitlines(keepends=True)
     (directory / "history.jsonl").write_text("".join(lines[:10]))
     row = json.loads(lines[9])
-    under_way = standing(CELL, out, RunOptions())
+    under_way = run_progress(CELL, out, RunOptions())
     assert (under_way.epoch, under_way.epochs) == (10, 40)
     assert under_way.accuracy == row["accuracy"]
     assert under_way.sparsity == row["sparsity"]
@@ -90,8 +90,8 @@ def test_figures_are_the_epochs_until_the_run_is_judged(out):
 
 
 def test_a_run_that_has_not_begun_has_the_epochs_it_will_have(tmp_path):
-    assert standing(CELL, tmp_path, RunOptions(epochs=7)).epochs == 7
-    unknown = standing(CELL, tmp_path, RunOptions())
+    assert run_progress(CELL, tmp_path, RunOptions(epochs=7)).epochs == 7
+    unknown = run_progress(CELL, tmp_path, RunOptions())
     assert unknown.epochs == training.method_named("calibrated").default_epochs
     assert unknown.epoch == 0
     assert math.isnan(unknown.accuracy)
@@ -103,10 +103,10 @@ def test_a_damaged_history_says_nothing(out, content):
     directory = CELL.directory(out)
     (directory / "history.jsonl").write_text(content)
     (directory / "metrics.json").unlink()
-    known = standing(CELL, out, RunOptions())
+    known = run_progress(CELL, out, RunOptions())
     assert (known.epoch, known.epochs) == (0, 40)
     assert math.isnan(known.accuracy)
 
 
 def test_the_pace_so_far_is_the_pace_to_come():
-    assert Standing(epoch=5, epochs=20, seconds=50.0).seconds_left() == 150
+    assert RunProgress(epoch=5, epochs=20, seconds=50.0).seconds_left() == 150

@@ -18,7 +18,7 @@ from secateur.reports import comparison
 from support.synthetic_comparison import make_run
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
-PLATES = ("epochs", "pareto", "weights", "first-layer", "reliability", "out-of-distribution", "cost")
+FIGURES = ("epochs", "pareto", "weights", "first-layer", "reliability", "out-of-distribution", "cost")
 SMALL = {"conv1": (4, 1, 3, 3), "dense": (6, 20), "output": (10, 6)}
 
 
@@ -78,7 +78,7 @@ def written(tmp_path_factory):
 
 
 def test_every_file_is_there(written):
-    names = {f"lenet-fashion-mnist-{plate}" for plate in PLATES}
+    names = {f"lenet-fashion-mnist-{figure}" for figure in FIGURES}
     assert {path.name for path in (written / "figures").iterdir()} == {
         f"{name}.{ending}" for name in names for ending in ("svg", "pdf", "png")
     }
@@ -134,7 +134,7 @@ def test_the_page_says_everything_and_needs_nothing_else(written):
     for said in (
         "3 methods compared: LeNet on Fashion-MNIST", "5 finished runs", "1 more", "Epoch by epoch",
         "What a sparsity costs", "How large the weights are", "The first layer", "Is the confidence honest?",
-        "Does it notice foreign images?", "What it costs", "left-off", "not finished",
+        "Does it notice out-of-distribution images?", "What it costs", "left-off", "not finished",
         "read off the paper's figures", "baselines", "1,797 images of digits",
     ):  # fmt: skip
         assert said in got.text, said
@@ -143,7 +143,7 @@ def test_the_page_says_everything_and_needs_nothing_else(written):
     assert inner <= set(got.ids)
     outer = {link for link in got.links if not link.startswith(("#", "data:image/png;base64,"))}
     assert all((written / link).is_file() for link in outer)
-    assert len(outer) == 3 * len(PLATES)
+    assert len(outer) == 3 * len(FIGURES)
     assert not re.search(r"https?://(?!www\.w3\.org/)", text)
     assert not {"script", "link", "iframe", "object", "img"} & set(got.tags)
     assert "nan" not in got.text.split()

@@ -10,13 +10,13 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from secateur.reports import calibration_figures as comparison_judgement
+from secateur.reports import calibration_figures as calibration_figures
 from secateur.reports import comparison_figures, comparison_scale, comparison_weights
 from secateur.reports.comparison_cost import dots
 from secateur.reports.comparison_runs import collect
-from secateur.reports.figure_grid import Geometry, Panel, Plate, alone, together
+from secateur.reports.figure_grid import FigureGrid, Geometry, Panel, combined_figure, panel_figure
 from secateur.reports.method_style import FAMILIES, in_order, method_style
-from secateur.reports.record import Reliability
+from secateur.reports.record import ReliabilityBins
 from secateur.reports.style import CSS_VARIABLES, FORMATS, file_of, svg
 from support.synthetic_comparison import DETECTION, make_run
 
@@ -37,9 +37,9 @@ def group(tmp_path_factory):
     return collect(out).groups[0]
 
 
-def axes_of(plate, name):
-    panel = next(panel for panel in plate.panels if panel.name == name)
-    return alone(panel, plate.geometry).axes[0]
+def axes_of(grid, name):
+    panel = next(panel for panel in grid.panels if panel.name == name)
+    return panel_figure(panel, grid.geometry).axes[0]
 
 
 def test_every_method_is_told_apart_without_colour_and_on_a_page():
@@ -140,9 +140,9 @@ def test_every_run_is_a_point_of_the_pareto_figure(group):
 
 
 def test_removed_weights_are_the_height_where_a_line_begins(group):
-    plate = comparison_weights.sizes(group)
-    assert [panel.name for panel in plate.panels] == ["conv1-weight", "dense-weight", "output-weight"]
-    axes = axes_of(plate, "dense-weight")
+    grid = comparison_weights.sizes(group)
+    assert [panel.name for panel in grid.panels] == ["conv1-weight", "dense-weight", "output-weight"]
+    axes = axes_of(grid, "dense-weight")
     for line, variant in zip(axes.lines, group.variants, strict=True):
         layer = next(row for row in variant.runs[0].record.layers if row.name == "dense.weight")
         share = line.get_ydata()
@@ -167,39 +167,39 @@ def test_distributions_of_few_or_extreme_weights_are_drawn(values):
 
 
 def test_seeds_are_pooled_bin_by_bin():
-    one = Reliability((0.5, 0.9), (0.4, 1.0), (10, 30))
-    two = Reliability((0.7, 0.8), (0.6, 0.7), (30, 10))
-    pooled = comparison_judgement.pooled([one, two])
-    assert pooled.confidence == pytest.approx((0.65, 0.875))
-    assert pooled.accuracy == pytest.approx((0.55, 0.925))
-    assert pooled.count == (40, 40)
-    assert comparison_judgement.pooled([one, Reliability((), (), ())]) == one
+    one = ReliabilityBins((0.5, 0.9), (0.4, 1.0), (10, 30))
+    two = ReliabilityBins((0.7, 0.8), (0.6, 0.7), (30, 10))
+    pool_bins = calibration_figures.pool_bins([one, two])
+    assert pool_bins.confidence == pytest.approx((0.65, 0.875))
+    assert pool_bins.accuracy == pytest.approx((0.55, 0.925))
+    assert pool_bins.count == (40, 40)
+    assert calibration_figures.pool_bins([one, ReliabilityBins((), (), ())]) == one
 
 
 def test_the_calibration_error_is_written_in(group):
-    plate = comparison_judgement.reliability(group)
+    grid = calibration_figures.reliability(group)
     values = [run.record.averaged.expected_calibration_error for run in group.variants[1].runs]
-    texts = [text.get_text() for text in axes_of(plate, "1").texts]
+    texts = [text.get_text() for text in axes_of(grid, "1").texts]
     assert f"ECE {np.mean(values):.4f} ± 0.0000" in texts  # synthetic runs share it
 
 
 def test_histograms_show_both_kinds_of_images(group):
     detections = {run.record.directory: DETECTION for run in group.runs}
-    plate = comparison_judgement.detection(group, detections)
-    assert [panel.name for panel in plate.panels] == ["auroc", "entropy-flat-map", "entropy-calibrated"]
-    axes = axes_of(plate, "entropy-calibrated")
+    grid = calibration_figures.detection(group, detections)
+    assert [panel.name for panel in grid.panels] == ["auroc", "entropy-flat-map", "entropy-calibrated"]
+    axes = axes_of(grid, "entropy-calibrated")
     inside, outside = (patch.get_data().values for patch in axes.patches)
     assert inside == pytest.approx(np.array(DETECTION.inside) / 2000)
     assert outside == pytest.approx(np.array(DETECTION.outside) / 1797)
-    assert comparison_judgement.detection(group, {}) is None
+    assert calibration_figures.detection(group, {}) is None
 
 
-def test_a_plate_puts_panels_in_rows_under_a_legend_that_does_not_overlap(group):
+def test_a_grid_puts_panels_in_rows_under_a_legend_that_does_not_overlap(group):
     panels = tuple(Panel(str(i), "", lambda axes: axes.plot([0, 1])) for i in range(3))
-    plate = Plate(
+    grid = FigureGrid(
         name="n", title="t", caption="c", panels=panels, geometry=GEOMETRY, columns=2, legend=group.variants
     )
-    figure = together(plate)
+    figure = combined_figure(grid)
     assert figure.get_size_inches()[0] == pytest.approx(4.0)
     lefts = [axes.get_position().x0 for axes in figure.axes]
     assert lefts[0] == lefts[2] < lefts[1]
@@ -211,7 +211,7 @@ def test_a_plate_puts_panels_in_rows_under_a_legend_that_does_not_overlap(group)
 
 def test_files_are_the_same_for_the_same_figure():
     def figure():
-        return alone(Panel("p", "", lambda axes: axes.plot([0, 1, 0], marker="o")), GEOMETRY)
+        return panel_figure(Panel("p", "", lambda axes: axes.plot([0, 1, 0], marker="o")), GEOMETRY)
 
     for ending in FORMATS:
         assert file_of(figure(), ending, name="x") == file_of(figure(), ending, name="x")
@@ -221,7 +221,7 @@ def test_files_are_the_same_for_the_same_figure():
 def test_on_a_page_the_colours_are_variables():
     style = method_style("tiered-ff")
     panel = Panel("p", "", lambda axes: axes.plot([0, 1], **style.line()))
-    assert f"var(--green, {style.colour})" in svg(alone(panel, GEOMETRY), name="p", description="d")
+    assert f"var(--green, {style.colour})" in svg(panel_figure(panel, GEOMETRY), name="p", description="d")
 
 
 @pytest.mark.parametrize("ratio", [1.02, 1.14, 1.9, 2.5, 40.0])

@@ -1,4 +1,4 @@
-"""Detection of foreign images: how they are made to look at home, what is measured, what is kept."""
+"""Detection of out-of-distribution images: their format, the measure, what is kept."""
 
 import json
 import math
@@ -10,7 +10,7 @@ import secateur
 from secateur.data import Dataset, Split
 from secateur.errors import ArtifactError, DataError
 from secateur.reports import out_of_distribution
-from secateur.reports.out_of_distribution import FILE, ImagePairs, dressed_like, measure, measured_before
+from secateur.reports.out_of_distribution import FILE, ImagePairs, match_format, measure, read_measured
 
 
 def dataset(name, raw, *, mean, std, num_test=None):
@@ -37,7 +37,7 @@ def pixels(images, like):
 def test_small_grey_images_are_enlarged_and_framed():
     digits = dataset("digits", raw(6, 1, 8, 8), mean=[0.3], std=[0.4])
     fashion = dataset("fashion-mnist", raw(2, 1, 32, 32), mean=[0.2], std=[0.3])
-    dressed = dressed_like(fashion, digits, own_size=28)
+    dressed = match_format(fashion, digits, own_size=28)
     assert dressed.shape == (6, 1, 32, 32)
     seen = pixels(dressed, fashion)
     assert seen[0, 0, 4:28, 4:28].equal(
@@ -52,7 +52,7 @@ def test_small_grey_images_are_enlarged_and_framed():
 def test_grey_images_have_the_same_values_in_every_channel_of_a_colour_network():
     grey = dataset("fashion-mnist", raw(4, 1, 28, 28), mean=[0.3], std=[0.4])
     cifar = dataset("cifar10", raw(2, 3, 32, 32), mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4])
-    dressed = dressed_like(cifar, grey, own_size=32)
+    dressed = match_format(cifar, grey, own_size=32)
     assert dressed.shape == (4, 3, 32, 32)
     seen = pixels(dressed, cifar)
     assert seen[:, 0].equal(seen[:, 1])
@@ -63,7 +63,7 @@ def test_grey_images_have_the_same_values_in_every_channel_of_a_colour_network()
 def test_test_images_come_first_and_two_thousand_are_enough():
     grey = dataset("grey", raw(2100, 1, 2, 2), mean=[0.3], std=[0.4], num_test=100)
     home = dataset("home", raw(2, 1, 2, 2), mean=[0.5], std=[0.5])
-    seen = pixels(dressed_like(home, grey, own_size=2), home)
+    seen = pixels(match_format(home, grey, own_size=2), home)
     assert len(seen) == 2000
     assert seen[:100].equal(pixels(grey.test.images, grey))
 
@@ -72,9 +72,9 @@ def test_images_that_cannot_look_alike_are_refused():
     colour = dataset("cifar10", raw(2, 3, 32, 32), mean=[0.5] * 3, std=[0.2] * 3)
     grey = dataset("digits", raw(2, 1, 32, 32), mean=[0.5], std=[0.2])
     with pytest.raises(DataError, match="expected grey images"):
-        dressed_like(grey, colour, own_size=32)
+        match_format(grey, colour, own_size=32)
     with pytest.raises(DataError, match="at most 28 x 28"):
-        dressed_like(grey, grey, own_size=28)
+        match_format(grey, grey, own_size=28)
 
 
 @pytest.fixture(scope="module")
@@ -86,35 +86,35 @@ def run(tmp_path_factory):
     return out
 
 
-def test_more_of_the_same_images_are_not_foreign(run, monkeypatch):
+def test_more_of_the_same_images_are_not_out_of_distribution(run, monkeypatch):
     monkeypatch.setattr(out_of_distribution, "NUM_SAMPLES", 5)
-    monkeypatch.setitem(out_of_distribution.FOREIGN, "digits", ("digits", 8))
+    monkeypatch.setitem(out_of_distribution.OUT_OF_DISTRIBUTION, "digits", ("digits", 8))
     found = measure(run, ImagePairs(), device="cpu")
     assert found.auroc == pytest.approx(0.5, abs=0.06)  # 360 of them against all 1,797
     assert (found.num_inside, found.num_outside, found.num_samples) == (360, 1797, 5)
     assert (sum(found.inside), sum(found.outside)) == (360, 1797)
     assert found.edges[-1] == pytest.approx(math.log(10))
     again = measure(run, ImagePairs(), device="cpu")
-    assert again == found == measured_before(run)
+    assert again == found == read_measured(run)
 
 
 def test_what_was_kept_counts_as_long_as_the_run_is_the_same(run, monkeypatch):
-    monkeypatch.setitem(out_of_distribution.FOREIGN, "digits", ("digits", 8))
+    monkeypatch.setitem(out_of_distribution.OUT_OF_DISTRIBUTION, "digits", ("digits", 8))
     monkeypatch.setattr(out_of_distribution, "NUM_SAMPLES", 1)
     found = measure(run, ImagePairs(), device="cpu")
     kept = (run / FILE).read_text()
     for change in ({"format": 2}, {"sha256": {}}, {"inside": [1]}, {"auroc": "high"}):
         (run / FILE).write_text(json.dumps(json.loads(kept) | change))
-        assert measured_before(run) is None
+        assert read_measured(run) is None
     (run / FILE).write_text(kept[:40])
-    assert measured_before(run) is None
+    assert read_measured(run) is None
     (run / FILE).write_text(kept)
-    assert measured_before(run) == found
+    assert read_measured(run) == found
     (run / FILE).unlink()
-    assert measured_before(run) is None
+    assert read_measured(run) is None
 
 
-def test_a_data_set_without_foreign_images_says_so(run):
+def test_a_data_set_without_a_counterpart_says_so(run):
     with pytest.raises(DataError, match=r"fashion-mnist, cifar10, cifar100, got 'digits'"):
         measure(run, ImagePairs(), device="cpu")
     assert not (run / FILE).exists()
@@ -132,7 +132,7 @@ def test_data_that_are_not_on_this_machine_are_not_downloaded(monkeypatch):
 
 
 def test_another_version_of_the_data_is_refused(monkeypatch):
-    monkeypatch.setitem(out_of_distribution.FOREIGN, "digits", ("digits", 8))
+    monkeypatch.setitem(out_of_distribution.OUT_OF_DISTRIBUTION, "digits", ("digits", 8))
     with pytest.raises(DataError, match=r"'digits \(local files\)' of the run"):
         ImagePairs().of("digits (local files)", None)
 

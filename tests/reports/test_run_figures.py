@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from secateur.reports import filters, run_figures, style
-from secateur.reports.record import Epoch, Reduction, Reliability
+from secateur.reports.record import Epoch, ReductionRow, ReliabilityBins
 
 
 def epochs(values, reduced=()):
@@ -56,7 +56,7 @@ def test_curves_of_little_or_odd_data_are_drawn(values):
 
 
 def test_reliability_shows_the_bins_that_hold_something():
-    figure = run_figures.reliability(Reliability((0.6, 0.8, 0.95), (0.5, 0.82, 0.97), (500, 0, 400)))
+    figure = run_figures.reliability(ReliabilityBins((0.6, 0.8, 0.95), (0.5, 0.82, 0.97), (500, 0, 400)))
     _, points = figure.axes[0].lines
     assert points.get_xdata().tolist() == [0.6, 0.95]
     assert points.get_ydata().tolist() == [0.5, 0.97]
@@ -64,7 +64,7 @@ def test_reliability_shows_the_bins_that_hold_something():
 
 def test_reliability_intervals_are_wilsons():
     # Newcombe 1998, table I: 81 of 263 has the Wilson interval .2553 to .3662.
-    figure = run_figures.reliability(Reliability((0.3,), (81 / 263,), (263,)))
+    figure = run_figures.reliability(ReliabilityBins((0.3,), (81 / 263,), (263,)))
     (segment,) = figure.axes[0].collections[0].get_segments()
     assert segment[:, 1] == pytest.approx([0.2553, 0.3662], abs=1e-4)
 
@@ -72,10 +72,10 @@ def test_reliability_intervals_are_wilsons():
 @pytest.mark.parametrize(
     "bins",
     [
-        Reliability((), (), ()),
-        Reliability((1.0,), (1.0,), (10,)),
-        Reliability((0.1,), (0.0,), (1,)),
-        Reliability((math.nan,), (math.nan,), (3,)),
+        ReliabilityBins((), (), ()),
+        ReliabilityBins((1.0,), (1.0,), (10,)),
+        ReliabilityBins((0.1,), (0.0,), (1,)),
+        ReliabilityBins((math.nan,), (math.nan,), (3,)),
     ],
 )
 def test_reliability_of_odd_data_is_drawn(bins):
@@ -83,7 +83,7 @@ def test_reliability_of_odd_data_is_drawn(bins):
 
 
 def test_reductions_show_both_changes():
-    rows = [Reduction(5, 100, 300.0, 40.0), Reduction(6, 80, 200.0, -20.0)]
+    rows = [ReductionRow(5, 100, 300.0, 40.0), ReductionRow(6, 80, 200.0, -20.0)]
     figure = run_figures.reductions(rows)
     predicted, observed = figure.axes[0].lines[1:]
     assert predicted.get_ydata().tolist() == [300, 200]
@@ -93,18 +93,18 @@ def test_reductions_show_both_changes():
 
 
 def test_reductions_that_differ_by_decades_get_a_scale_that_shows_all():
-    rows = [Reduction(e, 9, 10.0**p, -(10.0 ** (p - 3))) for e, p in enumerate((6, 3, 3, 2, 2), 1)]
+    rows = [ReductionRow(e, 9, 10.0**p, -(10.0 ** (p - 3))) for e, p in enumerate((6, 3, 3, 2, 2), 1)]
     assert run_figures.reductions(rows).axes[0].get_yscale() == "symlog"
     markup(run_figures.reductions(rows))
 
 
-@pytest.mark.parametrize("row", [Reduction(1, 0, 0.0, 0.0), Reduction(1, 3, math.nan, math.nan)])
+@pytest.mark.parametrize("row", [ReductionRow(1, 0, 0.0, 0.0), ReductionRow(1, 3, math.nan, math.nan)])
 def test_reductions_of_odd_data_are_drawn(row):
     markup(run_figures.reductions([row]))
 
 
 def test_names_of_series_do_not_touch():
-    figure = run_figures.reductions([Reduction(1, 5, 100.0, 0.0), Reduction(2, 5, 0.5, 0.0)])
+    figure = run_figures.reductions([ReductionRow(1, 5, 100.0, 0.0), ReductionRow(2, 5, 0.5, 0.0)])
     shifts = [text.xyann[1] for text in figure.axes[0].texts]
     assert abs(shifts[0] - shifts[1]) >= 10
 
@@ -112,8 +112,8 @@ def test_names_of_series_do_not_touch():
 @pytest.mark.parametrize(
     ("value", "text"), [(0.0, "0"), (12.5, "12.5"), (-1200.0, "-1.2k"), (20000.0, "20k"), (3e6, "3M")]
 )
-def test_compact(value, text):
-    assert run_figures.compact(value) == text
+def test_short_number(value, text):
+    assert run_figures.short_number(value) == text
 
 
 class TestFirstLayer:

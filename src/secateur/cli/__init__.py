@@ -1,4 +1,4 @@
-"""The command line: `secateur fit`, `evaluate`, `report`, `data`; one file for each."""
+"""The command line: one module for each subcommand of `secateur`."""
 
 from secateur.cli.app import app, main
 

@@ -1,4 +1,4 @@
-"""The `secateur` command: what all its subcommands share, and the table of them."""
+"""The `secateur` command: shared options and the table of subcommands."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""`secateur bench`: bytes, operations and milliseconds of a run's network, in every form it can take."""
+"""`secateur bench`: measure file size, operations and latency of each form of a run's network."""
 
 from pathlib import Path
 from typing import Annotated

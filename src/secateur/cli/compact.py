@@ -1,4 +1,4 @@
-"""`secateur compact`: remove physically what a run's masks made dead."""
+"""`secateur compact`: take masked units out of a run's network physically."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +20,7 @@ def compact(
         int, typer.Option(min=1, help="Round the units that a layer keeps up to a multiple of this.")
     ] = 1,
 ) -> None:
-    """Remove dead units from a run's network, save it, and say what is left of each layer."""
+    """Remove dead units from a run's network, save it, and print the remaining size of each layer."""
     from secateur.export.finished_run import compact_run
     from secateur.reports import terminal
 

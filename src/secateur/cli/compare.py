@@ -1,4 +1,4 @@
-"""`secateur compare`: every method on every network and data set, as one command."""
+"""`secateur compare`: fit every method on every network and data set."""
 
 import os
 from pathlib import Path
@@ -12,12 +12,12 @@ from secateur import training
 from secateur.cli.failures import FAILED, complain
 from secateur.cli.invocation import command_line
 from secateur.data import names as data_names
-from secateur.grid.cells import RunOptions, names_in, seeds_in
+from secateur.grid.cells import RunOptions, parse_names, parse_seeds
 from secateur.grid.estimate import makespan, paces
 from secateur.grid.executors import THREADS_VARIABLE, Launch, num_cores, rows_of, run_cells
 from secateur.grid.live_view import estimate_table, grid_for_console
 from secateur.grid.lock import locked
-from secateur.grid.record import Comparison, extended, read_comparison, write_comparison
+from secateur.grid.record import GridRecord, add_grid, read_record, write_record
 from secateur.runs import formatting
 from secateur.training.device import resolve_device
 
@@ -104,21 +104,21 @@ def compare(
         autocast=autocast,
     )
     axes = {
-        "networks": None if networks is None else names_in(networks, "networks"),
-        "data": None if data is None else names_in(data, "data"),
-        "methods": None if methods is None else names_in(methods, "methods"),
-        "seeds": None if seeds is None else seeds_in(seeds),
+        "networks": None if networks is None else parse_names(networks, "networks"),
+        "data": None if data is None else parse_names(data, "data"),
+        "methods": None if methods is None else parse_names(methods, "methods"),
+        "seeds": None if seeds is None else parse_seeds(seeds),
     }
     # Whatever can be wrong with the whole is looked at before the first file is touched.
     resolve_device(device)
-    wanted = extended(read_comparison(out), axes, options, out=out)
+    wanted = add_grid(read_record(out), axes, options, out=out)
     threads = max(1, num_cores() // jobs)
     if dry_run:
         _print_estimate(wanted, out, console, device=device, data_dir=data_dir, jobs=jobs, threads=threads)
         return
     with locked(out) as lock:
-        wanted = extended(read_comparison(out), axes, options, out=out)
-        write_comparison(out, wanted)
+        wanted = add_grid(read_record(out), axes, options, out=out)
+        write_record(out, wanted)
         rows = rows_of(wanted.cells(), out, wanted.options)
         launch = Launch(
             out=out, options=wanted.options, device=device, data_dir=data_dir, threads=threads, held=(lock,)
@@ -143,7 +143,7 @@ def compare(
 
 
 def _print_estimate(
-    wanted: Comparison,
+    wanted: GridRecord,
     out: Path,
     console: Console,
     *,
@@ -169,7 +169,7 @@ def _print_estimate(
         )
     wide = console if console.is_terminal else Console(width=PLAIN_WIDTH)  # a file has no edge to fold at
     wide.print(estimate_table(rows, found))
-    left = [found[row.cell].seconds_per_epoch * (row.standing.epochs - row.standing.epoch) for row in ahead]
+    left = [found[row.cell].seconds_per_epoch * (row.progress.epochs - row.progress.epoch) for row in ahead]
     sources = {pace.source for pace in found.values()}
     console.print()
     console.print(f"{len(rows)} runs in {out}, {len(rows) - len(ahead)} of them finished.", **PLAIN)

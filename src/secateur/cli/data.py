@@ -1,4 +1,4 @@
-"""`secateur data`: which data sets there are, and where each comes from on this machine."""
+"""`secateur data`: list data sets and where each is found."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`secateur evaluate`: test the posterior of a finished run again."""
+"""`secateur evaluate`: evaluate a finished run again."""
 
 from pathlib import Path
 from typing import Annotated

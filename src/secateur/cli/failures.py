@@ -1,4 +1,4 @@
-"""How a command fails: one line on stderr and an exit code, never a traceback unless asked for."""
+"""Report errors of commands: one line on stderr and an exit code; a traceback only with --debug."""
 
 import sys
 from typing import Any
@@ -16,7 +16,7 @@ WRONG_USAGE = 2
 
 
 class ExitCodes(TyperGroup):
-    """Turns Secateur's errors and Ctrl-C in any subcommand into a line and an exit code."""
+    """Convert Secateur's errors and Ctrl-C in any subcommand to one line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the subcommand."""

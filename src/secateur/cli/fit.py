@@ -55,7 +55,7 @@ def fit(
         bool, typer.Option("--tensorboard", help="Log scalars to DIR/tensorboard as well.")
     ] = False,
 ) -> None:
-    """Train a network, remove what the evidence does not pay for, and report what came of it."""
+    """Train a network, remove weights by evidence, and write a report."""
     given = dict(locals())
     from secateur.reports import (
         run_page,

@@ -1,4 +1,4 @@
-"""The command line of a run, written out again: for its record, and to go on with it after Ctrl-C."""
+"""Reconstruct the command line of a run, for its record and to resume it after Ctrl-C."""
 
 import inspect
 import shlex
@@ -10,7 +10,7 @@ __all__ = ["command_line", "run_directory"]
 
 
 def command_line(command: Callable[..., None], given: Mapping[str, Any]) -> str:
-    """Return the shell command that calls a command's function with these values.
+    """Format the shell command that calls a command's function with these values.
 
     Args:
         command: The function; parameters without a default are arguments, the others options, left out
@@ -32,5 +32,5 @@ def command_line(command: Callable[..., None], given: Mapping[str, Any]) -> str:
 
 
 def run_directory(network: str, data: str, method: str, seed: int) -> Path:
-    """Return where a run is kept if the user names no other place."""
+    """Return the default directory of a run."""
     return Path("runs") / f"{network}-{data}-{method}-seed{seed}"

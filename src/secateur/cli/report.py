@@ -25,7 +25,7 @@ def report(
     """Write the page again from the files in DIR, and print its path.
 
     For a run that is report.html. For a comparison it is comparison.html, with comparison.csv, comparison.md
-    and the figures; what networks make of foreign images is measured once per run and kept beside it.
+    and the figures; detection of out-of-distribution images is measured once per run.
     """
     # matplotlib: only where it is needed
     from secateur.reports import comparison

@@ -1,7 +1,7 @@
-"""Random crops and mirror images: more training data than there is. Off unless asked for.
+"""Augment images by random crops and horizontal flips. Off by default.
 
 Paper:  He, Zhang, Ren & Sun 2016, arXiv:1512.03385, Section 4.2, for CIFAR: a frame of 4 pixels, a crop of
-        the original size, mirrored left to right every other time.
+        the original size, flipped left to right with probability one half.
 Shapes: n images, c channels, h height, w width.
 """
 
@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["NOT_TO_BE_MIRRORED", "crop_and_flip"]
+__all__ = ["NO_HORIZONTAL_FLIP", "crop_and_flip"]
 
-NOT_TO_BE_MIRRORED = frozenset({"digits"})  # names of data sets whose mirror images mean something else
+NO_HORIZONTAL_FLIP = frozenset({"digits"})  # data sets whose flipped images mean something else
 
 
 def crop_and_flip(
     images: Float[Tensor, "n c h w"], *, padding: int = 4, generator: torch.Generator | None = None
 ) -> Float[Tensor, "n c h w"]:
-    """Return each image shifted by up to `padding` pixels either way, and mirrored with probability one half.
+    """Shift each image by up to `padding` pixels and flip it with probability one half.
 
     Nothing waits for the device: with a generator of the images' own, all of it is queued there.
 

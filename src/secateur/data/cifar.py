@@ -30,7 +30,7 @@ _NUM_PIXEL_BYTES = 3 * 32 * 32
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How one of the two is stored.
+    """File layout of CIFAR-10 or CIFAR-100.
 
     Attributes:
         name: Name of the data set.
@@ -96,7 +96,7 @@ CIFAR100 = Layout(
 def locate(
     layout: Layout, data_dir: Path | None = None, *, base_url: str | None = None, cache: Path | None = None
 ) -> Source:
-    """Return where the archive or its unpacked files are, or where it would be downloaded from and to.
+    """Find the archive or its unpacked files, or the place to download it to.
 
     Args:
         layout: `CIFAR10` or `CIFAR100`.
@@ -124,7 +124,7 @@ def locate(
 
 
 def read(layout: Layout, source: Source, *, progress: bool = False) -> RawImages:
-    """Return the images and labels.
+    """Read the images and labels.
 
     Args:
         layout: `CIFAR10` or `CIFAR100`.

@@ -1,4 +1,4 @@
-"""The values that every data set ends in, and the checks that any data must pass before training."""
+"""Data sets as tensors, and checks of images and labels before training."""
 
 from dataclasses import dataclass
 
@@ -51,12 +51,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training and a test set of one kind.
+    """Training and test images with their labels.
 
     Attributes:
-        name: What to call it in results; tells where it is not the official one.
+        name: Its name in results; marked where it is not the official data set.
         train: Data to learn from.
-        test: Data to judge by.
+        test: Data to evaluate on.
         num_classes: Number of classes; labels run from 0 to `num_classes` - 1.
         class_names: What the classes are called, by label.
         pixel_mean: Per channel, what was subtracted from pixels between 0 (black) and 1 (white).
@@ -81,15 +81,15 @@ class Dataset:
 def validate(
     split: Split,
     *,
-    num_classes: int,
+    num_classes: int | None,
     image_shape: tuple[int, int, int] | None = None,
     name: str = "data set",
 ) -> None:
-    """Check that data can be trained on or judged by.
+    """Check images and labels before training or evaluation.
 
     Args:
         split: The data.
-        num_classes: Labels must lie in 0 ... `num_classes` - 1.
+        num_classes: Labels must lie in 0 ... `num_classes` - 1; None takes labels that are no classes.
         image_shape: Channels, height and width that each image must have; None takes any.
         name: What the message calls the data.
 
@@ -104,6 +104,8 @@ def validate(
         raise DataError(f"{name}: expected images of shape {tuple(image_shape)}, got {got_shape}")
     if not split.images.sum().isfinite():  # one pass without a copy; only bad data are looked at closer
         _refuse_bad_pixels(split, name)
+    if num_classes is None:
+        return
     outside = (split.labels < 0) | (split.labels >= num_classes)
     if outside.any():
         first = int(outside.nonzero()[0])

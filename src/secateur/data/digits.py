@@ -15,12 +15,12 @@ __all__ = ["locate", "read"]
 
 
 def locate(data_dir: Path | None = None, *, base_url: str | None = None) -> Source:
-    """Return where the data are: always in scikit-learn itself; the arguments have no say."""
+    """Return scikit-learn as the source; the arguments are ignored."""
     return Source("digits", "embedded")
 
 
 def read(source: Source, *, progress: bool = False) -> RawImages:
-    """Return the images, one in five of each class set apart for testing, always the same ones."""
+    """Read the images; a fixed fifth of each class is the test set."""
     from sklearn.datasets import load_digits  # takes half a second: only who reads digits waits
     from sklearn.model_selection import train_test_split
 

@@ -65,7 +65,7 @@ def locate(
     system_folder: Path = SYSTEM_FOLDER,
     cache: Path | None = None,
 ) -> Source:
-    """Return where the four files are, or where they would be downloaded from and to.
+    """Find the four files, or the place to download them to.
 
     Args:
         data_dir: A folder to look into first: the files themselves, packed or not, or a sub-folder
@@ -91,7 +91,7 @@ def locate(
 
 
 def read(source: Source, *, progress: bool = False, remote: Remote = OFFICIAL) -> RawImages:
-    """Return the images and labels once each file has proved to be the original.
+    """Read the images and labels after checking each file's hash.
 
     Args:
         source: From `locate`.

@@ -1,4 +1,4 @@
-"""Where a data set's files are, whether they are the original ones, and how to fetch them.
+"""Find, verify and download the files of a data set.
 
 Every file is checked wherever it came from. A published checksum belongs to the file as its authors serve
 it; distributions pack the same content again, so what is read is judged by the SHA-256 of its *content*.
@@ -83,7 +83,7 @@ class Remote:
 
 
 def user_folder(data_dir: Path | None) -> Path | None:
-    """Return the folder the user named, as argument or in the environment; None if there is none.
+    """Return the user's data folder, from the argument or the environment; None if not set.
 
     Raises:
         DataError: If it is no folder.
@@ -99,7 +99,7 @@ def user_folder(data_dir: Path | None) -> Path | None:
 
 
 def read_verified(path: Path, content_sha256: str) -> bytes:
-    """Return a file's content, decompressed if it is a .gz, once its hash is the original's.
+    """Read a file, decompressed if it is a .gz, after checking its hash.
 
     Raises:
         DataError: If it cannot be read, is cut short, or is not the original.
@@ -122,7 +122,7 @@ def read_verified(path: Path, content_sha256: str) -> bytes:
 
 
 def fetch(remote: Remote, folder: Path, *, progress: bool = False) -> tuple[Path, ...]:
-    """Download what is not yet there, check the hashes, and return the files' paths in the remote's order.
+    """Download missing files, check their hashes, and return their paths in order.
 
     A file gets its name only once it is complete and its hash is right.
 
@@ -193,7 +193,7 @@ class _DownloadBar:
         self._progress.advance(self._task, num_bytes)
 
     def reset(self) -> None:
-        """Go back to nothing; pooch does so before it closes, to show the full bar itself."""
+        """Reset to 0; pooch calls this before it closes."""
         self._progress.update(self._task, completed=0)
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ __all__ = ["parse_idx"]
 
 
 def parse_idx(content: bytes, *, name: str) -> UInt8[Tensor, "..."]:
-    """Return the array of unsigned bytes in an IDX file.
+    """Parse an IDX file of unsigned bytes into an array.
 
     Args:
         content: The whole file, decompressed.

@@ -1,4 +1,4 @@
-"""From the bytes of a data set to the standardised images a network reads.
+"""Convert the raw bytes of a data set to standardised images of the size a network reads.
 
 Shapes: n images, c channels, h height, w width; pixels are bytes, 0 is black and 255 white.
 """
@@ -28,7 +28,7 @@ class RawImages:
 
 
 def fit_to(images: UInt8[Tensor, "n c h w"], size: int) -> UInt8[Tensor, "n c size size"]:
-    """Return square images of another size, without inventing pixels.
+    """Resize square images by whole factors, cropping or zero padding.
 
     A whole multiple is reached by repeating pixels (8 x 8 to 32 x 32), anything else by a black frame
     (28 x 28 to 32 x 32, as LeCun et al. 1998 give LeNet its digits).
@@ -52,7 +52,7 @@ def fit_to(images: UInt8[Tensor, "n c h w"], size: int) -> UInt8[Tensor, "n c si
 
 
 def prepare(raw: RawImages, *, image_size: int | None = None, like: Dataset | None = None) -> Dataset:
-    """Return the data set at the size wanted, each channel with the training images' mean 0 and std 1.
+    """Resize and standardise a data set: mean 0 and std 1 for each channel of the training images.
 
     Args:
         raw: What the files hold.

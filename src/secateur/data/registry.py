@@ -1,4 +1,4 @@
-"""The table of data sets by name, and the functions that find and load them."""
+"""Find and load data sets by name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ def names() -> tuple[str, ...]:
 
 
 def registered_name(recorded: str) -> str:
-    """Return the name to load a data set by from the name that it carries once loaded.
+    """Return the name that loads a data set, given its name in results.
 
     They differ where files are not those of the authors' archive, as far as anyone can tell.
 
@@ -49,7 +49,7 @@ def registered_name(recorded: str) -> str:
 
 
 def locate(name: str, data_dir: Path | None = None, *, base_url: str | None = None) -> Source:
-    """Return where a data set was found, or would be fetched from; nothing is downloaded.
+    """Find a data set, or the place to download it from; nothing is downloaded.
 
     Args:
         name: One of `names()`.
@@ -77,7 +77,7 @@ def load(
     like: Dataset | None = None,
     base_url: str | None = None,
 ) -> Dataset:
-    """Return a data set, downloaded first if it is nowhere on this machine.
+    """Load a data set, downloaded first if it is not on this machine.
 
     Args:
         name: One of `names()`.

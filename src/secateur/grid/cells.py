@@ -1,4 +1,4 @@
-"""What a comparison consists of: networks x data sets x methods x seeds, each cell a run of its own."""
+"""Cells of a grid: networks x data sets x methods x seeds, each cell one run."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from secateur import networks, training
 from secateur.data import names as data_names
 from secateur.errors import InvalidArgumentError, unknown_name
 
-__all__ = ["Cell", "Grid", "RunOptions", "cells_of", "names_in", "reduces", "seeds_in"]
+__all__ = ["Cell", "Grid", "RunOptions", "cells_of", "parse_names", "parse_seeds", "reduces"]
 
 MAX_SEED = 2**32 - 1
 NOMINAL_NUM_DATA = 60_000  # of a data set large enough for any method to reduce
@@ -18,7 +18,7 @@ NOMINAL_NUM_DATA = 60_000  # of a data set large enough for any method to reduce
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a comparison, by names that exist."""
+    """One network, data set, method and seed."""
 
     network: str
     data: str
@@ -31,11 +31,11 @@ class Cell:
         return f"{self.network}-{self.data}-{self.method}-seed{self.seed}"
 
     def directory(self, out: Path) -> Path:
-        """Return where a comparison in `out` keeps the run."""
+        """Return the directory of the run within a comparison in `out`."""
         return out / "runs" / self.name
 
     def log(self, out: Path) -> Path:
-        """Return the file that takes what the run prints."""
+        """Return the path of the run's log."""
         return out / "logs" / f"{self.name}.log"
 
 
@@ -85,7 +85,7 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What all runs of a comparison share, so that its figures compare; None takes `secateur fit`'s default.
+    """Options that all runs of a comparison share; None takes the default of `secateur fit`.
 
     Attributes:
         epochs: Passes over the training data.
@@ -145,8 +145,8 @@ def cells_of(grids: Iterable[Grid]) -> tuple[Cell, ...]:
     return tuple(dict.fromkeys(chain.from_iterable(grid.cells() for grid in grids)))
 
 
-def names_in(text: str, axis: str) -> tuple[str, ...]:
-    """Return the names in a list separated by commas.
+def parse_names(text: str, axis: str) -> tuple[str, ...]:
+    """Parse names separated by commas.
 
     Args:
         text: The list.
@@ -155,7 +155,7 @@ def names_in(text: str, axis: str) -> tuple[str, ...]:
     Raises:
         InvalidArgumentError: If there is nothing between two commas.
 
-    >>> names_in("mlp, lenet", "networks")
+    >>> parse_names("mlp, lenet", "networks")
     ('mlp', 'lenet')
     """
     names = tuple(name.strip() for name in text.split(","))
@@ -164,17 +164,17 @@ def names_in(text: str, axis: str) -> tuple[str, ...]:
     return names
 
 
-def seeds_in(text: str) -> tuple[int, ...]:
-    """Return the seeds in a list separated by commas.
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Parse seeds separated by commas.
 
     Raises:
         InvalidArgumentError: If one is not a whole number.
 
-    >>> seeds_in("0,1,2")
+    >>> parse_seeds("0,1,2")
     (0, 1, 2)
     """
     try:
-        return tuple(int(name) for name in names_in(text, "seeds"))
+        return tuple(int(name) for name in parse_names(text, "seeds"))
     except ValueError:
         raise InvalidArgumentError(
             f"--seeds: expected whole numbers separated by commas, got {text!r}"

@@ -1,4 +1,4 @@
-"""How long a comparison will take: measured on its finished runs, else on training steps taken now."""
+"""Estimate the time of a comparison from its finished runs, or from training steps timed now."""
 
 import heapq
 import math
@@ -29,7 +29,7 @@ TIMED_EPOCHS = 10_000  # no method finds that too short for its schedule, and th
 
 @dataclass(frozen=True)
 class DataShape:
-    """What of a data set decides the cost of training on it."""
+    """Number and shape of training images, and number of classes."""
 
     num_train: int
     image_shape: tuple[int, int, int]
@@ -37,7 +37,7 @@ class DataShape:
 
     @classmethod
     def of(cls, data: str, data_dir: Path | None = None) -> "DataShape":
-        """Return a data set's; those known here need not be on the machine.
+        """Return the shape of a data set; the built-in ones need not be on the machine.
 
         Raises:
             DataError: If it is not known and cannot be loaded.
@@ -58,7 +58,7 @@ _KNOWN = {
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a network trains on a data set by a method.
+    """Training speed of a network on a data set with a method.
 
     Attributes:
         seconds_per_iteration: Of a training step alone.
@@ -94,7 +94,7 @@ def paces(
     threads: int,
     before_timing: Callable[[Cell], None] = lambda cell: None,
 ) -> dict[Cell, Pace]:
-    """Return the pace of each cell; cells that differ in the seed alone share one.
+    """Estimate the pace of each cell; cells that differ only in the seed share one.
 
     Args:
         cells: Cells to run.
@@ -172,7 +172,7 @@ def timed_pace(
     device: str = "cpu",
     seed: int = 0,
 ) -> float:
-    """Return the seconds of a training step: the median of a few, eager, on random images.
+    """Time training steps on random images, eager; return the median in seconds.
 
     The steps are those of the built-in loop, which is stopped after them.
 
@@ -248,7 +248,7 @@ class _Stopwatch(Progress):
 
 
 def makespan(durations: Sequence[float], jobs: int) -> float:
-    """Return when the last of some runs ends, if each begins, in order, as soon as one of `jobs` is free.
+    """Return the total time of runs that start in order on `jobs` workers.
 
     Args:
         durations: Seconds of each; nan makes the result nan.

@@ -1,4 +1,4 @@
-"""The runs of a comparison: each its own process, so many at once, none stopped by another's failure.
+"""Run the cells of a grid as parallel processes; a failed run does not stop the others.
 
 A run is `python -m secateur fit ... --resume` on its own directory. Whatever happens to this process, a run's
 directory holds its last finished epoch, and the next comparison goes on from there.
@@ -20,7 +20,8 @@ from typing import BinaryIO
 
 from secateur.errors import ArtifactError
 from secateur.grid.cells import Cell, RunOptions
-from secateur.grid.progress import Standing, is_finished, standing
+from secateur.grid.progress import RunProgress, is_finished, run_progress
+from secateur.runs.writing import open_appending
 
 __all__ = ["THREADS_VARIABLE", "GridView", "Launch", "Row", "num_cores", "rows_of", "run_cells"]
 
@@ -31,25 +32,25 @@ THREADS_VARIABLE = "OMP_NUM_THREADS"
 
 @dataclass
 class Row:
-    """One cell as it stands.
+    """State and progress of one cell.
 
     Attributes:
         cell: The cell.
-        standing: How far its run is.
+        progress: Progress of its run.
         state: waiting, running, finished, skipped (finished before) or failed.
         reason: Why it failed.
         log: What the run printed, if it was started.
     """
 
     cell: Cell
-    standing: Standing
+    progress: RunProgress
     state: str = "waiting"
     reason: str = ""
     log: Path | None = None
 
 
 class GridView(ABC):
-    """Shows a comparison while it goes on; a context manager around that."""
+    """Display of a running comparison; a context manager."""
 
     @abstractmethod
     def started(self, row: Row) -> None:
@@ -78,7 +79,7 @@ class GridView(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """How a cell becomes a process.
+    """Options to launch the process of a cell.
 
     Attributes:
         out: Directory of the comparison.
@@ -121,16 +122,16 @@ class _Run:
 
 
 def num_cores() -> int:
-    """Return the cores that this process may use."""
+    """Return the number of CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def rows_of(cells: Sequence[Cell], out: Path, options: RunOptions) -> list[Row]:
-    """Return the cells as they stand in a directory: skipped where their run is finished, else waiting."""
+    """Return one row for each cell: skipped where its run is finished, else waiting."""
     return [
         Row(
             cell,
-            standing(cell, out, options),
+            run_progress(cell, out, options),
             "skipped" if is_finished(cell, out, options) else "waiting",
         )
         for cell in cells
@@ -138,11 +139,11 @@ def rows_of(cells: Sequence[Cell], out: Path, options: RunOptions) -> list[Row]:
 
 
 def run_cells(rows: Sequence[Row], launch: Launch, *, jobs: int, view: GridView) -> None:
-    """Run the waiting cells, in order, and note in their rows what came of them.
+    """Run the waiting cells in order, and update their rows.
 
     Args:
         rows: All cells; those that wait are run.
-        launch: How a cell becomes a process.
+        launch: Options to launch the process of a cell.
         jobs: Runs at once.
         view: Is told of each start and end, and asked to show the rows in between.
 
@@ -163,7 +164,7 @@ def run_cells(rows: Sequence[Row], launch: Launch, *, jobs: int, view: GridView)
                 time.sleep(POLL_SECONDS)
                 for run in [*running]:
                     if run.process.poll() is None:
-                        run.row.standing = standing(run.row.cell, launch.out, launch.options)
+                        run.row.progress = run_progress(run.row.cell, launch.out, launch.options)
                         continue
                     running.remove(run)
                     _end(run, launch)
@@ -177,7 +178,7 @@ def _start(row: Row, launch: Launch) -> _Run:
     path, command = row.cell.log(launch.out), launch.command(row.cell)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        log = path.open("ab")
+        log = open_appending(path)
     except OSError as error:
         raise ArtifactError(
             f"{path}: expected to write it, got: {error}; free space or choose another --out"
@@ -200,7 +201,7 @@ def _end(run: _Run, launch: Launch) -> None:
     """Note what came of a run whose process has ended."""
     run.log.close()
     row, code = run.row, run.process.returncode
-    row.standing = standing(row.cell, launch.out, launch.options)
+    row.progress = run_progress(row.cell, launch.out, launch.options)
     if code == 0 and is_finished(row.cell, launch.out, launch.options):
         row.state = "finished"
         return

@@ -1,4 +1,4 @@
-"""What a person sees of a comparison: a live table on a terminal, else a line for each start and end."""
+"""Display a running comparison: a live table on a terminal, else a line for each start and end."""
 
 import math
 import statistics
@@ -26,14 +26,14 @@ SECONDS_BETWEEN_UPDATES = 0.5
 
 @final
 class PlainGrid(GridView):
-    """One line when a run begins and one when it ends, for logs and terminals without a cursor."""
+    """Print one line when a run starts and one when it ends, for logs."""
 
     def __init__(self, rows: Sequence[Row], console: Console) -> None:
         self._rows, self._console = rows, console
 
     def started(self, row: Row) -> None:
         """Print which run began, and after which epoch if it goes on."""
-        done = f" after epoch {row.standing.epoch} of {row.standing.epochs}" if row.standing.epoch else ""
+        done = f" after epoch {row.progress.epoch} of {row.progress.epochs}" if row.progress.epoch else ""
         self._print(f"started   {row.cell.name}{done}")
 
     def ended(self, row: Row) -> None:
@@ -54,7 +54,7 @@ class PlainGrid(GridView):
 
 @final
 class LiveGrid(GridView):
-    """A table that is drawn anew as runs go on; where it does not fit, what runs, and counts of the rest."""
+    """Redraw a table of all runs; where it does not fit, running ones and counts of the rest."""
 
     def __init__(self, rows: Sequence[Row], jobs: int, console: Console) -> None:
         self._rows, self._jobs, self._console = rows, jobs, console
@@ -62,9 +62,9 @@ class LiveGrid(GridView):
         self._drawn_at = -math.inf
 
     def close(self) -> None:
-        """Leave all runs that have begun in the terminal, as they stand."""
+        """Stop, and leave a table of all started runs in the terminal."""
         self._live.stop()
-        begun = [row for row in self._rows if row.state != "waiting" or row.standing.epoch]
+        begun = [row for row in self._rows if row.state != "waiting" or row.progress.epoch]
         if begun:
             self._console.print(_full(begun))
         self._console.print(status_line(self._rows, math.nan))
@@ -86,7 +86,7 @@ class LiveGrid(GridView):
             self._live.update(self.drawing(self._console.size.height), refresh=True)
 
     def drawing(self, height: int) -> RenderableType:
-        """Return what fits into a number of lines."""
+        """Return a table that fits into a number of lines."""
         status = status_line(self._rows, seconds_left(self._rows, self._jobs, now=time.time()))
         room = height - 2  # for the status and the cursor
         if _num_lines(self._rows) <= room:
@@ -102,14 +102,14 @@ class LiveGrid(GridView):
 
 
 def grid_for_console(rows: Sequence[Row], jobs: int, console: Console) -> GridView:
-    """Return the view that suits a console: a live table on a terminal, else lines."""
+    """Return a live table for a terminal, else plain lines."""
     if console.is_terminal and not console.is_dumb_terminal:
         return LiveGrid(rows, jobs, console)
     return PlainGrid(rows, console)
 
 
 def status_line(rows: Sequence[Row], left: float) -> Text:
-    """Return how many runs are in which state, and the time left where it is known."""
+    """Summarise the number of runs in each state, and the remaining time where it is known."""
     counts = Counter(row.state for row in rows)
     text = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
     after = f"; about {formatting.duration(left)} left" if math.isfinite(left) else ""
@@ -117,7 +117,7 @@ def status_line(rows: Sequence[Row], left: float) -> Text:
 
 
 def seconds_left(rows: Sequence[Row], jobs: int, *, now: float) -> float:
-    """Return when all runs will have ended at the pace of those that have begun; nan before the first epoch.
+    """Estimate the remaining time from runs that have started; nan before the first epoch.
 
     A run that has not begun is taken to need what others of its network, data and method need for an epoch,
     or else of its network and data, or else any.
@@ -129,17 +129,17 @@ def seconds_left(rows: Sequence[Row], jobs: int, *, now: float) -> float:
     """
     per_epoch: dict[tuple[str, ...], list[float]] = {}
     for row in rows:
-        if row.standing.epoch and row.standing.seconds:
+        if row.progress.epoch and row.progress.seconds:
             for kind in _kinds(row.cell):
-                per_epoch.setdefault(kind, []).append(row.standing.seconds / row.standing.epoch)
+                per_epoch.setdefault(kind, []).append(row.progress.seconds / row.progress.epoch)
     durations = []
     for row in rows:
         if row.state not in {"running", "waiting"}:
             continue
-        left = row.standing.seconds_left(now if row.state == "running" else None)
+        left = row.progress.seconds_left(now if row.state == "running" else None)
         if math.isnan(left):
             known = next((per_epoch[kind] for kind in _kinds(row.cell) if kind in per_epoch), [math.nan])
-            left = statistics.median(known) * (row.standing.epochs - row.standing.epoch)
+            left = statistics.median(known) * (row.progress.epochs - row.progress.epoch)
         durations.append((row.state != "running", left))
     return makespan([left for _, left in sorted(durations, key=lambda each: each[0])], jobs)
 
@@ -171,7 +171,7 @@ def _full(rows: Sequence[Row]) -> Table:
         table.add_row(Text(f"{network} on {data}", style="bold"))
         methods = list(dict.fromkeys(row.cell.method for row in members))
         for row in sorted(members, key=lambda row: (methods.index(row.cell.method), row.cell.seed)):
-            known = row.standing
+            known = row.progress
             left = known.seconds_left(now) if row.state == "running" else math.nan
             table.add_row(
                 f"  {row.cell.method}",
@@ -202,7 +202,7 @@ def _table(*columns: tuple[str, str]) -> Table:
 
 
 def _scores(row: Row) -> str:
-    known = row.standing
+    known = row.progress
     return (
         f"accuracy {formatting.number(known.accuracy)}, "
         f"NLL {formatting.number(known.negative_log_likelihood)}, "
@@ -211,7 +211,7 @@ def _scores(row: Row) -> str:
 
 
 def estimate_table(rows: Sequence[Row], paces: Mapping[Cell, Pace]) -> Table:
-    """Return what there is to run and how long each run takes, a line per network, data set and method.
+    """Return a table of runs to do and their time, by network, data set and method.
 
     Args:
         rows: All cells.
@@ -235,11 +235,11 @@ def estimate_table(rows: Sequence[Row], paces: Mapping[Cell, Pace]) -> Table:
             " ".join(words),
             finished,
             "" if pace is None else f"{pace.seconds_per_iteration:.4f}",
-            "" if pace is None else formatting.duration(pace.seconds_per_epoch * ahead[0].standing.epochs),
+            "" if pace is None else formatting.duration(pace.seconds_per_epoch * ahead[0].progress.epochs),
             "" if pace is None else pace.source,
         )
     return table
 
 
 def _progress(row: Row) -> str:
-    return f" (at {row.standing.epoch}/{row.standing.epochs})" if row.standing.epoch else ""
+    return f" (at {row.progress.epoch}/{row.progress.epochs})" if row.progress.epoch else ""

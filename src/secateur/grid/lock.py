@@ -1,4 +1,4 @@
-"""One comparison at a time in a directory.
+"""Lock the directory of a comparison against a second process.
 
 The lock is the operating system's, on an open file: it goes with the process that holds it, however that
 ends, so none is ever left behind. The runs inherit it: one that outlives a killed comparison still writes.
@@ -18,7 +18,7 @@ FILE = "comparison.lock"
 
 @contextmanager
 def locked(out: Path) -> Iterator[int]:
-    """Hold a directory, made if need be; gives the descriptor that runs must inherit.
+    """Lock a directory, created if missing; yield the descriptor that runs must inherit.
 
     Args:
         out: Directory of the comparison.
@@ -31,7 +31,7 @@ def locked(out: Path) -> Iterator[int]:
     path = out / FILE
     try:
         out.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise ArtifactError(f"--out {out}: expected a writable directory, got: {error}") from error
     try:

@@ -1,4 +1,4 @@
-"""How far a cell's run is, as its directory tells, while it runs and after.
+"""Read the progress of a run from its directory, while it trains and after.
 
 Nothing here fails: a file that is missing or damaged says nothing, and the run itself will complain of it.
 """
@@ -17,12 +17,12 @@ from secateur.errors import ArtifactError
 from secateur.grid.cells import Cell, RunOptions
 from secateur.runs.directory import RunDirectory, read_json
 
-__all__ = ["Standing", "is_finished", "standing"]
+__all__ = ["RunProgress", "is_finished", "run_progress"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
-    """What is known of a run; nan where nothing is.
+class RunProgress:
+    """Epochs done, time and scores of a run so far; nan where unknown.
 
     Attributes:
         epoch: Epochs done.
@@ -55,8 +55,8 @@ class Standing:
         return left if now is None else max(0.0, left - max(0.0, now - self.written_at))
 
 
-def standing(cell: Cell, out: Path, options: RunOptions) -> Standing:
-    """Return how far a cell's run is.
+def run_progress(cell: Cell, out: Path, options: RunOptions) -> RunProgress:
+    """Read the progress of a cell's run.
 
     Args:
         cell: The cell.
@@ -70,7 +70,7 @@ def standing(cell: Cell, out: Path, options: RunOptions) -> Standing:
     row, written_at = _last_row(directory.history)
     judged = _or_nothing(directory.metrics)
     scores = {**row, **judged}
-    return Standing(
+    return RunProgress(
         epoch=int(_number(row, "epoch", 0.0)),
         epochs=epochs,
         seconds=_number(row, "seconds", 0.0),
@@ -82,7 +82,7 @@ def standing(cell: Cell, out: Path, options: RunOptions) -> Standing:
 
 
 def is_finished(cell: Cell, out: Path, options: RunOptions) -> bool:
-    """Return whether a directory holds the finished run of a cell, with the options that are given.
+    """Return whether the run of a cell is finished, with these options.
 
     Args:
         cell: The cell.

@@ -1,4 +1,4 @@
-"""`comparison.json`: which grids and options a directory is for, so that it can be repeated and extended."""
+"""Read and write `comparison.json`: the grids and options of a comparison, to repeat or extend it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -12,15 +12,15 @@ from secateur.runs.directory import RunDirectory
 from secateur.runs.fields import Fields, parse, read_text
 from secateur.training.run import versions
 
-__all__ = ["Comparison", "extended", "read_comparison", "write_comparison"]
+__all__ = ["GridRecord", "add_grid", "read_record", "write_record"]
 
 FILE = "comparison.json"
 AXES = ("networks", "data", "methods", "seeds")
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What a directory of runs compares.
+class GridRecord:
+    """Grids and options of a comparison directory.
 
     Attributes:
         grids: Grids asked for so far; what was asked for last comes first, and is run first.
@@ -35,10 +35,10 @@ class Comparison:
         return cells_of(self.grids)
 
 
-def extended(
-    before: Comparison, axes: Mapping[str, tuple[Any, ...] | None], options: RunOptions, *, out: Path
-) -> Comparison:
-    """Return a comparison with a further grid.
+def add_grid(
+    before: GridRecord, axes: Mapping[str, tuple[Any, ...] | None], options: RunOptions, *, out: Path
+) -> GridRecord:
+    """Add a grid to a comparison.
 
     Args:
         before: What the directory is for so far; an empty one for a new directory.
@@ -69,7 +69,7 @@ def extended(
             return replace(before, options=options)
     grid = Grid(**chosen)
     covered = [old for old in before.grids if set(old.cells()) <= set(grid.cells())]
-    return Comparison((grid, *(old for old in before.grids if old not in covered)), options)
+    return GridRecord((grid, *(old for old in before.grids if old not in covered)), options)
 
 
 def _same_options(before: RunOptions, now: RunOptions, out: Path) -> RunOptions:
@@ -88,8 +88,8 @@ def _same_options(before: RunOptions, now: RunOptions, out: Path) -> RunOptions:
     return before
 
 
-def read_comparison(out: Path) -> Comparison:
-    """Return what a directory is for; an empty comparison where it is new.
+def read_record(out: Path) -> GridRecord:
+    """Read the record of a directory; an empty one where it is new.
 
     Args:
         out: Directory of the comparison, which need not exist.
@@ -100,10 +100,10 @@ def read_comparison(out: Path) -> Comparison:
     """
     path = out / FILE
     if not path.exists():
-        return Comparison()
+        return GridRecord()
     record = parse(path, read_text(path))
     grids = tuple(_grid(each) for each in record.rows("grids"))
-    return Comparison(grids, _options(record))
+    return GridRecord(grids, _options(record))
 
 
 def _grid(record: Fields) -> Grid:
@@ -125,8 +125,8 @@ def _options(record: Fields) -> RunOptions:
     return RunOptions(**values)
 
 
-def write_comparison(out: Path, comparison: Comparison) -> None:
-    """Write the record of a directory, made if need be.
+def write_record(out: Path, comparison: GridRecord) -> None:
+    """Write the record of a directory, created if missing.
 
     Raises:
         ArtifactError: If it cannot be written.

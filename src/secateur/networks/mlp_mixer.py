@@ -16,7 +16,7 @@ __all__ = ["MLPMixer"]
 
 
 class MixingMLP(nn.Module):
-    """Expand the last axis, bend, and contract it to what it was.
+    """Two linear layers on the last axis with an activation between them.
 
     Args:
         width: Size of the last axis.
@@ -57,7 +57,7 @@ class MixerBlock(nn.Module):
         self.mix_channels = MixingMLP(width, channel_width, dropout)
 
     def forward(self, patches: Float[Tensor, "n t width"]) -> Float[Tensor, "n t width"]:
-        """Return the patches, one step further."""
+        """Return the patches after mixing."""
         patches = patches + self.mix_tokens(self.norm1(patches).transpose(1, 2)).transpose(1, 2)
         return patches + self.mix_channels(self.norm2(patches))
 

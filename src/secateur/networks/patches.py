@@ -1,4 +1,4 @@
-"""An image cut into square patches, each mapped to one vector: the first layer of ViT and MLP-Mixer.
+"""Patch embedding: the first layer of ViT and MLP-Mixer.
 
 Shapes: images (n, c, h, w) -> (n, t, width) with t = (h / patch) (w / patch), row by row.
 """
@@ -12,7 +12,7 @@ __all__ = ["PatchEmbedding"]
 
 
 class PatchEmbedding(nn.Module):
-    """Map every patch through the same linear layer, which a convolution with stride does in one go.
+    """Map square image patches to vectors by one linear layer, as a strided convolution.
 
     Args:
         image_shape: Channels, height and width of one image.

@@ -1,4 +1,4 @@
-"""The table of networks by name, and the one function that builds them."""
+"""Build networks by name."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -79,7 +79,7 @@ def build(
     seed: int | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Return a new, freshly initialised network, on the CPU.
+    """Build a freshly initialised network on the CPU.
 
     Args:
         name: One of `names()`.

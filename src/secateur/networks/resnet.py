@@ -11,7 +11,7 @@ weights drawn for that batch, so the running moments are an average over batches
 neither the posterior mean nor any draw. `secateur.fit` therefore gives each network that it judges moments of
 its own, from training images: the posterior mean after every epoch and reduction (those are stored), and
 every draw of an averaged prediction, for which a run stores `training.batch_norm.NUM_CALIBRATION` images. In
-a loop of your own, call `training.batch_norm.reestimate(model, images)` before you evaluate. Scales and
+a loop of your own, call `modules.reestimate(model, images)` before you evaluate. Scales and
 shifts get a posterior like any weight and are never pruned.
 """
 

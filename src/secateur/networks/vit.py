@@ -1,4 +1,4 @@
-"""Vision transformer: an image as a sentence of patches, read by self-attention.
+"""Vision transformer: self-attention over image patches.
 
 Paper:  Dosovitskiy et al. 2021, arXiv:2010.11929; the sizes are those of Markovic, Friston & Kiebel 2023,
         arXiv:2309.12095, Section 4.2: patch 4, width 256, depth 6, 8 heads, MLP ratio 2.
@@ -18,7 +18,7 @@ __all__ = ["VisionTransformer"]
 
 
 class SelfAttention(nn.Module):
-    """Let every token gather values from all tokens, in several heads.
+    """Multi-head self-attention.
 
     Query, key and value are layers of their own and the number of heads follows from their rows, so a whole
     head can be cut out: its rows there and its columns of `projection`.
@@ -41,7 +41,7 @@ class SelfAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Float[Tensor, "n t width"]) -> Float[Tensor, "n t width"]:
-        """Return what each token gathers."""
+        """Return the attention output of each token."""
         query, key, value = (
             layer(tokens).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
@@ -52,7 +52,7 @@ class SelfAttention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Add to each token what attention gathers, then what an MLP makes of it; normalise before both.
+    """Pre-norm transformer block: attention and an MLP, each with a residual connection.
 
     Args:
         width: Numbers per token.
@@ -72,7 +72,7 @@ class TransformerBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Float[Tensor, "n t width"]) -> Float[Tensor, "n t width"]:
-        """Return the tokens, one step further."""
+        """Return the tokens after the block."""
         tokens = tokens + self.attention(self.norm1(tokens))
         hidden = self.dropout(self.activation(self.expand(self.norm2(tokens))))
         return tokens + self.dropout(self.contract(hidden))

@@ -1,4 +1,4 @@
-"""What `bench.json` of a run holds, read back and checked."""
+"""Read `bench.json` of a run: sizes and latencies of each form of its network."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from secateur.runs.fields import Fields, parse, read_text
 
-__all__ = ["Bench", "Kernel", "Timing", "Variant", "read_bench"]
+__all__ = ["Bench", "BenchVariant", "Kernel", "Timing", "read_bench"]
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One form of the network; nan where a form has no such number."""
+class BenchVariant:
+    """Sizes and latencies of one form of the network; nan where a number is unknown."""
 
     name: str
     file_bytes: float
@@ -47,9 +47,9 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Bench:
-    """Forms of one network measured side by side; the first is the dense one."""
+    """Measurements of all forms of one network; the first form is the dense one."""
 
-    variants: tuple[Variant, ...]
+    variants: tuple[BenchVariant, ...]
     kernels: tuple[Kernel, ...]
     remarks: tuple[str, ...]
     machine: str
@@ -58,8 +58,8 @@ class Bench:
     dense_run: str | None
     entropy_bound: float
 
-    def is_other_network(self, variant: Variant) -> bool:
-        """Return whether a form is of the run that stands for the dense one, with weights of its own."""
+    def is_other_network(self, variant: BenchVariant) -> bool:
+        """Return whether a form belongs to the separate dense run, which has other weights."""
         return self.dense_run is not None and variant.name.startswith("dense")
 
     @property
@@ -69,7 +69,7 @@ class Bench:
 
 
 def read_bench(path: Path) -> Bench | None:
-    """Read the file, or return None where there is none.
+    """Read `bench.json`; return None where there is no such file.
 
     Args:
         path: `bench.json` of a run.
@@ -99,8 +99,8 @@ def read_bench(path: Path) -> Bench | None:
     )
 
 
-def _variant(fields: Fields) -> Variant:
-    return Variant(
+def _variant(fields: Fields) -> BenchVariant:
+    return BenchVariant(
         name=fields.text("variant"),
         file_bytes=fields.number("file_bytes"),
         num_parameters=fields.number("num_parameters"),

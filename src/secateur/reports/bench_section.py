@@ -1,8 +1,8 @@
-"""The part of a report that says what a smaller network is worth on the user's machine."""
+"""HTML section of a report with file sizes, memory and latencies of each form of the network."""
 
 from html import escape
 
-from secateur.reports.bench import Bench, Variant
+from secateur.reports.bench import Bench, BenchVariant
 from secateur.reports.record import Record
 from secateur.runs import formatting
 
@@ -21,7 +21,7 @@ _MEANING_OF_PART = {
 
 
 def measured(record: Record) -> str:
-    """Return bytes, operations and milliseconds of each form; empty where nothing was measured."""
+    """Return the section as HTML; empty where nothing was measured."""
     bench = record.bench
     if bench is None:
         return ""
@@ -60,7 +60,7 @@ def measured(record: Record) -> str:
     )
 
 
-def _row(row: Variant, bench: Bench) -> str:
+def _row(row: BenchVariant, bench: Bench) -> str:
     first = bench.variants[0]
     parts = (text for part, text in _MEANING_OF_PART.items() if part in row.name)
     meaning = _MEANING.get(row.name, next(parts, ""))

@@ -1,4 +1,4 @@
-"""How honest the methods of a comparison are: reliability diagrams, and detection of foreign images."""
+"""Reliability diagrams and out-of-distribution detection of the methods of a comparison."""
 
 import math
 from collections.abc import Sequence
@@ -8,27 +8,29 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from secateur.reports.comparison_cost import NAMES, dots
-from secateur.reports.comparison_runs import Group, Variant, mean_and_error
+from secateur.reports.comparison_cost import LABEL_WIDTH, dots
+from secateur.reports.comparison_runs import Group, MethodRuns, mean_and_error
 from secateur.reports.comparison_table import Detections
-from secateur.reports.figure_grid import Geometry, Panel, Plate
+from secateur.reports.figure_grid import FigureGrid, Geometry, Panel
 from secateur.reports.out_of_distribution import Detection
-from secateur.reports.record import Reliability
+from secateur.reports.record import ReliabilityBins
 from secateur.reports.style import INK, MUTED, clean_axes
 
-__all__ = ["detection", "entropies", "pooled", "reliability"]
+__all__ = ["detection", "entropies", "pool_bins", "reliability"]
 
 _SMALL = Geometry(width=2.25, height=2.25, left=0.38, right=0.1, top=0.32, bottom=0.42)
 _THIRD = Geometry(width=2.95, height=2.45, left=0.2, right=0.2)
 
 
-def reliability(group: Group) -> Plate | None:
-    """Return a reliability diagram per method; None where no run has the figures for one.
+def reliability(group: Group) -> FigureGrid | None:
+    """Return a reliability diagram per method; None where no run has bins.
 
     Args:
         group: Runs of one network on one data set.
     """
-    bins = [(variant, pooled([run.record.reliability for run in variant.runs])) for variant in group.variants]
+    bins = [
+        (variant, pool_bins([run.record.reliability for run in variant.runs])) for variant in group.variants
+    ]
     bins = [(variant, own) for variant, own in bins if any(own.count)]
     if not bins:
         return None
@@ -39,7 +41,7 @@ def reliability(group: Group) -> Plate | None:
         Panel(f"{index}", f"Reliability diagram of {variant.label}", partial(_diagram, variant, own, low))
         for index, (variant, own) in enumerate(bins)
     )
-    return Plate(
+    return FigureGrid(
         name=f"{group.name}-reliability",
         title="Is the confidence honest?",
         caption=(
@@ -53,8 +55,8 @@ def reliability(group: Group) -> Plate | None:
     )
 
 
-def pooled(runs: Sequence[Reliability]) -> Reliability:
-    """Return the bins of several runs as one, bin by bin.
+def pool_bins(runs: Sequence[ReliabilityBins]) -> ReliabilityBins:
+    """Pool the reliability bins of several runs, bin by bin.
 
     Runs with another number of bins than the first are left out.
 
@@ -68,19 +70,19 @@ def pooled(runs: Sequence[Reliability]) -> Reliability:
     count = np.array([run.count for run in own], dtype=float)
     total = count.sum(0)
     used = np.maximum(total, 1)
-    return Reliability(
+    return ReliabilityBins(
         tuple(((np.nan_to_num([run.confidence for run in own]) * count).sum(0) / used).tolist()),
         tuple(((np.nan_to_num([run.accuracy for run in own]) * count).sum(0) / used).tolist()),
         tuple(total.astype(int).tolist()),
     )
 
 
-def _lowest(bins: Reliability) -> float:
+def _lowest(bins: ReliabilityBins) -> float:
     used = np.array(bins.count) > 0
     return float(min(np.array(bins.confidence)[used].min(), np.array(bins.accuracy)[used].min()))
 
 
-def _diagram(variant: Variant, bins: Reliability, low: float, axes: Axes) -> None:
+def _diagram(variant: MethodRuns, bins: ReliabilityBins, low: float, axes: Axes) -> None:
     clean_axes(axes, title=variant.label, xlabel="confidence")
     axes.grid(axis="x")
     used = np.array(bins.count) > 0
@@ -99,12 +101,12 @@ def _diagram(variant: Variant, bins: Reliability, low: float, axes: Axes) -> Non
         axis.set_major_locator(MaxNLocator(4))
 
 
-def detection(group: Group, detections: Detections) -> Plate | None:
-    """Return AUROC per method and the entropies of some; None where nothing was measured.
+def detection(group: Group, detections: Detections) -> FigureGrid | None:
+    """Draw the AUROC of each method and entropy histograms of some; None where nothing was measured.
 
     Args:
         group: Runs of one network on one data set.
-        detections: What was found about foreign images.
+        detections: Detection of out-of-distribution images, by run directory.
     """
     found = {
         variant.label: [
@@ -123,25 +125,25 @@ def detection(group: Group, detections: Detections) -> Plate | None:
             "auroc",
             "AUROC of each method",
             partial(dots, group, values, "AUROC of the entropy", reference=0.5, digits=3),
-            left=NAMES,
+            left=LABEL_WIDTH,
         )
     ]
     for variant in _a_few(group, values):
         panels.append(
             Panel(
                 f"entropy-{variant.label.replace(' ', '-')}",
-                f"Predictive entropy of test and foreign images under {variant.label}",
+                f"Predictive entropy of test and out-of-distribution images under {variant.label}",
                 partial(entropies, variant, found[variant.label]),
             )
         )
-    return Plate(
+    return FigureGrid(
         name=f"{group.name}-out-of-distribution",
-        title="Does it notice foreign images?",
+        title="Does it notice out-of-distribution images?",
         caption=(
             f"{some.num_outside:,} images of {some.foreign}, in the size, channels and scale of "
             f"{some.home}, against {some.num_inside:,} of its test images. AUROC: the probability that the "
-            "foreign one has the larger predictive entropy; one half, the line, is chance. Histograms: that "
-            "entropy in nats, filled for the test images, outlined for foreign ones; all seeds together, "
+            "latter has the larger predictive entropy; one half, the line, is chance. Histograms: that "
+            "entropy in nats, filled for the test images, outlined for the others; all seeds together, "
             f"{NUM_SHOWN} methods at most."
         ),
         panels=tuple(panels),
@@ -153,20 +155,20 @@ def detection(group: Group, detections: Detections) -> Plate | None:
 NUM_SHOWN = 5
 """Of how many methods histograms of the entropy are shown."""
 
-_TELLING = ("flat-map", "flat-ff", "bmr-spike-and-slab", "calibrated", "magnitude")
+_REFERENCES = ("flat-map", "flat-ff", "bmr-spike-and-slab", "calibrated", "magnitude")
 
 
-def _a_few(group: Group, values: dict[str, list[float]]) -> list[Variant]:
-    """Return the methods whose histograms say most: the usual references first, then in the table's order."""
+def _a_few(group: Group, values: dict[str, list[float]]) -> list[MethodRuns]:
+    """Choose the methods that get a histogram: the references first, then in the order of the table."""
     known = [variant for variant in group.variants if values[variant.label]]
-    first = [variant for variant in known if variant.method in _TELLING]
+    first = [variant for variant in known if variant.method in _REFERENCES]
     rest = [variant for variant in known if variant not in first]
     chosen = (first + rest)[:NUM_SHOWN]
     return [variant for variant in known if variant in chosen]
 
 
-def entropies(variant: Variant, runs: Sequence[Detection], axes: Axes) -> None:
-    """Draw histograms of the predictive entropy of test and foreign images, all seeds together.
+def entropies(variant: MethodRuns, runs: Sequence[Detection], axes: Axes) -> None:
+    """Draw histograms of the predictive entropy of test and out-of-distribution images, all seeds pooled.
 
     Args:
         variant: The method.

@@ -1,19 +1,19 @@
-"""What a comparison leaves behind: a table per run, tables of means, figures, and one page with all of it."""
+"""Write the results of a comparison: a CSV file, Markdown tables, figures, and one HTML page."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from secateur.errors import ArtifactError, SecateurError
-from secateur.reports import calibration_figures as judgement
+from secateur.reports import calibration_figures
 from secateur.reports import comparison_figures as scores
 from secateur.reports import comparison_weights as weights
 from secateur.reports.comparison_cost import cost
 from secateur.reports.comparison_markdown import markdown
 from secateur.reports.comparison_page import Chapter, render
-from secateur.reports.comparison_runs import Comparison, Group, collect, is_comparison
+from secateur.reports.comparison_runs import Group, RunTable, collect, is_comparison
 from secateur.reports.comparison_table import Detections, csv_text
-from secateur.reports.figure_grid import Plate, together
-from secateur.reports.out_of_distribution import Detection, ImagePairs, measure, measured_before
+from secateur.reports.figure_grid import FigureGrid, combined_figure
+from secateur.reports.out_of_distribution import Detection, ImagePairs, measure, read_measured
 from secateur.reports.style import FORMATS, file_of
 from secateur.runs import write_whole
 from secateur.training.device import resolve_device
@@ -28,14 +28,14 @@ def write(
     device: str = "auto",
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Write tables, figures and page of a comparison from the runs it holds, and return the page's path.
+    """Write tables, figures and the page of a comparison; return the page's path.
 
     `comparison.csv`, `comparison.md`, `comparison.html` and the files in `figures` are replaced one by one,
     each whole or not at all. Runs that are unfinished or damaged are listed on the page with the reason.
 
     Args:
         out: Directory with the runs in `runs`.
-        data_dir: Where to look for data sets first, for the detection of foreign images.
+        data_dir: Where to look for data sets first, for the detection of out-of-distribution images.
         device: Where to measure that: "auto", "cpu", "cuda", ...
         say: Called with a line before each step that takes a while.
 
@@ -56,24 +56,24 @@ def write(
     chapters = []
     for group in comparison.groups:
         say(f"drawing {group.name}")
-        chapter, plates = _chapter(group, detections)
-        _write_figures(figures, plates)
+        chapter, grids = _chapter(group, detections)
+        _write_figures(figures, grids)
         chapters.append(chapter)
     page = out / "comparison.html"
     write_whole(page, render(comparison, chapters, detections).encode())
     return page
 
 
-def _detect(comparison: Comparison, pairs: ImagePairs, device: str, say: Callable[[str], None]) -> Detections:
+def _detect(comparison: RunTable, pairs: ImagePairs, device: str, say: Callable[[str], None]) -> Detections:
     found: dict[Path, Detection | str] = {}
     for group in comparison.groups:
         for run in group.runs:
             directory = run.record.directory
-            known = measured_before(directory)
+            known = read_measured(directory)
             if known is not None:
                 found[directory] = known
                 continue
-            say(f"measuring how {directory.name} takes foreign images")
+            say(f"measuring out-of-distribution detection of {directory.name}")
             try:
                 found[directory] = measure(directory, pairs, device=device)
             except SecateurError as error:
@@ -81,25 +81,29 @@ def _detect(comparison: Comparison, pairs: ImagePairs, device: str, say: Callabl
     return found
 
 
-def _chapter(group: Group, detections: Detections) -> tuple[Chapter, list[Plate]]:
-    """Return what the page shows of a group, and the plates that become files."""
+def _chapter(group: Group, detections: Detections) -> tuple[Chapter, list[FigureGrid]]:
+    """Return a chapter of the page, and the figures to write as files."""
     drawn = weights.pictures(group)
     first_layers = weights.first_layers(group, drawn)
     before = [scores.over_epochs(group), scores.pareto(group), weights.sizes(group)]
-    after = [judgement.reliability(group), judgement.detection(group, detections), cost(group)]
+    after = [
+        calibration_figures.reliability(group),
+        calibration_figures.detection(group, detections),
+        cost(group),
+    ]
     chapter = Chapter(
         group=group,
-        before=tuple(plate for plate in before if plate is not None),
+        before=tuple(grid for grid in before if grid is not None),
         first_layers=first_layers,
         pictures=tuple(drawn),
-        after=tuple(plate for plate in after if plate is not None),
+        after=tuple(grid for grid in after if grid is not None),
     )
     return chapter, [p for p in (*chapter.before, first_layers, *chapter.after) if p is not None]
 
 
-def _write_figures(folder: Path, plates: Sequence[Plate]) -> None:
-    for plate in plates:
-        figure = together(plate)
+def _write_figures(folder: Path, grids: Sequence[FigureGrid]) -> None:
+    for grid in grids:
+        figure = combined_figure(grid)
         for ending in FORMATS:
-            path = folder / f"{plate.name}.{ending}"
-            write_whole(path, file_of(figure, ending, name=plate.name))
+            path = folder / f"{grid.name}.{ending}"
+            write_whole(path, file_of(figure, ending, name=grid.name))

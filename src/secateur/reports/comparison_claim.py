@@ -1,4 +1,4 @@
-"""The published claim put to the test: reduction against the horseshoe, at the same time and at the end.
+"""Test the published claim: reduction against the horseshoe, after the same time and at the end.
 
 A reduced network and a shrunk one are compared seed by seed. At the same time: as the shorter of their two
 runs ended, each at its last epoch that was done by then, so that a method whose epochs take longer is met at
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from html import escape
 from itertools import product
 
-from secateur.reports.comparison_runs import ComparisonRun, Group, Variant, mean_and_error
+from secateur.reports.comparison_runs import ComparisonRun, Group, MethodRuns, mean_and_error
 from secateur.reports.comparison_table import COLUMNS, Cell, Column
 from secateur.reports.record import Epoch, Scores
 from secateur.runs import formatting
 
-__all__ = ["TITLE", "Duel", "claim_html", "claim_markdown", "duels"]
+__all__ = ["TITLE", "PairedComparison", "claim_html", "claim_markdown", "paired_comparisons"]
 
 REDUCTION = ("bmr-spike-and-slab", "bmr-horseshoe", "calibrated")
 HORSESHOE = ("tiered-ff", "horseshoe-ff")
@@ -53,8 +53,8 @@ EXPLANATION = (
 
 
 @dataclass(frozen=True)
-class Duel:
-    """A method that reduces against one that shrinks.
+class PairedComparison:
+    """Differences between a method that reduces and one with a horseshoe prior, over common seeds.
 
     Attributes:
         reduction: Label of the first.
@@ -74,7 +74,7 @@ class Duel:
 
     @property
     def verdict(self) -> str:
-        """Whether the first is better in all scores at equal or higher sparsity; where not, in what."""
+        """Say "yes" if reduction is better in all scores at equal or higher sparsity, else where not."""
         better = {
             column.title: (1 if column.better == "high" else -1) * self.differences[column.key].mean > 0
             for column in SCORES
@@ -84,8 +84,8 @@ class Duel:
         return f"not in {', '.join(lost)}" if lost else "yes"
 
 
-def duels(group: Group) -> tuple[Duel, ...]:
-    """Compare every method that reduces with every one that shrinks, where they have a seed in common.
+def paired_comparisons(group: Group) -> tuple[PairedComparison, ...]:
+    """Compare every method that reduces with every method that has a horseshoe prior, seed by seed.
 
     Args:
         group: Runs of one network on one data set.
@@ -95,35 +95,33 @@ def duels(group: Group) -> tuple[Duel, ...]:
     found = []
     for first, second in product(reduced, shrunk):
         pairs = _pairs(first, second)
-        meetings = {
-            "same time": [met for a, b in pairs if (met := _at_same_time(a, b)) is not None],
+        scores = {
+            "same time": [both for a, b in pairs if (both := _at_same_time(a, b)) is not None],
             "end": [(_at_the_end(a), _at_the_end(b)) for a, b in pairs],
         }
         found += [
-            _duel(first.label, second.label, when, standings)
-            for when, standings in meetings.items()
-            if standings
+            _paired_comparison(first.label, second.label, when, both) for when, both in scores.items() if both
         ]
     return tuple(found)
 
 
 @dataclass(frozen=True)
-class _Standing:
-    """Where a run is after some seconds of training."""
+class ScoreAtTime:
+    """Sparsity and scores of a run after some seconds of training."""
 
     seconds: float
     removed: float
     scores: Epoch | Scores
 
 
-def _pairs(first: Variant, second: Variant) -> list[tuple[ComparisonRun, ComparisonRun]]:
+def _pairs(first: MethodRuns, second: MethodRuns) -> list[tuple[ComparisonRun, ComparisonRun]]:
     """Return the runs of the same seed on the same kind of device."""
     others = {(run.seed, run.device): run for run in second.runs}
     return [(run, others[run.seed, run.device]) for run in first.runs if (run.seed, run.device) in others]
 
 
-def _at_same_time(first: ComparisonRun, second: ComparisonRun) -> tuple[_Standing, _Standing] | None:
-    """Return two runs as the shorter one ended; None where times are unknown or one had not an epoch yet."""
+def _at_same_time(first: ComparisonRun, second: ComparisonRun) -> tuple[ScoreAtTime, ScoreAtTime] | None:
+    """Return both runs' scores when the shorter run ended; None where a time or an epoch is missing."""
     totals = [run.elapsed[-1] if run.elapsed else math.nan for run in (first, second)]
     if not all(map(math.isfinite, totals)):
         return None
@@ -131,40 +129,42 @@ def _at_same_time(first: ComparisonRun, second: ComparisonRun) -> tuple[_Standin
     return None if a is None or b is None else (a, b)
 
 
-def _after(run: ComparisonRun, seconds: float) -> _Standing | None:
+def _after(run: ComparisonRun, seconds: float) -> ScoreAtTime | None:
     done = [epoch for epoch, at in zip(run.record.epochs, run.elapsed, strict=True) if at <= seconds]
-    return _Standing(seconds, done[-1].sparsity, done[-1]) if done else None
+    return ScoreAtTime(seconds, done[-1].sparsity, done[-1]) if done else None
 
 
-def _at_the_end(run: ComparisonRun) -> _Standing:
-    return _Standing(run.record.seconds, run.record.sparsity, run.record.averaged)
+def _at_the_end(run: ComparisonRun) -> ScoreAtTime:
+    return ScoreAtTime(run.record.seconds, run.record.sparsity, run.record.averaged)
 
 
-def _duel(reduction: str, horseshoe: str, when: str, met: Sequence[tuple[_Standing, _Standing]]) -> Duel:
-    def over_seeds(value: Callable[[_Standing], float]) -> tuple[Cell, Cell]:
-        first, second = zip(*met, strict=True)
+def _paired_comparison(
+    reduction: str, horseshoe: str, when: str, pairs: Sequence[tuple[ScoreAtTime, ScoreAtTime]]
+) -> PairedComparison:
+    def over_seeds(value: Callable[[ScoreAtTime], float]) -> tuple[Cell, Cell]:
+        first, second = zip(*pairs, strict=True)
         return Cell(*mean_and_error(map(value, first))), Cell(*mean_and_error(map(value, second)))
 
     def difference(field: str) -> Cell:
-        return Cell(*mean_and_error(getattr(a.scores, field) - getattr(b.scores, field) for a, b in met))
+        return Cell(*mean_and_error(getattr(a.scores, field) - getattr(b.scores, field) for a, b in pairs))
 
-    return Duel(
+    return PairedComparison(
         reduction=reduction,
         horseshoe=horseshoe,
         when=when,
-        seconds=over_seeds(lambda standing: standing.seconds),
-        removed=over_seeds(lambda standing: standing.removed),
+        seconds=over_seeds(lambda run: run.seconds),
+        removed=over_seeds(lambda run: run.removed),
         differences={column.key: difference(column.key) for column in SCORES},
     )
 
 
 def claim_markdown(group: Group) -> str:
-    """Return the table of a group's duels in Markdown, explained; empty where there are none.
+    """Return the paired comparisons of a group as a Markdown table; empty where there are none.
 
     Args:
         group: Runs of one network on one data set.
     """
-    rows = [f"| {' | '.join(_texts(duel))} |" for duel in duels(group)]
+    rows = [f"| {' | '.join(_texts(pair))} |" for pair in paired_comparisons(group)]
     if not rows:
         return ""
     return "\n".join([
@@ -176,34 +176,34 @@ def claim_markdown(group: Group) -> str:
 
 
 def claim_html(group: Group) -> str:
-    """Return the table of a group's duels as a section of a page; empty where there are none.
+    """Return the paired comparisons of a group as an HTML section; empty where there are none.
 
     Args:
         group: Runs of one network on one data set.
     """
-    body = "".join(f"<tr>{_cells('td', _texts(duel))}</tr>\n" for duel in duels(group))
+    body = "".join(f"<tr>{_cells('td', _texts(pair))}</tr>\n" for pair in paired_comparisons(group))
     if not body:
         return ""
     explanation = escape(EXPLANATION.replace("*", ""))
     return (
-        f'<section class="plate" id="{escape(group.name)}-claim">\n<h3>{TITLE}</h3>\n'
+        f'<section class="figures" id="{escape(group.name)}-claim">\n<h3>{TITLE}</h3>\n'
         f'<p class="note">{explanation}</p>\n<div class="scroll" tabindex="0"><table class="means">\n'
         f"<thead><tr>{_cells('th', HEAD)}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>\n</section>\n"
     )
 
 
-def _texts(duel: Duel) -> tuple[str, ...]:
+def _texts(pair: PairedComparison) -> tuple[str, ...]:
     """Return a row of the table, cell by cell."""
-    minutes = [formatting.number(cell.mean / 60, 1) for cell in duel.seconds]
+    minutes = [formatting.number(cell.mean / 60, 1) for cell in pair.seconds]
     return (
-        duel.reduction,
-        duel.horseshoe,
-        duel.when,
-        str(duel.differences["accuracy"].count),
+        pair.reduction,
+        pair.horseshoe,
+        pair.when,
+        str(pair.differences["accuracy"].count),
         " / ".join(dict.fromkeys(minutes)),
-        " / ".join(formatting.number(100 * cell.mean, 1) for cell in duel.removed),
-        *(_signed(duel.differences[column.key], column) for column in SCORES),
-        duel.verdict,
+        " / ".join(formatting.number(100 * cell.mean, 1) for cell in pair.removed),
+        *(_signed(pair.differences[column.key], column) for column in SCORES),
+        pair.verdict,
     )
 
 

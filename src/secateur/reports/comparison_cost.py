@@ -1,4 +1,4 @@
-"""What the methods of a comparison cost: the time of a step, and the score reached in a given time."""
+"""Figures of training cost: seconds per step, and score against training time."""
 
 import math
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ from secateur.reports.comparison_figures import HALF, draw_line
 from secateur.reports.comparison_runs import ComparisonRun, Group
 from secateur.reports.comparison_scale import few_ticks, note_outside, window
 from secateur.reports.comparison_table import relative_cost
-from secateur.reports.figure_grid import Panel, Plate
+from secateur.reports.figure_grid import FigureGrid, Panel
 from secateur.reports.style import INK, MUTED, clean_axes
 
-__all__ = ["NAMES", "cost", "dots"]
+__all__ = ["LABEL_WIDTH", "cost", "dots"]
 
-NAMES = 1.32
-"""Inches at the left of axes for the names of methods."""
+LABEL_WIDTH = 1.32
+"""Inches at the left of the axes for names of methods."""
 
 
-def cost(group: Group) -> Plate | None:
-    """Return the time of a step relative to flat-map, and NLL against time; None where no times are known.
+def cost(group: Group) -> FigureGrid | None:
+    """Draw the time of a step relative to flat-map, and NLL against time; None without any times.
 
     Args:
         group: Runs of one network on one data set.
@@ -38,7 +38,7 @@ def cost(group: Group) -> Plate | None:
                 "steps",
                 "Seconds per iteration of each method relative to flat-map",
                 partial(dots, group, values, "Time of a step, flat-map = 1", logarithmic=True),
-                left=NAMES,
+                left=LABEL_WIDTH,
             )
         )
     if any(math.isfinite(s) for run in group.runs for s in run.elapsed):
@@ -52,7 +52,7 @@ def cost(group: Group) -> Plate | None:
     if not panels:
         return None
     devices = ", ".join(sorted({run.device for run in group.runs}))
-    return Plate(
+    return FigureGrid(
         name=f"{group.name}-cost",
         title="What it costs",
         caption=(

@@ -1,4 +1,4 @@
-"""Scores of a comparison: over the epochs, and against what was removed."""
+"""Figures of scores: over the epochs, and against sparsity."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from secateur.reports.comparison_runs import Group, Variant
+from secateur.reports.comparison_runs import Group, MethodRuns
 from secateur.reports.comparison_scale import (
     Better,
     few_ticks,
@@ -17,7 +17,7 @@ from secateur.reports.comparison_scale import (
     note_outside,
     window,
 )
-from secateur.reports.figure_grid import Geometry, Panel, Plate
+from secateur.reports.figure_grid import FigureGrid, Geometry, Panel
 from secateur.reports.style import MUTED, clean_axes
 
 __all__ = ["HALF", "draw_line", "over_epochs", "pareto"]
@@ -33,8 +33,8 @@ _SCORES: tuple[tuple[str, str, Better], ...] = (
 )
 
 
-def over_epochs(group: Group) -> Plate:
-    """Return accuracy, NLL, ECE and the share removed over the epochs, a line per method.
+def over_epochs(group: Group) -> FigureGrid:
+    """Draw accuracy, NLL, ECE and sparsity over the epochs, one line for each method.
 
     Args:
         group: Runs of one network on one data set.
@@ -48,7 +48,7 @@ def over_epochs(group: Group) -> Plate:
         for metric, name, better in _SCORES
     ]
     panels.append(Panel("sparsity", "Share of the weights removed over the epochs", partial(_removed, group)))
-    return Plate(
+    return FigureGrid(
         name=f"{group.name}-epochs",
         title="Epoch by epoch",
         caption=(
@@ -63,7 +63,7 @@ def over_epochs(group: Group) -> Plate:
     )
 
 
-def _series(variant: Variant, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _series(variant: MethodRuns, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return epochs, mean over seeds and its standard error (0 for one seed), each of shape (epochs,)."""
     values: dict[int, list[float]] = {}
     for run in variant.runs:
@@ -80,7 +80,9 @@ def _series(variant: Variant, metric: str) -> tuple[np.ndarray, np.ndarray, np.n
     return np.array(epochs, dtype=float), mean, error
 
 
-def draw_line(axes: Axes, variant: Variant, place: int, x: np.ndarray, y: np.ndarray, e: np.ndarray) -> None:
+def draw_line(
+    axes: Axes, variant: MethodRuns, place: int, x: np.ndarray, y: np.ndarray, e: np.ndarray
+) -> None:
     """Draw one line with its band; markers are few and start at another place for each method."""
     style = variant.style
     if not len(x):
@@ -93,7 +95,7 @@ def draw_line(axes: Axes, variant: Variant, place: int, x: np.ndarray, y: np.nda
     )
 
 
-def _depth(variant: Variant) -> float:
+def _depth(variant: MethodRuns) -> float:
     return {"ours": 4.0, "baselines": 2.5}.get(variant.style.family, 3.0)
 
 
@@ -109,7 +111,7 @@ def _curves(group: Group, metric: str, name: str, better: Better, axes: Axes) ->
 
 
 def _removed(group: Group, axes: Axes) -> None:
-    """Draw what is left on a logarithmic scale, labelled by what is gone."""
+    """Draw sparsity on a scale that is logarithmic in the share kept."""
     clean_axes(axes, title="Weights removed, %", xlabel="epoch")
     largest = 0.0
     for place, variant in enumerate(group.variants):
@@ -130,8 +132,8 @@ def _whole_epochs(axes: Axes) -> None:
     axes.margins(x=0.02)
 
 
-def pareto(group: Group) -> Plate:
-    """Return accuracy, NLL and ECE against sparsity, a point per run.
+def pareto(group: Group) -> FigureGrid:
+    """Draw accuracy, NLL and ECE against sparsity, one point for each run.
 
     Args:
         group: Runs of one network on one data set.
@@ -144,7 +146,7 @@ def pareto(group: Group) -> Plate:
         )
         for metric, name, better in _SCORES
     )
-    return Plate(
+    return FigureGrid(
         name=f"{group.name}-pareto",
         title="What a sparsity costs",
         caption=(

@@ -1,8 +1,8 @@
-"""A comparison as Markdown: per network and data set a table of means, and the published claim."""
+"""Format a comparison as Markdown: a table of means for each network and data set, and the claim."""
 
 from secateur.data import registered_name
 from secateur.reports.comparison_claim import claim_markdown
-from secateur.reports.comparison_runs import Comparison, Group
+from secateur.reports.comparison_runs import Group, RunTable
 from secateur.reports.comparison_table import (
     EXPLANATION,
     Detections,
@@ -17,12 +17,12 @@ from secateur.reports.published import published
 __all__ = ["markdown"]
 
 
-def markdown(comparison: Comparison, detections: Detections) -> str:
-    """Return the tables of means, one per network and data set, and what is missing.
+def markdown(comparison: RunTable, detections: Detections) -> str:
+    """Return the tables of means and the list of missing runs as Markdown.
 
     Args:
         comparison: The runs.
-        detections: What was found about foreign images.
+        detections: Detection of out-of-distribution images, by run directory.
     """
     parts = ["# Comparison", EXPLANATION]
     for group in comparison.groups:

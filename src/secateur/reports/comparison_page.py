@@ -1,4 +1,4 @@
-"""The page of a comparison: one HTML file that needs nothing else, for a desk, a phone and paper."""
+"""Render the page of a comparison: one self-contained HTML file for screens, phones and print."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from importlib.resources import files
 
 from secateur.reports import comparison_table as table
 from secateur.reports import wording
-from secateur.reports.comparison_claim import TITLE, claim_html, duels
-from secateur.reports.comparison_runs import Comparison, Group, Variant
+from secateur.reports.comparison_claim import TITLE, claim_html, paired_comparisons
+from secateur.reports.comparison_runs import Group, MethodRuns, RunTable
 from secateur.reports.comparison_sections import legend, missing, overview, scores
 from secateur.reports.comparison_table import Detections
-from secateur.reports.figure_grid import Plate, alone
+from secateur.reports.figure_grid import FigureGrid, panel_figure
 from secateur.reports.filters import SIGNED, FilterPicture
 from secateur.reports.style import FORMATS, svg
 from secateur.runs import formatting
@@ -21,30 +21,30 @@ __all__ = ["Chapter", "render"]
 
 @dataclass(frozen=True, kw_only=True)
 class Chapter:
-    """What the page shows of one network on one data set.
+    """Everything the page shows about one network on one data set.
 
     Attributes:
         group: Its runs.
-        before: Plates ahead of the first layer's pictures.
-        first_layers: The pictures as one plate, which names their file; None where there are none.
+        before: Figure grids ahead of the first layer's pictures.
+        first_layers: The pictures as one grid, which names their file; None where there are none.
         pictures: Of each method's first layer.
-        after: Plates behind them.
+        after: Figure grids behind them.
     """
 
     group: Group
-    before: tuple[Plate, ...]
-    first_layers: Plate | None
-    pictures: tuple[tuple[Variant, FilterPicture], ...]
-    after: tuple[Plate, ...]
+    before: tuple[FigureGrid, ...]
+    first_layers: FigureGrid | None
+    pictures: tuple[tuple[MethodRuns, FilterPicture], ...]
+    after: tuple[FigureGrid, ...]
 
 
-def render(comparison: Comparison, chapters: Sequence[Chapter], detections: Detections) -> str:
+def render(comparison: RunTable, chapters: Sequence[Chapter], detections: Detections) -> str:
     """Return the whole page.
 
     Args:
         comparison: The runs.
         chapters: One for each group.
-        detections: What was found about foreign images.
+        detections: Detection of out-of-distribution images, by run directory.
     """
     css = "".join(
         files("secateur.reports").joinpath(name).read_text(encoding="utf-8")
@@ -66,7 +66,7 @@ def render(comparison: Comparison, chapters: Sequence[Chapter], detections: Dete
     )
 
 
-def _title(comparison: Comparison) -> str:
+def _title(comparison: RunTable) -> str:
     groups = comparison.groups
     methods = {variant.method for group in groups for variant in group.variants}
     what = "1 method" if len(methods) == 1 else f"{len(methods)} methods"
@@ -80,7 +80,7 @@ def _title(comparison: Comparison) -> str:
     )
 
 
-def _header(comparison: Comparison) -> str:
+def _header(comparison: RunTable) -> str:
     runs = [run for group in comparison.groups for run in group.runs]
     total = sum(run.record.seconds for run in runs if run.record.seconds == run.record.seconds)
     lost = (
@@ -98,13 +98,13 @@ def _header(comparison: Comparison) -> str:
     )
 
 
-def _contents(comparison: Comparison, chapters: Sequence[Chapter]) -> str:
+def _contents(comparison: RunTable, chapters: Sequence[Chapter]) -> str:
     items = ['<li><a href="#overview">All results</a></li>\n'] if len(chapters) > 1 else []
     for chapter in chapters:
         name = chapter.group.name
         inner = "\n".join(
             f'<a href="#{escape(anchor)}">{escape(title)}</a>'
-            for anchor, title in [(f"{name}-scores", "Scores"), *_claim(chapter), *_plates(chapter)]
+            for anchor, title in [(f"{name}-scores", "Scores"), *_claim(chapter), *_figure_titles(chapter)]
         )
         items.append(
             f'<li><a href="#{escape(name)}">{escape(table.title(chapter.group))}</a>'
@@ -115,50 +115,50 @@ def _contents(comparison: Comparison, chapters: Sequence[Chapter]) -> str:
 
 
 def _claim(chapter: Chapter) -> list[tuple[str, str]]:
-    return [(f"{chapter.group.name}-claim", TITLE)] if duels(chapter.group) else []
+    return [(f"{chapter.group.name}-claim", TITLE)] if paired_comparisons(chapter.group) else []
 
 
-def _plates(chapter: Chapter) -> list[tuple[str, str]]:
-    """Return anchor and title of everything in a chapter that is drawn, in its order."""
-    plates = [*chapter.before, *([chapter.first_layers] if chapter.first_layers else []), *chapter.after]
-    return [(plate.name, plate.title) for plate in plates]
+def _figure_titles(chapter: Chapter) -> list[tuple[str, str]]:
+    """Return anchor and title of each figure in a chapter, in order."""
+    grids = [*chapter.before, *([chapter.first_layers] if chapter.first_layers else []), *chapter.after]
+    return [(grid.name, grid.title) for grid in grids]
 
 
 def _chapter(chapter: Chapter, detections: Detections) -> str:
     group = chapter.group
-    parts = [_plate(plate) for plate in chapter.before]
+    parts = [_figures(grid) for grid in chapter.before]
     if chapter.first_layers is not None:
         parts.append(_pictures(chapter.first_layers, chapter.pictures))
-    parts += [_plate(plate) for plate in chapter.after]
+    parts += [_figures(grid) for grid in chapter.after]
     return (
         f'<section class="chapter" id="{escape(group.name)}">\n<h2>{escape(table.title(group))}</h2>\n'
         f"{scores(group, detections)}{claim_html(group)}{legend(group)}{''.join(parts)}</section>\n"
     )
 
 
-def _plate(plate: Plate) -> str:
-    own = plate.geometry
+def _figures(grid: FigureGrid) -> str:
+    own = grid.geometry
     drawn = "".join(
         "<figure>"
-        + svg(alone(panel, own), name=f"{plate.name}-{panel.name}", description=panel.description)
+        + svg(panel_figure(panel, own), name=f"{grid.name}-{panel.name}", description=panel.description)
         + "</figure>\n"
-        for panel in plate.panels
+        for panel in grid.panels
     )
     size = "small" if own.width < 2.5 else "third" if own.width < 3 else "half"
-    return _framed(plate, f'<div class="panels {size}">\n{drawn}</div>\n')
+    return _framed(grid, f'<div class="panels {size}">\n{drawn}</div>\n')
 
 
-def _framed(plate: Plate, body: str) -> str:
+def _framed(grid: FigureGrid, body: str) -> str:
     links = " ".join(
-        f'<a href="figures/{escape(plate.name)}.{ending}">{ending.upper()}</a>' for ending in FORMATS
+        f'<a href="figures/{escape(grid.name)}.{ending}">{ending.upper()}</a>' for ending in FORMATS
     )
     return (
-        f'<section class="plate" id="{escape(plate.name)}">\n<h3>{escape(plate.title)}</h3>\n'
-        f'<p class="note">{escape(plate.caption)} <span class="files">{links}</span></p>\n{body}</section>\n'
+        f'<section class="figures" id="{escape(grid.name)}">\n<h3>{escape(grid.title)}</h3>\n'
+        f'<p class="note">{escape(grid.caption)} <span class="files">{links}</span></p>\n{body}</section>\n'
     )
 
 
-def _pictures(plate: Plate, pictures: Iterable[tuple[Variant, FilterPicture]]) -> str:
+def _pictures(grid: FigureGrid, pictures: Iterable[tuple[MethodRuns, FilterPicture]]) -> str:
     drawn = ""
     wide = False
     for index, (variant, picture) in enumerate(pictures):
@@ -167,7 +167,7 @@ def _pictures(plate: Plate, pictures: Iterable[tuple[Variant, FilterPicture]]) -
         key = f" {formatting.MINUS}{picture.scale:.2g} to +{picture.scale:.2g}" if picture.scale else ""
         drawn += (
             "<figure>"
-            + svg(picture.figure, name=f"{plate.name}-{index}", description=picture.caption)
+            + svg(picture.figure, name=f"{grid.name}-{index}", description=picture.caption)
             + f"<figcaption><b>{escape(variant.label)}</b>{key}</figcaption></figure>\n"
         )
     colours = f"background: linear-gradient(to right, {', '.join(SIGNED)})"
@@ -176,7 +176,7 @@ def _pictures(plate: Plate, pictures: Iterable[tuple[Variant, FilterPicture]]) -
         '<span class="gap"></span> <span class="swatch"></span> removed</p>\n'
     )
     size = "half" if wide else "third"
-    return _framed(plate, f'{key}<div class="panels {size} pictures">\n{drawn}</div>\n')
+    return _framed(grid, f'{key}<div class="panels {size} pictures">\n{drawn}</div>\n')
 
 
 def _reading() -> str:

@@ -1,4 +1,4 @@
-"""The runs of a comparison, read from their directories and put in order.
+"""Read the runs of a comparison from their directories and group them by network and data set.
 
 A comparison directory holds one run directory per cell of its grid below `runs`. What a run is, its own
 `config.json` says; the name of its directory is for people. A run that is unfinished or damaged is kept as
@@ -20,11 +20,11 @@ from secateur.runs.fields import Fields, parse, read_text
 
 __all__ = [
     "RUNS",
-    "Comparison",
     "ComparisonRun",
     "Group",
+    "MethodRuns",
     "Missing",
-    "Variant",
+    "RunTable",
     "collect",
     "is_comparison",
     "mean_and_error",
@@ -39,7 +39,7 @@ class ComparisonRun:
     """One finished run.
 
     Attributes:
-        record: What it left on disk.
+        record: Its files, read.
         network: Name of the network.
         data: Name of the data set.
         method: Name of the method.
@@ -62,7 +62,7 @@ class ComparisonRun:
 
     @property
     def device(self) -> str:
-        """What it ran on; times compare only within one kind."""
+        """Kind of device it ran on; times are comparable only within one kind."""
         return str(self.record.config.get("device", "cpu")).partition(":")[0]
 
 
@@ -75,7 +75,7 @@ class Missing:
 
 
 @dataclass(frozen=True)
-class Variant:
+class MethodRuns:
     """Runs of one method that differ in their seed alone.
 
     Attributes:
@@ -96,15 +96,15 @@ class Variant:
 
 @dataclass(frozen=True)
 class Group:
-    """All runs of one network on one data set; what may be compared with each other."""
+    """All runs of one network on one data set."""
 
     network: str
     data: str
-    variants: tuple[Variant, ...]
+    variants: tuple[MethodRuns, ...]
 
     @property
     def name(self) -> str:
-        """What its files and anchors are called."""
+        """Name of its files and anchors."""
         kept = [c if c.isalnum() or c in "-." else "-" for c in f"{self.network}-{self.data}"]
         return "".join(kept).strip("-.") or "group"
 
@@ -115,8 +115,8 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Everything below a comparison directory."""
+class RunTable:
+    """All runs below a comparison directory, by group, and those that cannot be read."""
 
     directory: Path
     groups: tuple[Group, ...]
@@ -128,7 +128,7 @@ def is_comparison(directory: Path) -> bool:
     return (directory / RUNS).is_dir() and not (directory / "config.json").exists()
 
 
-def collect(out: Path) -> Comparison:
+def collect(out: Path) -> RunTable:
     """Read all runs of a comparison.
 
     Args:
@@ -159,7 +159,7 @@ def collect(out: Path) -> Comparison:
         Group(network, data, _variants([r for r in runs if (r.network, r.data) == (network, data)], methods))
         for network, data in cells
     )
-    return Comparison(Path(out), groups, tuple(missing))
+    return RunTable(Path(out), groups, tuple(missing))
 
 
 def _without_folder(reason: str, folder: Path) -> str:
@@ -204,8 +204,8 @@ def _elapsed(path: Path) -> tuple[float, ...]:
     )
 
 
-def _variants(runs: list[ComparisonRun], methods: Iterable[str]) -> tuple[Variant, ...]:
-    """Return the runs of a group by method, apart where length or the sparsity asked for differ."""
+def _variants(runs: list[ComparisonRun], methods: Iterable[str]) -> tuple[MethodRuns, ...]:
+    """Group runs by method, number of epochs and requested sparsity."""
     variants = []
     for method in in_order(run.method for run in runs):
         own = [run for run in runs if run.method == method]
@@ -221,7 +221,7 @@ def _variants(runs: list[ComparisonRun], methods: Iterable[str]) -> tuple[Varian
                 label += f", {epochs} epochs"
             chosen = [run for run in own if (run.epochs, run.sparsity_asked) == (epochs, asked)]
             chosen.sort(key=lambda run: (run.seed, run.record.directory.name))
-            variants.append(Variant(label, method_style(method, methods), tuple(chosen)))
+            variants.append(MethodRuns(label, method_style(method, methods), tuple(chosen)))
     return tuple(variants)
 
 

@@ -1,4 +1,4 @@
-"""Which part of a scale to show, so that one failed run does not flatten the differences between the rest."""
+"""Axis limits and ticks that keep differences visible where one run failed."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _FACTOR = 4.0
 
 
 def window(lines: Sequence[Sequence[float] | np.ndarray], better: Better) -> tuple[float, float]:
-    """Return the limits of a scale that shows the best end and all but failures.
+    """Choose axis limits that show the best end and every run but failures.
 
     Args:
         lines: Values of each method in the order of time; single points are lines of one value.
@@ -48,7 +48,7 @@ def window(lines: Sequence[Sequence[float] | np.ndarray], better: Better) -> tup
 
 
 def note_outside(axes: Axes, ends: Sequence[tuple[str, float]], *, middle: bool = False) -> None:
-    """Write the values that lie outside the axes at the edge they left by.
+    """Annotate values outside the axis limits at the edge they exceed.
 
     Args:
         axes: With its final limits.
@@ -71,7 +71,7 @@ def note_outside(axes: Axes, ends: Sequence[tuple[str, float]], *, middle: bool 
 
 
 def kept_position(sparsity: float) -> float:
-    """Return where a sparsity stands on the axis of `kept_axis`: decades of what is left.
+    """Convert a sparsity to its position on `kept_axis`: -log10 of the share kept.
 
     >>> kept_position(0.0), round(kept_position(0.99), 3)
     (0.0, 2.0)
@@ -83,7 +83,7 @@ _TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
 
 
 def kept_axis(axes: Axes, largest: float, *, vertical: bool = False) -> None:
-    """Make an axis one of sparsity, logarithmic in what is left and labelled by what is gone.
+    """Turn an axis into one of sparsity: logarithmic in the share kept, labelled by the share removed.
 
     Args:
         axes: Whose values are those of `kept_position`.

@@ -1,4 +1,4 @@
-"""Tables and legend of a comparison's page: each a piece of HTML made from the runs."""
+"""HTML tables and legend of the page of a comparison."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from secateur.data import registered_name
 from secateur.reports import comparison_table as table
-from secateur.reports.comparison_runs import Comparison, Group, Variant
+from secateur.reports.comparison_runs import Group, MethodRuns, RunTable
 from secateur.reports.comparison_table import Column, Detections
 from secateur.reports.method_style import MethodStyle, in_order, method_style
 from secateur.reports.published import published
@@ -20,7 +20,7 @@ __all__ = ["legend", "missing", "overview", "scores"]
 
 
 def swatch(style: MethodStyle, name: str) -> str:
-    """Return a piece of a method's line as markup.
+    """Draw a sample of a method's line as SVG.
 
     Args:
         style: How the method is drawn.
@@ -39,7 +39,7 @@ def swatch(style: MethodStyle, name: str) -> str:
 
 
 def legend(group: Group) -> str:
-    """Return what colours and markers stand for, family by family.
+    """Return the legend of colours and markers as HTML, family by family.
 
     Args:
         group: Runs of one network on one data set.
@@ -60,11 +60,11 @@ def _slug(text: str) -> str:
 
 
 def scores(group: Group, detections: Detections) -> str:
-    """Return the table of means over seeds, the published points at its foot.
+    """Return the table of means over seeds as HTML, published scores last.
 
     Args:
         group: Runs of one network on one data set.
-        detections: What was found about foreign images.
+        detections: Detection of out-of-distribution images, by run directory.
     """
     rows = [table.cells(group, variant, detections) for variant in group.variants]
     shown = table.used(rows)
@@ -89,7 +89,7 @@ def scores(group: Group, detections: Detections) -> str:
         )
     body += _published(group, shown)
     return (
-        f'<section class="plate" id="{escape(group.name)}-scores">\n<h3>Scores on the test set</h3>\n'
+        f'<section class="figures" id="{escape(group.name)}-scores">\n<h3>Scores on the test set</h3>\n'
         f'<div class="scroll" tabindex="0"><table class="means">\n<thead><tr><th></th>{head}</tr></thead>\n'
         f"<tbody>\n{body}</tbody>\n</table></div>\n{_judged(group)}</section>\n"
     )
@@ -124,12 +124,12 @@ def _judged(group: Group) -> str:
     return f'<p class="note">Judged on training data for want of a test set: {names}.</p>\n'
 
 
-def overview(comparison: Comparison, detections: Detections) -> str:
-    """Return accuracy, NLL and share removed of every method everywhere; empty for a single group.
+def overview(comparison: RunTable, detections: Detections) -> str:
+    """Return a table of all methods and groups as HTML; empty for a single group.
 
     Args:
         comparison: The runs.
-        detections: What was found about foreign images.
+        detections: Detection of out-of-distribution images, by run directory.
     """
     groups = comparison.groups
     if len(groups) < 2:
@@ -139,7 +139,7 @@ def overview(comparison: Comparison, detections: Detections) -> str:
         for g in groups
     )
     # Of a method that ran in several settings the first stands for it here.
-    first: dict[tuple[str, str], tuple[Group, Variant]] = {}
+    first: dict[tuple[str, str], tuple[Group, MethodRuns]] = {}
     for group in groups:
         for variant in group.variants:
             first.setdefault((variant.method, group.name), (group, variant))
@@ -181,12 +181,12 @@ def overview(comparison: Comparison, detections: Detections) -> str:
     )
 
 
-def missing(comparison: Comparison, detections: Detections) -> str:
-    """Return the runs that are not on the page, and what could not be measured, with reasons.
+def missing(comparison: RunTable, detections: Detections) -> str:
+    """Return the list of missing runs and failed measurements as HTML, with reasons.
 
     Args:
         comparison: The runs.
-        detections: What was found about foreign images.
+        detections: Detection of out-of-distribution images, by run directory.
     """
     lost = "".join(
         f"<li><code>{escape(row.name)}</code>: {escape(row.reason)}</li>\n" for row in comparison.missing
@@ -206,5 +206,5 @@ def missing(comparison: Comparison, detections: Detections) -> str:
             f"{escape(reason)}</li>\n"
             for reason, names in reasons.items()
         )
-        body += f"<p>Detection of foreign images was not measured for:</p>\n<ul>\n{rows}</ul>\n"
+        body += f"<p>Detection of out-of-distribution images was not measured for:</p>\n<ul>\n{rows}</ul>\n"
     return f'<section id="missing">\n<h2>What is missing</h2>\n{body}</section>\n'

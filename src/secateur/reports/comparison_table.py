@@ -1,4 +1,4 @@
-"""The numbers of a comparison as text: one CSV row per run, and Markdown tables of means over seeds."""
+"""Compute the tables of a comparison: metrics of each run as CSV, and means over seeds."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ import numpy as np
 
 from secateur.data import registered_name
 from secateur.reports import wording
-from secateur.reports.comparison_runs import Comparison, ComparisonRun, Group, Variant, mean_and_error
+from secateur.reports.comparison_runs import ComparisonRun, Group, MethodRuns, RunTable, mean_and_error
 from secateur.reports.out_of_distribution import Detection
 from secateur.reports.published import Published
 from secateur.reports.record import Scores
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 Detections = Mapping[Path, Detection | str]
-"""By run directory: what was found about foreign images, or in words why nothing was."""
+"""By run directory: how well out-of-distribution images are detected, or in words why that is not known."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ COLUMNS = (
     Column("mean_network_accuracy", "accuracy, one pass", 4, "high"),
     Column("mean_network_negative_log_likelihood", "NLL, one pass", 4, "low"),
     Column("mean_network_expected_calibration_error", "ECE, one pass", 4, "low"),
-    Column("out_of_distribution_auroc", "AUROC, foreign", 3, "high"),
+    Column("out_of_distribution_auroc", "AUROC, OOD", 3, "high"),
     Column("relative_seconds_per_iteration", "time of a step", 2),
 )
 """The columns of every table of means, in order."""
@@ -80,7 +80,7 @@ class Cell:
     count: int
 
     def text(self, column: Column, *, plus_minus: str = " \N{PLUS-MINUS SIGN} ") -> str:
-        """Return it for reading: no error where there is but one seed, a dash where there is no value."""
+        """Format mean and error; no error for a single seed, a dash for no value."""
         if not math.isfinite(self.mean):
             return formatting.DASH
         factor = 100 if column.percent else 1
@@ -91,12 +91,12 @@ class Cell:
 
 
 def metrics_of(run: ComparisonRun, cost: float, detections: Detections) -> dict[str, float]:
-    """Return all figures of a run by name; nan where there is none.
+    """Return all metrics of a run by name; nan for unknown ones.
 
     Args:
         run: The run.
         cost: Its seconds per iteration relative to flat-map's.
-        detections: What was found about foreign images.
+        detections: Detection of out-of-distribution images, by run directory.
     """
     record = run.record
     names = [field.name for field in fields(Scores)]
@@ -135,12 +135,12 @@ def relative_cost(group: Group) -> dict[Path, float]:
     return costs
 
 
-def csv_text(comparison: Comparison, detections: Detections) -> str:
-    """Return one row per run, all metrics, with a head; nan where there is no value.
+def csv_text(comparison: RunTable, detections: Detections) -> str:
+    """Format all metrics of all runs as CSV; nan for unknown ones.
 
     Args:
         comparison: The runs.
-        detections: What was found about foreign images.
+        detections: Detection of out-of-distribution images, by run directory.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -157,13 +157,13 @@ def csv_text(comparison: Comparison, detections: Detections) -> str:
     return stream.getvalue()
 
 
-def cells(group: Group, variant: Variant, detections: Detections) -> dict[str, Cell]:
-    """Return a row of the table of means, by the columns' keys.
+def cells(group: Group, variant: MethodRuns, detections: Detections) -> dict[str, Cell]:
+    """Compute means and standard errors over seeds for each column.
 
     Args:
         group: What the variant is of; says what time is relative to.
         variant: Runs that differ in their seed.
-        detections: What was found about foreign images.
+        detections: Detection of out-of-distribution images, by run directory.
     """
     costs = relative_cost(group)
     rows = [metrics_of(run, costs[run.record.directory], detections) for run in variant.runs]
@@ -191,7 +191,7 @@ def best(rows: list[dict[str, Cell]]) -> dict[str, float]:
 
 
 def published_cells(row: Published) -> dict[str, str]:
-    """Return a published point as the cells of a row, by the columns' keys; missing ones are absent."""
+    """Format a published result as cells by column key; unknown ones are left out."""
     bound = "\N{GREATER-THAN OR EQUAL TO}\N{NO-BREAK SPACE}" if row.at_least else ""
     values = {
         "sparsity": bound + formatting.number(100 * row.sparsity, 1),
@@ -207,10 +207,10 @@ EXPLANATION = (
     f"Mean {_PM} standard error over seeds; one seed has no error. Scores are those of the prediction "
     "averaged over posterior samples, *one pass* those of the network at the posterior mean. NLL and LPD are "
     "in nats per datum; ECE is over 20 bins of equal mass; *removed* counts all weights, the output layer "
-    "included. *AUROC, foreign* is the probability that an image of another data set gets the larger "
-    "predictive entropy. *Time of a step* is relative to flat-map's on the same kind of device. The best "
-    "mean of a column is bold; methods with less than half of the best accuracy are left aside there. "
-    "Published points were read off the figures of arXiv 2309.12095: one seed, "
+    "included. *AUROC, OOD* is the probability that an out-of-distribution image, of another data "
+    "set, gets the larger predictive entropy. *Time of a step* is relative to flat-map's on the same kind "
+    "of device. The best mean of a column is bold; methods with less than half of the best accuracy are left "
+    "aside there. Published points were read off the figures of arXiv 2309.12095: one seed, "
     f"{_PM} .002 in accuracy, {_PM} .001 in ECE, {_PM} .01 in NLL."
 )
 

@@ -1,4 +1,4 @@
-"""Weights of a comparison: their sizes layer by layer, and the first layer's in pictures."""
+"""Figures of weights: distributions of absolute values by layer, and the first layer's filters."""
 
 import math
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 
 from secateur.errors import ArtifactError
 from secateur.reports import filters
-from secateur.reports.comparison_runs import Group, Variant
-from secateur.reports.figure_grid import Geometry, Panel, Plate
+from secateur.reports.comparison_runs import Group, MethodRuns
+from secateur.reports.figure_grid import FigureGrid, Geometry, Panel
 from secateur.reports.filters import FilterPicture
 from secateur.reports.style import MUTED, clean_axes, drawing
 
@@ -41,8 +41,8 @@ class _Sizes:
     ordered: np.ndarray
 
 
-def sizes(group: Group) -> Plate | None:
-    """Return the cumulative distributions of |posterior mean| per layer; None where no layer can be read.
+def sizes(group: Group) -> FigureGrid | None:
+    """Draw cumulative distributions of |posterior mean| by layer; None where no layer can be read.
 
     Args:
         group: Runs of one network on one data set; of each method the run with the lowest seed is shown.
@@ -64,7 +64,7 @@ def sizes(group: Group) -> Plate | None:
         for name in names
     )
     some = f" {len(names)} of {total} layers, evenly spread." if total > len(names) else ""
-    return Plate(
+    return FigureGrid(
         name=f"{group.name}-weights",
         title="How large the weights are",
         caption=(
@@ -162,8 +162,8 @@ def _range(ordered: Sequence[np.ndarray]) -> tuple[float, float]:
     return max(low, 1e-5 * high), 1.1 * high
 
 
-def pictures(group: Group) -> list[tuple[Variant, FilterPicture]]:
-    """Return a picture of the first layer for each method, of its run with the lowest seed.
+def pictures(group: Group) -> list[tuple[MethodRuns, FilterPicture]]:
+    """Draw the first layer of each method's run with the lowest seed.
 
     Args:
         group: Runs of one network on one data set.
@@ -176,8 +176,8 @@ def pictures(group: Group) -> list[tuple[Variant, FilterPicture]]:
     return drawn
 
 
-def first_layers(group: Group, drawn: Sequence[tuple[Variant, FilterPicture]]) -> Plate | None:
-    """Return those pictures as one plate, for a file; a page shows them one by one.
+def first_layers(group: Group, drawn: Sequence[tuple[MethodRuns, FilterPicture]]) -> FigureGrid | None:
+    """Combine the pictures of first layers into one figure, for a file; a page shows them one by one.
 
     Args:
         group: Runs of one network on one data set.
@@ -188,7 +188,7 @@ def first_layers(group: Group, drawn: Sequence[tuple[Variant, FilterPicture]]) -
     width, height = drawn[0][1].figure.get_size_inches()
     columns = 2 if width > 3 * height else 3
     size = 7.2 / columns
-    return Plate(
+    return FigureGrid(
         name=f"{group.name}-first-layer",
         title="The first layer",
         caption=(

@@ -1,4 +1,4 @@
-"""A plate: panels that share a legend. On a page each panel is its own small figure, in a file they are one.
+"""Figures made of panels that share a legend: one SVG for each panel on a page, one image in a file.
 
 Panels have a size in inches and margins in inches, so that a panel looks the same alone and among others.
 """
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from secateur.reports.comparison_runs import Variant
+from secateur.reports.comparison_runs import MethodRuns
 from secateur.reports.method_style import FAMILIES
 from secateur.reports.style import INK, MUTED, drawing
 
-__all__ = ["Geometry", "Panel", "Plate", "alone", "together"]
+__all__ = ["FigureGrid", "Geometry", "Panel", "combined_figure", "panel_figure"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +31,13 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Panel:
-    """One axes of a plate.
+    """One axes of a figure grid.
 
     Attributes:
-        name: Sets it apart from the others of its plate.
+        name: Unique within its figure grid.
         description: What a reader who cannot see it is told.
         draw: Draws into empty axes.
-        left: Room left of the axes in inches, where it is not the plate's.
+        left: Margin left of the axes in inches; None takes the geometry's.
     """
 
     name: str
@@ -47,8 +47,8 @@ class Panel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plate:
-    """A figure of a comparison.
+class FigureGrid:
+    """A titled grid of panels with one legend.
 
     Attributes:
         name: What its files are called.
@@ -66,11 +66,11 @@ class Plate:
     panels: tuple[Panel, ...]
     geometry: Geometry
     columns: int
-    legend: tuple[Variant, ...] = ()
+    legend: tuple[MethodRuns, ...] = ()
 
 
-def alone(panel: Panel, geometry: Geometry) -> Figure:
-    """Return a panel as a figure of its own.
+def panel_figure(panel: Panel, geometry: Geometry) -> Figure:
+    """Draw a panel as a figure of its own.
 
     Args:
         panel: What to draw.
@@ -82,21 +82,21 @@ def alone(panel: Panel, geometry: Geometry) -> Figure:
         return figure
 
 
-def together(plate: Plate) -> Figure:
-    """Return all panels of a plate as one figure, its legend above them.
+def combined_figure(grid: FigureGrid) -> Figure:
+    """Draw all panels as one figure, the legend above them.
 
     Args:
-        plate: What to draw.
+        grid: What to draw.
     """
-    own = plate.geometry
-    columns = min(plate.columns, len(plate.panels))
-    rows = -(-len(plate.panels) // columns)
+    own = grid.geometry
+    columns = min(grid.columns, len(grid.panels))
+    rows = -(-len(grid.panels) // columns)
     width = columns * own.width
-    entries = _legend_rows(plate.legend, width)
+    entries = _legend_rows(grid.legend, width)
     strip = _ROW * len(entries) + (0.12 if entries else 0.0)
     with drawing():
         figure = Figure(figsize=(width, rows * own.height + strip))
-        for index, panel in enumerate(plate.panels):
+        for index, panel in enumerate(grid.panels):
             row, column = divmod(index, columns)
             panel.draw(_axes(figure, panel, own, column * own.width, (rows - 1 - row) * own.height))
         _draw_legend(figure, entries)
@@ -118,10 +118,10 @@ def _axes(figure: Figure, panel: Panel, geometry: Geometry, x: float, y: float) 
 # Inches: height of a row, width of a family's name, of a handle, of a letter, and between entries.
 _ROW, _HEAD, _HANDLE, _LETTER, _GAP = 0.2, 0.78, 0.36, 0.069, 0.24
 
-_Entry = tuple[float, Variant]  # where it begins, in inches from the left
+_Entry = tuple[float, MethodRuns]  # where it begins, in inches from the left
 
 
-def _legend_rows(variants: Sequence[Variant], width: float) -> list[tuple[str, list[_Entry]]]:
+def _legend_rows(variants: Sequence[MethodRuns], width: float) -> list[tuple[str, list[_Entry]]]:
     """Return rows of a legend: the family where one begins, and the entries that fit."""
     rows: list[tuple[str, list[_Entry]]] = []
     for family in FAMILIES:

@@ -1,4 +1,4 @@
-"""A picture of the first layer: what it looks at, and what the evidence cut out of it.
+"""Draw the weights of a first layer as images; removed weights are grey.
 
 Shapes: a convolution's weight is (filters, channels, height, width), a linear layer's (units, inputs).
 Inputs that are n x n or 3 x n x n are shown as images; anything else as one matrix.
@@ -36,7 +36,7 @@ class FilterPicture:
 
 
 def draw(weight: np.ndarray) -> FilterPicture:
-    """Draw the weights of a first layer; entries that are exactly zero are cut out.
+    """Draw the weights of a first layer; entries that are exactly zero are left grey.
 
     Args:
         weight: (filters, channels, height, width) or (units, inputs).

@@ -1,4 +1,4 @@
-"""One colour, marker and dash for each method, the same in every figure and table of a comparison.
+"""Colour, marker and dash of each method, the same in every figure and table.
 
 A family has its own hues and its own kind of line and marker, so that a reader sees it before a name: the
 published methods are solid with filled markers (full posteriors green, reduction blue), ours solid and
@@ -22,7 +22,7 @@ FAMILIES = ("published", "ours", "baselines", "further")
 
 @dataclass(frozen=True, kw_only=True)
 class MethodStyle:
-    """How a method is drawn.
+    """Line and marker style of a method.
 
     Attributes:
         name: The method, as the command line calls it.
@@ -105,7 +105,7 @@ _SPARE = tuple((HUES[hue], marker) for marker in _SPARE_MARKERS for hue in _SPAR
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Return methods in the order of tables and legends: known ones family by family, then the others.
+    """Sort methods for tables and legends: known ones family by family, then the others.
 
     >>> in_order(["obd", "mine", "flat-map"])
     ('flat-map', 'obd', 'mine')
@@ -115,7 +115,7 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def method_style(name: str, others: Iterable[str] = ()) -> MethodStyle:
-    """Return how a method is drawn.
+    """Return the line and marker style of a method.
 
     Args:
         name: The method; one that is not known gets a style of the family `further`.

@@ -1,10 +1,10 @@
-"""Does a network notice images of another kind? Measured once per run and kept in its directory.
+"""Measure how well a run detects out-of-distribution images; the result is kept in its directory.
 
 Score:   entropy of the prediction averaged over posterior samples, in nats; high where it is in doubt.
-Measure: AUROC, the probability that a foreign image scores above one of the test set; 0.5 is chance.
-Images:  foreign ones are brought to the test set's size, channels and standardisation, as the network would
-         see them in use: enlarged by a whole factor as far as they fit, then framed in black; a grey image
-         has the same values in every colour channel.
+Measure: AUROC, the probability that an out-of-distribution image scores above a test image; 0.5 is chance.
+Images:  out-of-distribution ones get the test set's size, channels and standardisation: enlarged
+         by a whole factor as far as they fit, then framed in black; a grey image has the same
+         values in every colour channel.
 Source:  the score is that of Hendrycks & Gimpel 2017, arXiv:1610.02136, with entropy for confidence.
 """
 
@@ -27,17 +27,25 @@ from secateur.runs.fields import Fields, parse, read_text
 from secateur.training.device import resolve_device
 from secateur.training.run import load_run
 
-__all__ = ["FILE", "FOREIGN", "Detection", "ImagePairs", "dressed_like", "measure", "measured_before"]
+__all__ = [
+    "FILE",
+    "OUT_OF_DISTRIBUTION",
+    "Detection",
+    "ImagePairs",
+    "match_format",
+    "measure",
+    "read_measured",
+]
 
 FILE = "out_of_distribution.json"
 """What the result is called in a run's directory."""
 
-FOREIGN = {
+OUT_OF_DISTRIBUTION = {
     "fashion-mnist": ("digits", 28),
     "cifar10": ("fashion-mnist", 32),
     "cifar100": ("fashion-mnist", 32),
 }
-"""For a data set, the one whose images are foreign to it, and the height and width of its own images."""
+"""By data set: another one, whose images are out of its distribution, and the size of its own images."""
 
 NUM_IMAGES = 2000
 NUM_SAMPLES = 32
@@ -47,19 +55,19 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Detection:
-    """How well one run tells foreign images from those of its test set.
+    """How well the predictive entropy of one run separates its test images from images of another data set.
 
     Attributes:
         home: The data set it was trained on.
-        foreign: The data set it had never seen.
-        auroc: Probability that a foreign image has the larger entropy; ties count one half.
+        foreign: The other data set, which is out of distribution.
+        auroc: Probability that an out-of-distribution image has the larger entropy; ties count one half.
         num_inside: Test images judged.
-        num_outside: Foreign images judged.
+        num_outside: Out-of-distribution images judged.
         num_samples: Posterior draws the prediction averaged over; 1 for a single network.
         temperature: Temperature of the draws.
         edges: Of the histogram's bins, from 0 to ln(classes) nats; one more than bins.
         inside: Test images per bin.
-        outside: Foreign images per bin.
+        outside: Out-of-distribution images per bin.
         sha256: Digests of the run's tensors, by which a later look knows that it is still the same run.
     """
 
@@ -78,7 +86,7 @@ class Detection:
 
 @dataclass(frozen=True)
 class _Pair:
-    """Images of the test set and foreign ones, as one kind of network reads them."""
+    """Test images and out-of-distribution images, in the format that a network reads."""
 
     home: str
     foreign: str
@@ -87,7 +95,7 @@ class _Pair:
 
 
 class ImagePairs:
-    """Test images and foreign ones, each pair loaded once however many runs are judged by it."""
+    """Load pairs of test and out-of-distribution images, each pair once for all runs."""
 
     def __init__(self, data_dir: Path | None = None) -> None:
         self.data_dir = data_dir
@@ -101,8 +109,8 @@ class ImagePairs:
             image_size: Height and width that the network reads; None for those of the data set.
 
         Raises:
-            DataError: If there are no foreign images for this data set, or one of the two is not on this
-                machine; nothing is downloaded for this.
+            DataError: If `OUT_OF_DISTRIBUTION` has no entry for this data set, or one of the two data sets is
+                not on this machine; nothing is downloaded.
         """
         key = (name, image_size)
         if key not in self._pairs:
@@ -111,14 +119,14 @@ class ImagePairs:
 
     def _load(self, name: str, image_size: int | None) -> _Pair:
         base = registered_name(name)
-        if base not in FOREIGN:
-            raise DataError(f"expected one of the data sets {', '.join(FOREIGN)}, got {name!r}")
-        foreign_name, own_size = FOREIGN[base]
+        if base not in OUT_OF_DISTRIBUTION:
+            raise DataError(f"expected one of the data sets {', '.join(OUT_OF_DISTRIBUTION)}, got {name!r}")
+        foreign_name, own_size = OUT_OF_DISTRIBUTION[base]
         home = self._local(base, image_size)
         if home.name != name:
             raise DataError(f"expected the data set {name!r} of the run on this machine, got {home.name!r}")
         foreign = self._local(foreign_name, None)
-        outside = dressed_like(home, foreign, own_size=own_size)
+        outside = match_format(home, foreign, own_size=own_size)
         return _Pair(name, foreign.name, home.test.images[:NUM_IMAGES].clone(), outside)
 
     def _local(self, name: str, image_size: int | None) -> Dataset:
@@ -131,16 +139,16 @@ class ImagePairs:
         return load(name, data_dir=self.data_dir, image_size=image_size)
 
 
-def dressed_like(home: Dataset, foreign: Dataset, *, own_size: int) -> Float[Tensor, "m c h w"]:
-    """Return at most 2,000 foreign images, test images first, in the size, channels and moments of another.
+def match_format(home: Dataset, foreign: Dataset, *, own_size: int) -> Float[Tensor, "m c h w"]:
+    """Convert images to the size, channels and moments of another data set; at most 2,000, test images first.
 
     Args:
-        home: The data set they are to look like, with its pixel mean and std.
-        foreign: Where they come from, at their own size.
+        home: The data set whose format they get, with its pixel mean and std.
+        foreign: Source of the images, at their own size.
         own_size: Height and width of the images of `home` before they were framed for a network.
 
     Raises:
-        DataError: If they are larger than `own_size`, or have colours where `home` has none.
+        DataError: If the images are larger than `own_size`, or have colours where `home` has none.
     """
     images = torch.cat([foreign.test.images, foreign.train.images])[:NUM_IMAGES]
     raw = _bytes(images, foreign)
@@ -172,10 +180,10 @@ def _bytes(images: Float[Tensor, "n c h w"], data: Dataset) -> UInt8[Tensor, "n 
 
 
 def measure(run_dir: Path, pairs: ImagePairs, *, device: str = "auto") -> Detection:
-    """Measure how well a run detects foreign images, and keep the result in its directory.
+    """Measure how well a run detects out-of-distribution images, and keep the result in its directory.
 
     Args:
-        run_dir: Directory of a finished run; `measured_before` reads what this writes into it.
+        run_dir: Directory of a finished run; `read_measured` reads what this writes into it.
         pairs: Where the images come from.
         device: "auto", "cpu", "cuda", ...
 
@@ -217,8 +225,8 @@ def _histogram(values: Float[Tensor, " n"], edges: Float[Tensor, " b"]) -> tuple
     return tuple(torch.bincount(bins, minlength=len(edges) - 1).tolist())
 
 
-def measured_before(run_dir: Path) -> Detection | None:
-    """Return what an earlier measurement kept; None where there is none, or the run has changed since.
+def read_measured(run_dir: Path) -> Detection | None:
+    """Read an earlier measurement; None where there is none, or the run has changed since.
 
     Args:
         run_dir: Directory of a finished run.

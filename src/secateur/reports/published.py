@@ -1,4 +1,4 @@
-"""Figures of the published comparison, to stand beside ours.
+"""Scores of the published comparison.
 
 Source: Markovic, Friston & Kiebel 2023, arXiv:2309.12095; read off the published figures, one seed:
         accuracy to .002, calibration error to .001, negative log-likelihood to .01.
@@ -12,7 +12,7 @@ __all__ = ["Published", "published"]
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One published point; nan where it was not read.
+    """Scores of one published method; nan where unknown.
 
     Attributes:
         method: As the command line calls it.
@@ -46,7 +46,7 @@ _LOWER_BOUNDS = {("mlp", "fashion-mnist"), ("mlp", "cifar10")}
 
 
 def published(network: str, data: str) -> tuple[Published, ...]:
-    """Return the published points for a network on a data set; none where the paper has none.
+    """Return published scores for a network on a data set; empty where the paper has none.
 
     Args:
         network: As the command line calls it.

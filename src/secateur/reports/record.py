@@ -1,4 +1,4 @@
-"""What a finished run left on disk, read back and checked: the only input of reports and summaries.
+"""Read and check the files of a finished run: the only input of reports and summaries.
 
 A run directory holds `config.json`, `metrics.json`, `history.jsonl` and `model.safetensors`; nothing here
 runs code from them. A number that could not be computed is null in the files and nan here.
@@ -17,12 +17,12 @@ from secateur.errors import ArtifactError
 from secateur.reports.bench import Bench, read_bench
 from secateur.runs.fields import Fields, parse, read_text
 
-__all__ = ["Epoch", "FirstLayer", "Layer", "Record", "Reduction", "Reliability", "Scores", "read"]
+__all__ = ["Epoch", "FirstLayer", "Layer", "Record", "ReductionRow", "ReliabilityBins", "Scores", "read"]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How well one way of predicting does; log scores in nats, means over examples."""
+    """Scores of one kind of prediction; log scores in nats, means over examples."""
 
     accuracy: float
     negative_log_likelihood: float
@@ -33,7 +33,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Layer:
-    """What was kept of one parameter tensor.
+    """Sparsity and evidence of one parameter tensor.
 
     Attributes:
         delta_f: Summed evidence for what was removed, in nats; positive favours the removal.
@@ -54,8 +54,8 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Reduction:
-    """One removal: what the summed evidence promised, and what came of it, both in nats."""
+class ReductionRow:
+    """Predicted and observed delta_f of one removal, in nats."""
 
     epoch: int
     num_removed: int
@@ -64,8 +64,8 @@ class Reduction:
 
 
 @dataclass(frozen=True)
-class Reliability:
-    """Mean confidence, share right and number of examples, bin by bin."""
+class ReliabilityBins:
+    """Mean confidence, accuracy and number of examples of each bin."""
 
     confidence: tuple[float, ...]
     accuracy: tuple[float, ...]
@@ -95,7 +95,7 @@ class FirstLayer:
 
 @dataclass(frozen=True)
 class Record:
-    """Everything a report says about a run.
+    """Everything that is read from a run directory.
 
     Attributes:
         averaged: Scores of the prediction averaged over posterior samples.
@@ -117,8 +117,8 @@ class Record:
     seconds: float
     seconds_per_iteration: float
     layers: tuple[Layer, ...]
-    reliability: Reliability
-    reductions: tuple[Reduction, ...]
+    reliability: ReliabilityBins
+    reductions: tuple[ReductionRow, ...]
     epochs: tuple[Epoch, ...]
     first_layer: FirstLayer | None
     bench: Bench | None = None
@@ -208,8 +208,8 @@ def _layer(fields: Fields) -> Layer:
     )
 
 
-def _reduction(fields: Fields) -> Reduction:
-    return Reduction(
+def _reduction(fields: Fields) -> ReductionRow:
+    return ReductionRow(
         epoch=fields.count("epoch"),
         num_removed=fields.count("num_removed"),
         predicted_delta_f=fields.number("predicted_delta_f"),
@@ -217,11 +217,11 @@ def _reduction(fields: Fields) -> Reduction:
     )
 
 
-def _reliability(metrics: Fields) -> Reliability:
+def _reliability(metrics: Fields) -> ReliabilityBins:
     fields = metrics.optional("reliability")
     if fields is None:
-        return Reliability((), (), ())
-    bins = Reliability(fields.numbers("confidence"), fields.numbers("accuracy"), fields.counts("count"))
+        return ReliabilityBins((), (), ())
+    bins = ReliabilityBins(fields.numbers("confidence"), fields.numbers("accuracy"), fields.counts("count"))
     if not len(bins.confidence) == len(bins.accuracy) == len(bins.count):
         raise fields.damaged("expected lists of one length in 'reliability', got different ones")
     return bins

@@ -1,4 +1,4 @@
-"""The figures of one run, each a small matplotlib figure that says one thing.
+"""Figures of one run: learning curves, reliability diagram, predicted against observed reductions.
 
 Every function returns a `matplotlib.figure.Figure`: `style.svg` puts it on a page, `savefig` in a file.
 The sizes are those of half a page column, so that two stand side by side on a desk and one on a phone.
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from secateur.reports.record import Epoch, Reduction, Reliability
+from secateur.reports.record import Epoch, ReductionRow, ReliabilityBins
 from secateur.reports.style import BLUE, GRID, MUTED, ORANGE, clean_axes, drawing
 
 __all__ = ["curve", "reductions", "reliability"]
@@ -91,8 +91,8 @@ def _zoom(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
         )  # fmt: skip
 
 
-def reliability(bins: Reliability) -> Figure:
-    """Draw the share right against the confidence, bin by bin, with 95 % Wilson intervals.
+def reliability(bins: ReliabilityBins) -> Figure:
+    """Draw a reliability diagram: accuracy against confidence, with 95 % Wilson intervals.
 
     Points on the diagonal are honest; below it the network is surer than it should be.
     """
@@ -125,8 +125,8 @@ def reliability(bins: Reliability) -> Figure:
         return figure
 
 
-def reductions(rows: Sequence[Reduction]) -> Figure:
-    """Draw, for each reduction, the change its summed evidence promised and the one seen, in nats."""
+def reductions(rows: Sequence[ReductionRow]) -> Figure:
+    """Draw predicted and observed delta_f of each reduction, in nats."""
     epoch = np.array([row.epoch for row in rows], dtype=float)
     predicted = np.array([row.predicted_delta_f for row in rows])
     observed = np.array([row.observed_delta_f for row in rows])
@@ -141,7 +141,7 @@ def reductions(rows: Sequence[Reduction]) -> Figure:
             axes.set_yscale("symlog", linthresh=float(np.median(every)) / 3)
         else:
             axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(lambda value, _: compact(value))
+        axes.yaxis.set_major_formatter(lambda value, _: short_number(value))
         axes.vlines(epoch, observed, predicted, color=GRID, linewidth=1.2)
         axes.axhline(0, color=MUTED, linewidth=0.8)
         axes.plot(epoch, predicted, "o", color=ORANGE, markersize=4.5, markeredgewidth=0)
@@ -168,8 +168,8 @@ def _label_ends(axes: Axes, x: float, ends: Sequence[tuple[str, float, str]]) ->
             )  # fmt: skip
 
 
-def compact(value: float) -> str:
-    """Return a number short enough for an axis: 1200 is 1.2k."""
+def short_number(value: float) -> str:
+    """Format a number for an axis tick: 1200 is 1.2k."""
     if abs(value) >= 1e6:
         return f"{value / 1e6:g}M"
     return f"{value / 1e3:g}k" if abs(value) >= 1e3 else f"{value:g}"

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that needs nothing else, for a desk, a phone and paper.
+"""Render the report of a run: one self-contained HTML file for screens, phones and print.
 
 It is made from the files of the run directory alone, so it can be made again at any time.
 """
@@ -32,7 +32,7 @@ def write(run_dir: Path) -> Path:
 
 
 def render(record: Record) -> str:
-    """Return the whole page for a run."""
+    """Return the report as HTML."""
     title = f"{wording.network_name(record)} on {wording.data_name(record)}"
     css = files("secateur.reports").joinpath("report.css").read_text(encoding="utf-8")
     parts = (

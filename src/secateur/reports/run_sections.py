@@ -1,4 +1,4 @@
-"""The parts of a report, in the order a reader meets them: each a piece of HTML made from a record."""
+"""HTML sections of the report of a run, in order."""
 
 from collections.abc import Mapping
 from html import escape
@@ -21,7 +21,7 @@ __all__ = [
 
 
 def header(record: Record) -> str:
-    """Return what became of the network, in a headline."""
+    """Return the headline: sparsity, scores, method and time."""
     config = record.config
     share = escape(formatting.percent(record.sparsity))
     title = escape(wording.outcome(record)).replace(share, f"<b>{share}</b>")
@@ -92,14 +92,14 @@ def results(record: Record) -> str:
     )
     return (
         "<section>\n<h2>How well it predicts</h2>\n"
-        f"<p>On {wording.judged_on(record.evaluated_on)}. {note}</p>\n"
+        f"<p>On {escape(wording.judged_on(record.evaluated_on))}. {note}</p>\n"
         f'<table class="scores">\n<thead><tr><th></th>{head}</tr></thead>\n'
         f"<tbody>\n{rows}</tbody>\n</table>\n</section>\n"
     )
 
 
 def epochs(record: Record) -> str:
-    """Return the four curves over the epochs; empty where there is none."""
+    """Return the learning curves; empty where there is none."""
     panels = (
         ("accuracy", "Accuracy", False),
         ("negative_log_likelihood", "Negative log-likelihood", False),
@@ -129,7 +129,7 @@ def epochs(record: Record) -> str:
 
 
 def layers(record: Record) -> str:
-    """Return what was kept, parameter by parameter."""
+    """Return a table of kept weights and evidence by parameter."""
     rows = "".join(map(_layer, record.layers))
     fixed = (
         " Rows in grey are never pruned: the output layer says what the classes are."
@@ -205,7 +205,7 @@ def reliability(record: Record) -> str:
 
 
 def reductions(record: Record) -> str:
-    """Return predicted beside observed change; empty where there is none."""
+    """Return predicted against observed delta_f; empty where nothing was removed."""
     rows = record.reductions
     if not rows:
         return ""

@@ -1,4 +1,4 @@
-"""How every figure looks, and how it becomes part of a page.
+"""Matplotlib settings of all figures, and their conversion to SVG, PDF and PNG.
 
 Figures are drawn with matplotlib's object interface, without its global state, in placeholder colours.
 In the SVG each placeholder becomes a CSS variable, so one figure serves light and dark pages and print.
@@ -73,7 +73,7 @@ CSS_VARIABLES = {
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Draw with the same settings whatever the user's own matplotlib configuration says."""
+    """Set matplotlib's settings for drawing, whatever the user's configuration; restored on exit."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({
@@ -116,7 +116,7 @@ def clean_axes(axes: Axes, *, title: str, xlabel: str) -> None:
 
 
 def svg(figure: Figure, *, name: str, description: str) -> str:
-    """Return a figure as markup to stand in an HTML page, the same for the same figure.
+    """Render a figure as SVG markup for an HTML page; deterministic.
 
     Args:
         figure: What to draw.
@@ -155,7 +155,7 @@ _PNG_DOTS_PER_INCH = 200
 
 
 def file_of(figure: Figure, ending: str, *, name: str) -> bytes:
-    """Return a figure as a file of its own, on white, the same bytes for the same figure.
+    """Render a figure as the bytes of an SVG, PDF or PNG file, on white; deterministic.
 
     Args:
         figure: What to draw.

@@ -1,4 +1,4 @@
-"""The ending of a fit in the terminal: what came of it, layer by layer, and where to read on."""
+"""Print the summary of a fit in the terminal: scores, kept weights by layer, path of the report."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -28,7 +28,7 @@ def show(run_dir: Path, console: Console) -> None:
     """Print the summary of a finished run.
 
     Args:
-        run_dir: What `--out` of the fit names.
+        run_dir: Directory of the run.
         console: Where to print; without a terminal there are no colours.
 
     Raises:
@@ -50,19 +50,19 @@ def show(run_dir: Path, console: Console) -> None:
     console.print(wrote, soft_wrap=True)
 
 
-def show_scores(figures: Mapping[str, Any], console: Console, *, split: str) -> None:
-    """Print what an evaluation found.
+def show_scores(scores: Mapping[str, Any], console: Console, *, split: str) -> None:
+    """Print the scores of an evaluation.
 
     Args:
-        figures: The scores by name, those of the one-pass network in `mean_network`, and `num_samples`.
+        scores: By name, those of the one-pass network in `mean_network`, and `num_samples`.
         console: Where to print.
         split: The data they are from, `test` or `train`.
     """
     names = [field.name for field in fields(Scores)]
-    averaged = Scores(**{name: float(figures[name]) for name in names})
-    one_pass = figures.get("mean_network") if figures["num_samples"] > 1 else None
+    averaged = Scores(**{name: float(scores[name]) for name in names})
+    one_pass = scores.get("mean_network") if scores["num_samples"] > 1 else None
     mean_network = None if one_pass is None else Scores(**{name: float(one_pass[name]) for name in names})
-    console.print(_scores(averaged, mean_network, figures["num_samples"], f"the {split} set"))
+    console.print(_scores(averaged, mean_network, scores["num_samples"], f"the {split} set"))
 
 
 def _scores(averaged: Scores, mean_network: Scores | None, num_samples: int, judged_on: str) -> Table:
@@ -101,7 +101,7 @@ def _layers(record: Record, console: Console) -> Table:
 
 
 def _bar(share: float, width: int) -> Text:
-    """Return a bar that also reads without colours; what is not nothing shows at least a sliver."""
+    """Draw a bar that is readable without colours; any share above 0 is visible."""
     eighths = max(round(8 * width * share), int(share > 0))
     full, rest = divmod(eighths, 8)
     filled = "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")

@@ -1,4 +1,4 @@
-"""What the terminal shows of a network that leaves: compact, exported, measured."""
+"""Print results of compact, export, bench and prune in the terminal."""
 
 import math
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch import nn
 from secateur.errors import ArtifactError
 from secateur.export import KernelRow
 from secateur.export.finished_run import Exported
-from secateur.reports.bench import Bench, Kernel, Variant, read_bench
+from secateur.reports.bench import Bench, BenchVariant, Kernel, read_bench
 from secateur.runs import formatting
 from secateur.training.prune_run import Pruned
 
@@ -33,7 +33,7 @@ def _print(console: Console, table: Table) -> None:
 
 
 def show_compact(exported: Exported, run: Path, console: Console) -> None:
-    """Print what is left of each layer, and where the file is.
+    """Print the remaining size of each layer, and the path of the file.
 
     Args:
         exported: What was written.
@@ -61,7 +61,7 @@ def show_compact(exported: Exported, run: Path, console: Console) -> None:
 
 
 def show_exported(exported: Exported, console: Console) -> None:
-    """Print the choice of kernels, if one was made, and where the file is.
+    """Print the chosen kernels, if any, and the path of the file.
 
     Args:
         exported: What was written.
@@ -98,7 +98,7 @@ def _micro(seconds: float) -> str:
 
 
 def show_measured(run: Path, console: Console) -> None:
-    """Print the measurements kept in a run's directory.
+    """Print the measurements in `bench.json` of a run.
 
     Args:
         run: Directory with `bench.json`.
@@ -144,7 +144,7 @@ def show_measured(run: Path, console: Console) -> None:
 
 
 def show_pruned(pruned: Pruned, console: Console) -> None:
-    """Print what a further pruning did.
+    """Print weights removed, loss and accuracy before and after pruning a run.
 
     Args:
         pruned: What became of the run.
@@ -163,7 +163,7 @@ def show_pruned(pruned: Pruned, console: Console) -> None:
     )
 
 
-def _sizes(row: Variant, first: Variant, bench: Bench) -> list[str]:
+def _sizes(row: BenchVariant, first: BenchVariant, bench: Bench) -> list[str]:
     other_weights = bench.is_other_network(row)
     difference = row.largest_difference
     return [

@@ -1,4 +1,4 @@
-"""The words a report and a terminal summary share: names, numbers and what each metric means."""
+"""Words that reports and terminal summaries share: names of networks, data sets and metrics."""
 
 import math
 import shlex
@@ -80,7 +80,7 @@ def judged_on(split: str) -> str:
 
 
 def outcome(record: Record) -> str:
-    """Return what became of the network, in one line."""
+    """Summarise the sparsity of a run in one line."""
     if record.num_kept < record.num_weights:
         what = f"{formatting.percent(record.sparsity)} of {record.num_weights:,} weights removed"
     else:

@@ -12,14 +12,15 @@ from torch import nn
 from secateur.data import Dataset, Split
 from secateur.data.augment import NO_HORIZONTAL_FLIP
 from secateur.errors import ArtifactError, InvalidArgumentError
+from secateur.likelihoods import Likelihood, resolve
 from secateur.modules import from_torch_prune, held_masks
 from secateur.runs.checkpoint import load_nested, save_nested
 from secateur.runs.directory import RunDirectory, as_json, read_json
 from secateur.training.device import compiles_network, layout, placed, resolve_device
 from secateur.training.finish import finish
-from secateur.training.judging import best_temperature, is_point
 from secateur.training.loop import Trainer
 from secateur.training.methods import method_named
+from secateur.training.prediction import CATEGORICAL, best_temperature
 from secateur.training.problem import Problem, build_network, without_holdout
 from secateur.training.progress import Progress, SilentProgress
 from secateur.training.recipe import Recipe
@@ -35,6 +36,7 @@ SAME_RUN = (
     "network",
     "data",
     "method",
+    "likelihood",
     "seed",
     "sparsity",
     "image_shape",
@@ -53,6 +55,7 @@ def fit(
     test: Split | None = None,
     *,
     method: str = "calibrated",
+    likelihood: str | Likelihood = "categorical",
     epochs: int | None = None,
     seed: int = 0,
     out: Path | str | None = None,
@@ -79,6 +82,8 @@ def fit(
         train: Name of a data set, or the data.
         test: Data to judge by; a named data set brings its own. The training data when there is none.
         method: Name of the method; see `secateur.training.method_names()`.
+        likelihood: Distribution of the labels given the network's outputs, a name or a value of
+            `secateur.likelihoods`.
         epochs: Passes over the training data; the method's default when None.
         seed: Seeds initial weights (of a named network), order of data, and noise.
         out: Directory for all results, new or empty; nothing is written when None.
@@ -111,6 +116,7 @@ def fit(
     """
     # Everything that can be wrong is looked at before the first file is touched.
     chosen = method_named(method)
+    likelihood = resolve(likelihood)
     if sparsity is not None and not 0 <= sparsity < 1:
         raise InvalidArgumentError(f"sparsity: expected a fraction in [0, 1), got {sparsity}")
     if num_samples < 1:
@@ -140,8 +146,8 @@ def fit(
             f"sparsity: expected a run that reduces, got method {method!r} for {recipe.epochs} epochs of "
             f"{len(problem.train)} data, which does not; choose another method or more epochs"
         )
-    model, num_classes = build_network(network, problem, recipe, seed)
-    problem.check(num_classes)
+    model, num_classes = build_network(network, problem, recipe, seed, likelihood)
+    problem.check(num_classes, likelihood)
     train_split, held_out = without_holdout(problem.train, recipe, seed)
     memory_format = layout(where, named=isinstance(network, str))
     train_split = placed(train_split, where, memory_format)
@@ -164,11 +170,14 @@ def fit(
     options = StepOptions(
         augment=augment, autocast=autocast, compile_network=compiled and compiles_network(where)
     )
-    trainer = Trainer(model, optimizer, recipe, train_split, test_split, seed, sparsity, options)
+    trainer = Trainer(
+        model, optimizer, recipe, train_split, test_split, seed, sparsity, options, likelihood=likelihood
+    )
     config = {
         "network": network if isinstance(network, str) else type(network).__name__,
         "data": problem.name,
         "method": method,
+        "likelihood": likelihood.describe(),
         "epochs": recipe.epochs,
         "seed": seed,
         "device": str(where),
@@ -224,10 +233,12 @@ def fit(
                 held_out,
                 recipe.predictive_temperatures,
                 seed=seed,
+                likelihood=trainer.learned_likelihood(),
                 calibration=trainer.calibration,
             )
         config["predictive_temperature"] = temperature
-        if temperature > 0 and not is_point(trainer.posterior()):
+        config["predictive_likelihood"] = trainer.learned_likelihood().describe()
+        if temperature > 0 and not trainer.posterior().is_point:
             shown.message(
                 f"averaging predictions over {num_samples} samples at temperature {temperature:.2g}"
             )
@@ -277,4 +288,5 @@ def _open(directory: RunDirectory, config: dict[str, Any], trainer: Trainer) -> 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:
     """Return what must be the same in a resumed run."""
     recipe = config.get("recipe")
+    config = {"likelihood": CATEGORICAL.describe(), **config}  # earlier versions knew no other
     return {key: config.get(key) for key in SAME_RUN} | (recipe if isinstance(recipe, dict) else {})
