@@ -4,31 +4,29 @@ Laplace's approximation with the diagonal of the generalised Gauss-Newton matrix
 
     P_k = P0_k + sum_i sum_c ( d / d w_k  [B_i^T f(x_i; w)]_c )^2,     B_i B_i^T = d^2 loss_i / d f^2
 
-at the trained weights. For cross-entropy B_i = (diag(p) - p p^T) diag(p)^-1/2; for squared error (noise
-variance 1) it is the identity. The sum over outputs c is exact, one vector-Jacobian product per output,
+at the trained weights. The likelihood gives the root B_i of the Hessian of the loss in the outputs
+(`secateur.likelihoods`). The sum over outputs c is exact, one vector-Jacobian product per output,
 vectorised over data and outputs.
 
 Without a prior precision, one per layer is found by maximising the Laplace evidence (MacKay 1992,
 doi:10.1162/neco.1992.4.3.415):  P0 <- gamma / sum w^2,  gamma = sum_k 1 - P0 / P_k.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.utils.prune import BasePruningMethod
 
 from secateur.errors import InvalidArgumentError
 from secateur.inference.arguments import check_positive
-from secateur.modules import chosen
+from secateur.likelihoods import ALIASES, Likelihood, resolve
+from secateur.modules import chosen, evaluation_mode
 from secateur.posterior import Posterior
 
-__all__ = ["LOSSES", "laplace"]
+__all__ = ["laplace"]
 
-LOSSES = ("cross-entropy", "squared-error")
 NUMBERS_AT_ONCE = 1 << 27  # a gigabyte with the squares, in float32
 MAX_PRECISION = 1e30  # of weights that are all zero, where the evidence has no maximum; finite in float32
 
@@ -37,7 +35,8 @@ def laplace(
     model: nn.Module,
     loader: Iterable[tuple[Tensor, Tensor]],
     *,
-    loss_fn: str = "cross-entropy",
+    likelihood: str | Likelihood = "categorical",
+    loss_fn: str | None = None,
     prior_precision: float | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
@@ -45,13 +44,17 @@ def laplace(
 ) -> Posterior:
     """Return the diagonal Laplace posterior of a trained network.
 
-    The model is put in evaluation mode for the pass, and each module returns to its own mode. Each batch's
-    inputs are read; its labels are not, since the GGN of these losses does not depend on them.
+    The model is put in evaluation mode for the pass, and each module returns to its own mode. The curvature
+    depends on the inputs alone. Targets are read only where the likelihood learns its noise, in an earlier
+    pass.
 
     Args:
-        model: Trained network; its outputs are logits (or means), shape (batch, outputs).
-        loader: Batches `(inputs, labels)` of the training data, once through.
-        loss_fn: "cross-entropy", or "squared-error" for regression with unit noise variance.
+        model: Trained network; its outputs have the shape (batch, outputs).
+        loader: Batches `(inputs, targets)` of the training data.
+        likelihood: Distribution of the targets given the outputs, a name or a value of
+            `secateur.likelihoods`.
+        loss_fn: Earlier name of the same choice: "cross-entropy", or "squared-error" for regression with unit
+            noise variance.
         prior_precision: Prior inverse variance of each weight; per layer by evidence when None.
         include: Name patterns (`fnmatch`) of the parameters that get a posterior; all when None.
         exclude: Name patterns of parameters that stay points.
@@ -59,11 +62,12 @@ def laplace(
             as many (up to 32) as fit in about a gigabyte.
 
     Raises:
-        InvalidArgumentError: If the loss is unknown, nothing is chosen, the loader is empty, or the outputs
-            are not (batch, outputs).
+        InvalidArgumentError: If the likelihood is unknown or does not fit the outputs, nothing is chosen, the
+            loader is empty, or the outputs are not (batch, outputs).
     """
-    if loss_fn not in LOSSES:
-        raise InvalidArgumentError(f"loss_fn: expected one of {', '.join(LOSSES)}, got {loss_fn!r}")
+    if loss_fn is not None and loss_fn not in ALIASES:
+        raise InvalidArgumentError(f"loss_fn: expected one of {', '.join(ALIASES)}, got {loss_fn!r}")
+    likelihood = resolve(likelihood if loss_fn is None else loss_fn)
     if prior_precision is not None:
         check_positive(prior_precision=prior_precision)
     if chunk_size is not None:
@@ -85,16 +89,23 @@ def laplace(
         if values.dim() != 1:
             got = ", ".join(["batch", *map(str, values.shape)])
             raise InvalidArgumentError(f"model: expected outputs of shape (batch, outputs), got ({got})")
-        (rows,) = vmap(pull_back)(_loss_root(values, loss_fn))
+        (rows,) = vmap(pull_back)(likelihood.root(values).mT)
         return {name: row.square().sum(0) for name, row in rows.items()}
 
     curvature = {name: torch.zeros_like(weight) for name, weight in studied.items()}
     device = next(iter(weights.values())).device
     num_data = 0
-    with _evaluation_mode(model):
+    with evaluation_mode(model), sdpa_kernel(SDPBackend.MATH):  # the one attention that vmap vectorises
+        if likelihood.learned:
+            likelihood = _learned(likelihood, model, loader, device)
         for inputs, _ in loader:
-            if chunk_size is None:
-                chunk_size = _chunk_size(model, inputs[:1].to(device), studied)
+            if num_data == 0:
+                with torch.no_grad():
+                    outputs = model(inputs[:1].to(device))
+                likelihood.check(outputs)
+                if chunk_size is None:
+                    chunk_size = _chunk_size(outputs.numel(), studied)
+            assert chunk_size is not None
             num_data += len(inputs)
             for part in inputs.split(chunk_size):
                 each = vmap(squares)(part.to(device))
@@ -114,41 +125,19 @@ def laplace(
     )
 
 
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put every module in evaluation mode; each returns to its own mode on exit.
-
-    Masked modules leave the weight of their last forward pass behind, here one that belongs to a transform
-    that has ended; they get the one their parameters make.
-    """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with sdpa_kernel(SDPBackend.MATH):  # the one attention kernel that is vectorised over data
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-            for hook in module._forward_pre_hooks.values():
-                if isinstance(hook, BasePruningMethod):
-                    with torch.no_grad():
-                        hook(module, None)
+@torch.no_grad()
+def _learned(
+    likelihood: Likelihood, model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], device: torch.device
+) -> Likelihood:
+    """Return a likelihood that has learned its noise from the residuals of all data."""
+    for inputs, targets in loader:
+        likelihood = likelihood.updated(model(inputs.to(device)), targets.to(device))
+    return likelihood
 
 
-def _chunk_size(model: nn.Module, example: Tensor, studied: dict[str, Tensor]) -> int:
-    with torch.no_grad():
-        num_outputs = model(example).numel()
+def _chunk_size(num_outputs: int, studied: dict[str, Tensor]) -> int:
     numbers = num_outputs * sum(weight.numel() for weight in studied.values())
     return min(32, max(1, NUMBERS_AT_ONCE // numbers))
-
-
-def _loss_root(outputs: Tensor, loss_fn: str) -> Tensor:
-    """Return B^T, one row per output, with B B^T the loss's Hessian in the outputs."""
-    if loss_fn == "squared-error":
-        return torch.eye(len(outputs), dtype=outputs.dtype, device=outputs.device)
-    probabilities = outputs.softmax(-1)
-    identity = torch.eye(len(outputs), dtype=outputs.dtype, device=outputs.device)
-    return probabilities.sqrt()[:, None] * (identity - probabilities[None, :])
 
 
 def _evidence_prior(

@@ -107,6 +107,14 @@ class Likelihood(ABC):
         """
 
     @abstractmethod
+    def expectation(self, prediction: Tensor) -> Tensor:
+        """Compute the expected target under a prediction (for classes, their probabilities), shape (*d, c).
+
+        Args:
+            prediction: What `predict` or `average` returned.
+        """
+
+    @abstractmethod
     def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Tensor:
         """Compute ln p(target) of each labelled datum under a prediction, shape (num_data,).
 
@@ -205,6 +213,11 @@ class Likelihood(ABC):
         predictions = [self.predict(member) for member in members]
         each = torch.stack([self.log_likelihood(prediction, targets) for prediction in predictions])
         return self.prediction_scores(self.average(predictions), targets, sample_log_likelihoods=each)
+
+    @property
+    def learned(self) -> bool:
+        """Whether this likelihood has parameters of its own that `updated` learns."""
+        return False
 
     def describe(self) -> dict[str, Any]:
         """Return the name and the parameters as JSON values, which `resolve` reads back."""

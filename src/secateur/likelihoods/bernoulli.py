@@ -122,6 +122,14 @@ class Bernoulli(Likelihood):
         """
         return average_log_tables(predictions)
 
+    def expectation(self, prediction: Tensor) -> Tensor:
+        """Compute the probability of 1 of each label.
+
+        Args:
+            prediction: Log probabilities, shape (*d, labels, 2).
+        """
+        return prediction[..., 1].exp()
+
     def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Tensor:
         """Return the log probability of each datum's labels, summed over them, shape (num_data,).
 

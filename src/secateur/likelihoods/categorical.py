@@ -187,6 +187,14 @@ class Categorical(Likelihood):
         """
         return average_log_tables(predictions)
 
+    def expectation(self, prediction: Tensor) -> Tensor:
+        """Compute the class probabilities of a prediction.
+
+        Args:
+            prediction: Log probabilities, shape (*d, classes).
+        """
+        return prediction.exp()
+
     def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Tensor:
         """Return the log probability of each label that is not ignored, shape (num_data,).
 

@@ -204,6 +204,14 @@ class Gaussian(Likelihood):
         """
         return mixed(predictions)
 
+    def expectation(self, prediction: Tensor) -> Tensor:
+        """Average the means over posterior samples.
+
+        Args:
+            prediction: Means, shape (*d, values, s).
+        """
+        return prediction.mean(-1)
+
     def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Tensor:
         """Return the log density of each datum under the mixture, noise integrated out, shape (num_data,).
 

@@ -122,6 +122,14 @@ class Poisson(Likelihood):
         """
         return mixed(predictions)
 
+    def expectation(self, prediction: Tensor) -> Tensor:
+        """Average the rates over posterior samples.
+
+        Args:
+            prediction: Log rates, shape (*d, counts, s).
+        """
+        return prediction.exp().mean(-1)
+
     def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Tensor:
         """Return the log probability of each datum's counts under the mixture, shape (num_data,).
 

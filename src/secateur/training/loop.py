@@ -1,6 +1,7 @@
 """The built-in loop: fit an epoch, reduce when due, again; resumable after every epoch."""
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +15,7 @@ from secateur.inference import PosteriorOptimizer
 from secateur.likelihoods import Likelihood
 from secateur.modules import evaluation_mode, has_batch_norm, reestimate, spread
 from secateur.posterior import Posterior
-from secateur.pruning import GradualPruner, PruneResult
+from secateur.pruning import GradualPruner, PruneResult, PruningWarning
 from secateur.training.batch_norm import NUM_CALIBRATION
 from secateur.training.divergence import check_losses, check_weights
 from secateur.training.prediction import CATEGORICAL, predictions, score_once
@@ -125,7 +126,7 @@ class Trainer:
             loss = self._train_epoch(progress)
             self.training_seconds += time.perf_counter() - started
             self.epoch += 1
-            result = self._prune() if self.pruner is not None and self.pruner.due(self.epoch) else None
+            result = self._prune(progress)
             reestimate(self.model, self.train.images)
             row = self._row(loss, result)
             self.seconds += time.perf_counter() - started
@@ -173,9 +174,17 @@ class Trainer:
         check_weights(self.model, step=step, learning_rate=self.optimizer.param_groups[0]["lr"])
         return float(total) / self.steps_per_epoch
 
-    def _prune(self) -> PruneResult:
-        assert self.pruner is not None
-        result = self.pruner.step()
+    def _prune(self, progress: Progress) -> PruneResult | None:
+        """Remove weights if that is due; warnings about it are told to the user."""
+        if self.pruner is None or not self.pruner.due(self.epoch):
+            return None
+        with warnings.catch_warnings(record=True) as caught:
+            result = self.pruner.step()
+        for each in caught:
+            if issubclass(each.category, PruningWarning):
+                progress.message(str(each.message))
+            else:
+                warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
         row = {key: getattr(result, key) for key in OF_A_PRUNING}
         self.reductions.append({"epoch": self.epoch, **row})
         return result

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from secateur import networks
 from secateur.data import Dataset, Split, load, validate
 from secateur.errors import DataError, InvalidArgumentError
+from secateur.likelihoods import Categorical, Likelihood
 from secateur.modules import evaluation_mode
 from secateur.training.recipe import Recipe
 
@@ -63,23 +64,27 @@ class Problem:
             raise DataError(f"{problem.name} training data: expected at least one image, got none")
         return problem
 
-    def check(self, num_classes: int) -> None:
+    def check(self, num_classes: int, likelihood: Likelihood) -> None:
         """Refuse data that do not fit each other or the network.
 
         Args:
-            num_classes: Number of the network's logits.
+            num_classes: Number of the network's outputs.
+            likelihood: Distribution of the labels given the outputs.
 
         Raises:
             DataError: Naming what does not fit.
+            InvalidArgumentError: If labels do not fit the likelihood.
         """
-        shape = self.train.image_shape
-        validate(self.train, num_classes=num_classes, image_shape=shape, name=f"{self.name} training data")
-        if self.test is not None:
-            validate(self.test, num_classes=num_classes, image_shape=shape, name=f"{self.name} test data")
+        of_classes = num_classes if isinstance(likelihood, Categorical) else None
+        for split, kind in ((self.train, "training"), (self.test, "test")):
+            if split is not None:
+                name, shape = f"{self.name} {kind} data", self.train.image_shape
+                validate(split, num_classes=of_classes, image_shape=shape, name=name)
+                likelihood.check(torch.zeros(()).expand(len(split), num_classes), split.labels)
 
 
 def build_network(
-    network: str | nn.Module, problem: Problem, recipe: Recipe, seed: int
+    network: str | nn.Module, problem: Problem, recipe: Recipe, seed: int, likelihood: Likelihood
 ) -> tuple[nn.Module, int]:
     """Return the network and its number of classes.
 
@@ -88,13 +93,14 @@ def build_network(
         problem: What it is to learn.
         recipe: Says how much dropout.
         seed: Seeds the initial weights of a named network.
+        likelihood: Distribution of the labels given the network's outputs.
 
     Raises:
         DataError: If the network does not take the images, or the labels cannot be class numbers.
         InvalidArgumentError: If a module has no parameters, or its output is not one row of logits per image.
     """
     if isinstance(network, str):
-        num_classes = problem.num_classes
+        num_classes = problem.num_classes if isinstance(likelihood, Categorical) else 1  # a number per image
         if num_classes is None:
             num_classes = int(problem.train.labels.max()) + 1
             if not 1 <= num_classes <= len(problem.train):
@@ -126,6 +132,7 @@ def build_network(
     if not isinstance(outputs, Tensor) or outputs.dim() != 2 or len(outputs) != 1:
         got = str(tuple(outputs.shape)) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise InvalidArgumentError(f"network: expected logits of shape (n, classes) for n = 1, got {got}")
+    likelihood.check(outputs)
     return network, outputs.shape[1]
 
 

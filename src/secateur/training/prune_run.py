@@ -138,6 +138,7 @@ def prune_run(
     metrics = pruned_metrics(run, end, keep, evidence, removal)
     config = run.config | {
         "predictive_temperature": end.config["predictive_temperature"],
+        "predictive_likelihood": end.likelihood.describe(),
         "pruned": {
             "from": str(directory),
             "sparsity": sparsity,

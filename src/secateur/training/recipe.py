@@ -29,7 +29,7 @@ class Recipe:
         temperature: Training temperature of the first stretch, where the method has one.
         settle_temperature: Training temperature of the second stretch.
         predictive_temperatures: Temperatures of the posterior that predictions may be averaged over; of
-            several, held-out data choose (`judging.best_temperature`). 0 is the posterior mean alone.
+            several, held-out data choose (`prediction.best_temperature`). 0 is the posterior mean alone.
         holdout: Fraction of the training data held out for that choice, at most `MAX_HOLDOUT` of them.
         schedule: When and how much to reduce; None for never.
         criterion: What a reduction to a target sparsity ranks by (`secateur.pruning.criteria`).

@@ -16,13 +16,13 @@ from secateur.data import Split, registered_name
 from secateur.data import load as load_data
 from secateur.data import names as data_names
 from secateur.errors import ArtifactError, DataError, InvalidArgumentError
+from secateur.likelihoods import Likelihood, resolve
 from secateur.modules import evaluation_mode, hold
 from secateur.posterior import Posterior
 from secateur.runs.directory import RunDirectory, read_json
 from secateur.training.batch_norm import read_calibration
 from secateur.training.device import layout, placed, resolve_device
-from secateur.training.judging import figures, is_point
-from secateur.training.prediction import log_probabilities
+from secateur.training.prediction import average_prediction, predictions, scores
 from secateur.version import __version__
 
 __all__ = ["Run", "evaluate", "example_images", "load_run", "run_data", "versions"]
@@ -51,13 +51,21 @@ class Run:
     out: Path | None = None
     calibration: Tensor | None = None
 
+    @property
+    def likelihood(self) -> Likelihood:
+        """Distribution of the labels given the network's outputs."""
+        return resolve(self.config.get("predictive_likelihood", "categorical"))
+
     def predict(self, x: Tensor, *, num_samples: int = 100, seed: int = 0) -> Tensor:
-        """Return class probabilities averaged over posterior samples, shape (data, classes).
+        """Return class probabilities (or expected targets) averaged over posterior samples.
 
         Args:
             x: Inputs, standardised as the training data were.
             num_samples: Draws to average over; 0 uses the posterior-mean network in one pass.
             seed: Seed of the draws.
+
+        Returns:
+            Shape (data, outputs).
 
         Raises:
             DataError: If `x` are not images of the shape the network was trained on.
@@ -70,18 +78,20 @@ class Run:
             raise InvalidArgumentError(f"num_samples: expected at least 0, got {num_samples}")
         temperature = self.config["predictive_temperature"]
         with evaluation_mode(self.model):
-            if num_samples == 0 or temperature == 0 or is_point(self.posterior):
-                return log_probabilities(self.model, x).exp()
+            if num_samples == 0 or temperature == 0 or self.posterior.is_point:
+                return self.likelihood.expectation(predictions(self.model, x, likelihood=self.likelihood))
             warm = self.posterior.at_temperature(temperature)
             device = next(iter(warm.mean.values())).device
-            generator = torch.Generator(device).manual_seed(seed)
-            total = None
-            for _ in range(num_samples):
-                weights = warm.sample(generator=generator)
-                drawn = log_probabilities(self.model, x, weights, calibration=self.calibration).exp()
-                total = drawn if total is None else total + drawn
-        assert total is not None
-        return total / num_samples
+            averaged, _ = average_prediction(
+                self.model,
+                x,
+                warm,
+                num_samples=num_samples,
+                likelihood=self.likelihood,
+                generator=torch.Generator(device).manual_seed(seed),
+                calibration=self.calibration,
+            )
+        return self.likelihood.expectation(averaged).to(device)
 
 
 def versions() -> dict[str, str]:
@@ -163,7 +173,15 @@ def load_run(out: Path | str, *, model: nn.Module | None = None, device: torch.d
     )
 
 
-REQUIRED_CONFIG = {"network", "data", "image_shape", "num_classes", "recipe", "seed", "predictive_temperature"}
+REQUIRED_CONFIG = {
+    "network",
+    "data",
+    "image_shape",
+    "num_classes",
+    "recipe",
+    "seed",
+    "predictive_temperature",
+}
 
 
 def _read_history(path: Path) -> list[dict[str, Any]]:
@@ -206,13 +224,14 @@ def evaluate(
     where = resolve_device(device)
     run = load_run(out, device=where)
     data = run_data(run, split, data_dir)
-    return figures(
+    return scores(
         run.model,
         run.posterior,
         placed(data, where, layout(where, named=True)),
         temperature=run.config["predictive_temperature"],
         num_samples=num_samples,
         seed=run.config["seed"] if seed is None else seed,
+        likelihood=run.likelihood,
         calibration=run.calibration,
     )
 

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.data import crop_and_flip
+from secateur.likelihoods import Categorical, Likelihood
 
 __all__ = ["StepOptions", "loss_function", "seeded"]
 
@@ -28,10 +28,10 @@ class StepOptions:
     compile_network: bool = False
 
 
-def loss_function(
-    model: nn.Module, options: StepOptions
-) -> Callable[[Tensor, Tensor, torch.Generator | None], Tensor]:
-    """Return what takes images (n, c, h, w), labels (n) and a generator to their mean cross-entropy, in nats.
+def loss_function(model: nn.Module, options: StepOptions) -> Callable[..., Tensor]:
+    """Return the function from a batch to its mean loss, in nats per datum.
+
+    It takes images (n, c, h, w), labels (n), a generator, and a likelihood (`Categorical` when left out).
 
     Args:
         model: Network to train, which stays as it is: a compiled one shares its parameters and buffers.
@@ -39,15 +39,21 @@ def loss_function(
     """
     # every batch has the same shape, so one graph does
     network = torch.compile(model, dynamic=False) if options.compile_network else model
+    categorical = Categorical()
 
-    def loss_of(images: Tensor, labels: Tensor, generator: torch.Generator | None) -> Tensor:
+    def loss_of(
+        images: Tensor,
+        labels: Tensor,
+        generator: torch.Generator | None,
+        likelihood: Likelihood = categorical,
+    ) -> Tensor:
         if options.augment:
             images = crop_and_flip(images, generator=generator)
         if not options.autocast:
-            return F.cross_entropy(network(images), labels)
+            return likelihood.mean_loss(network(images), labels)
         with torch.autocast(images.device.type, dtype=torch.bfloat16):
-            logits = network(images)
-        return F.cross_entropy(logits.float(), labels)
+            outputs = network(images)
+        return likelihood.mean_loss(outputs.float(), labels)
 
     return loss_of
 
