@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import distributions
+from torch.overrides import TorchFunctionMode
 
 from secateur import Posterior
 from secateur.errors import ArtifactError, InvalidArgumentError
@@ -98,8 +99,21 @@ def test_temperature_scales_likelihood_and_prior_alike(posterior):
             posterior.at_temperature(wrong)
 
 
+class MovingCopies(TorchFunctionMode):
+    """Let `Tensor.to` copy even to the same device, as a move to another one does."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        return result.clone() if func is torch.Tensor.to else result
+
+
 def test_moving_keeps_everything(posterior):
-    assert_equal(posterior.to("cpu"), posterior)
+    with MovingCopies():
+        moved = posterior.to("cpu")
+    assert_equal(moved, posterior)
+    for kind in ("mean", "precision", "prior_precision", "keep"):
+        for name, value in getattr(posterior, kind).items():
+            assert getattr(moved, kind)[name].data_ptr() != value.data_ptr(), f"{kind}[{name!r}] stayed"
 
 
 # Shapes and names ----------------------------------------------------------------------------------------
