@@ -27,7 +27,6 @@ from secateur.modules.names import (
 )
 from secateur.modules.torch_prune import from_torch_prune, to_torch_prune
 from secateur.modules.weights import with_weights
-from secateur.modules.zeros import is_transposed
 
 __all__ = [
     "LayerMatrix",
@@ -38,13 +37,12 @@ __all__ = [
     "check_patterns",
     "chosen",
     "evaluation_mode",
-    "has_batch_norm",
     "from_torch_prune",
+    "has_batch_norm",
     "held_masks",
     "hold",
     "hold_zeros",
     "in_double",
-    "is_transposed",
     "largest_relative_difference",
     "layer_of",
     "map_tensors",
@@ -57,8 +55,8 @@ __all__ = [
     "output_parameters",
     "prunable_exclude",
     "reestimate",
-    "spread",
     "release",
+    "spread",
     "to_device",
     "to_torch_prune",
     "version",

@@ -1,7 +1,7 @@
 """Hooks that keep removed entries of parameters zero; `secateur.modules.masks` is how to use them."""
 
 import copy
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -134,7 +134,7 @@ class ModuleMasks:
         self._hook_id = -1
 
     @classmethod
-    def of(cls, module: nn.Module) -> Self | None:
+    def of(cls, module: nn.Module) -> "ModuleMasks | None":
         """Return a module's masks, None if it has none.
 
         Args:
@@ -144,7 +144,7 @@ class ModuleMasks:
         return next((hook for hook in hooks if isinstance(hook, cls)), None)
 
     @classmethod
-    def made_for(cls, module: nn.Module) -> Self:
+    def made_for(cls, module: nn.Module) -> "ModuleMasks":
         """Return a module's masks, with none in it as yet if it had none.
 
         Args:
