@@ -10,6 +10,7 @@ from torch.nn.utils import prune
 from secateur.errors import InvalidArgumentError
 from secateur.export import onnx, onnx_graph
 from secateur.export.onnx_graph import onnx_session
+from secateur.likelihoods import Bernoulli, Gaussian, Likelihood, Poisson
 from secateur.posterior import Posterior
 
 
@@ -62,6 +63,25 @@ def test_the_average_of_samples_is_one_graph(tmp_path: Path) -> None:
     samples = [with_weights(posterior().sample(generator=generator))(x).softmax(-1) for _ in range(3)]
     (found,) = onnx_session(written.path)((x,))
     torch.testing.assert_close(found, torch.stack(samples).mean(0).detach())
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli(), Gaussian(), Poisson()], ids=lambda each: each.link)
+def test_the_average_is_of_what_the_likelihood_expects(tmp_path: Path, likelihood: Likelihood) -> None:
+    written = onnx(
+        network(),
+        tmp_path / "s.onnx",
+        torch.zeros(2, 6),
+        posterior=posterior(),
+        num_samples=2,
+        link=likelihood.link,
+        generator=torch.Generator().manual_seed(2),
+    )
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(3))
+    samples = [with_weights(posterior().sample(generator=generator))(x) for _ in range(2)]
+    expected = torch.stack([likelihood.mean(each) for each in samples]).mean(0).detach()
+    (found,) = onnx_session(written.path)((x,))
+    torch.testing.assert_close(found, expected)
 
 
 class Bessel(nn.Module):

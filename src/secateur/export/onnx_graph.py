@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from secateur.compaction import compact, permanent
+from secateur.compaction import compact, plain_copy
 from secateur.errors import ArtifactError, InvalidArgumentError
+from secateur.likelihoods import LINKS
 from secateur.modules import (
     call_arguments,
     has_batch_norm,
@@ -27,9 +28,8 @@ from secateur.modules import (
 from secateur.posterior import Posterior
 from secateur.runs.writing import replacing
 
-__all__ = ["LINKS", "OnnxFile", "PosteriorAverage", "onnx", "onnx_session"]
+__all__ = ["OnnxFile", "PosteriorAverage", "onnx", "onnx_session"]
 
-LINKS = ("softmax", "identity")
 _TOLERANCE = 1e-4  # float32 sums in another order
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -54,20 +54,20 @@ class PosteriorAverage(nn.Module):
 
     Args:
         members: One network per sample.
-        link: `"softmax"` turns logits into probabilities before averaging; `"identity"` averages outputs.
+        link: What turns outputs into expected targets before averaging, one of `likelihoods.LINKS`:
+            "softmax", "sigmoid" or "exp"; "identity" averages outputs.
     """
 
     def __init__(self, members: list[nn.Module], link: str = "softmax") -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
-        self.link = link
+        self.likelihood = LINKS[link]
 
     def forward(self, *inputs: Any) -> Tensor:
         """Return the average, shape of one network's output."""
         total: Tensor | None = None
         for member in self.members:
-            output = member(*inputs)
-            output = output.softmax(-1) if self.link == "softmax" else output
+            output = self.likelihood.mean(member(*inputs))
             total = output if total is None else total + output
         assert total is not None
         return total / len(self.members)
@@ -94,7 +94,7 @@ def onnx(
         posterior: Weights to take instead of the model's own, with the model's masks: their mean, or
             `num_samples` samples.
         num_samples: Samples whose outputs the one graph averages; 0 takes the mean.
-        link: What happens to each sample's output before averaging, one of `LINKS`.
+        link: What happens to each sample's output before averaging, one of `likelihoods.LINKS`.
         calibration: Training images from which each sample's batch norm takes its moments; needed where
             samples of a network with batch norm are averaged.
         generator: Randomness of the samples.
@@ -127,7 +127,7 @@ def onnx(
         raise InvalidArgumentError(
             f"example_input: expected positional arguments only, got {', '.join(named)} by name"
         )
-    network = permanent(model).eval()
+    network = plain_copy(model).eval()
     if posterior is not None and num_samples:
         samples = [posterior.sample(generator=generator) for _ in range(num_samples)]
         members = [
@@ -153,7 +153,7 @@ def _calibrated(network: nn.Module, images: Tensor | None) -> nn.Module:
 
 def _with_weights(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
     """Return a copy of the masked network with other weights under the same masks."""
-    network = permanent(model).eval()
+    network = plain_copy(model).eval()
     masks = held_masks(model)
     with torch.no_grad():
         for name, weight in weights.items():

@@ -5,6 +5,6 @@ from secateur.likelihoods.bernoulli import Bernoulli
 from secateur.likelihoods.categorical import Categorical
 from secateur.likelihoods.gaussian import Gaussian
 from secateur.likelihoods.poisson import Poisson
-from secateur.likelihoods.resolve import ALIASES, resolve
+from secateur.likelihoods.resolve import ALIASES, LINKS, resolve
 
-__all__ = ["ALIASES", "Bernoulli", "Categorical", "Gaussian", "Likelihood", "Poisson", "resolve"]
+__all__ = ["ALIASES", "LINKS", "Bernoulli", "Categorical", "Gaussian", "Likelihood", "Poisson", "resolve"]

@@ -11,11 +11,13 @@ from secateur.likelihoods.categorical import Categorical
 from secateur.likelihoods.gaussian import Gaussian
 from secateur.likelihoods.poisson import Poisson
 
-__all__ = ["ALIASES", "LIKELIHOODS", "resolve"]
+__all__ = ["ALIASES", "LIKELIHOODS", "LINKS", "resolve"]
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {
     kind.name: kind for kind in (Categorical, Bernoulli, Gaussian, Poisson)
 }
+# what an exported average does to each sample's outputs: the expected target of a likelihood
+LINKS: dict[str, Likelihood] = {kind.link: kind() for kind in LIKELIHOODS.values()}
 ALIASES = {"cross-entropy": "categorical", "squared-error": "gaussian"}  # names of losses, from version 1
 
 
