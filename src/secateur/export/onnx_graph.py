@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from secateur.compaction import compact, plain_copy
+from secateur.compaction import CompactionWarning, compact, plain_copy
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.likelihoods import LINKS
 from secateur.modules import (
@@ -130,9 +130,11 @@ def onnx(
     network = plain_copy(model).eval()
     if posterior is not None and num_samples:
         samples = [posterior.sample(generator=generator) for _ in range(num_samples)]
-        members = [
-            compact(_calibrated(_with_weights(model, sample), calibration), inputs) for sample in samples
-        ]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CompactionWarning)  # a network without smaller units stays whole
+            members = [
+                compact(_calibrated(_with_weights(model, sample), calibration), inputs) for sample in samples
+            ]
         network = PosteriorAverage(members, link).eval()
     elif posterior is not None:
         keep = posterior.keep
@@ -154,7 +156,8 @@ def _calibrated(network: nn.Module, images: Tensor | None) -> nn.Module:
 def _with_weights(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
     """Return a copy of the masked network with other weights under the same masks."""
     network = plain_copy(model).eval()
-    masks = held_masks(model)
+    # torch.nn.utils.prune keeps its masks as buffers beside the parameters
+    masks = {name.removesuffix("_mask"): mask for name, mask in model.named_buffers()} | held_masks(model)
     with torch.no_grad():
         for name, weight in weights.items():
             try:
