@@ -6,7 +6,8 @@
 
 Runs: `lenet` and `mlp` on Fashion-MNIST, six epochs of the default method with its reductions, and every method
 on digits. Recorded of each: the rows of `history.jsonl` but for seconds, in full, and a SHA-256 of the weights,
-the posterior precisions and the masks. One thread, so that sums are added in one order.
+the posterior precisions and the masks. One thread, so that sums are added in one order. `--four-steps` has every
+spike-and-slab iteration take four steps, as they all did before version 0.2.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from typing import Any
 import torch
 
 import secateur
+from secateur.pruning import ranking
+from secateur.reduction import spike_and_slab
 from secateur.training import method_names
 
 TIMES = ("seconds", "training_seconds")
@@ -76,6 +79,7 @@ def main() -> None:
     run = commands.add_parser("run", help="fit everything and write one file")
     run.add_argument("file", type=Path)
     run.add_argument("--only", default="", help="runs whose name contains this")
+    run.add_argument("--four-steps", action="store_true", help="four steps of spike and slab in every method")
     compare = commands.add_parser("compare", help="name every figure that differs; exit 1 if any does")
     compare.add_argument("before", type=Path)
     compare.add_argument("after", type=Path)
@@ -86,6 +90,10 @@ def main() -> None:
         print("\n".join(found) or f"{len(before)} runs: no figure differs")
         sys.exit(bool(found))
     torch.set_num_threads(1)
+    if arguments.four_steps:
+        ranking.spike_and_slab = lambda *values, **options: spike_and_slab(
+            *values, **options | {"num_iterations": 4}
+        )
     results = {}
     for each in RUNS:
         name = " ".join(map(str, each))

@@ -4,21 +4,40 @@ Fit a posterior (`secateur.inference`, or `secateur.fit` for the whole loop), le
 what goes (`secateur.prune`). `secateur.reduction` is the mathematics alone.
 """
 
-from secateur import data, export, inference, metrics, networks, posterior, pruning, reduction, training
+from secateur import (
+    data,
+    export,
+    inference,
+    likelihoods,
+    metrics,
+    modules,
+    networks,
+    posterior,
+    pruning,
+    reduction,
+    training,
+)
+from secateur.modules import hold_zeros, masks_of
 from secateur.posterior import Posterior
-from secateur.pruning import compact, prune
+from secateur.pruning import GradualPruner, PruneResult, compact, prune
 from secateur.training import fit
 from secateur.version import __version__
 
 __all__ = [
+    "GradualPruner",
     "Posterior",
+    "PruneResult",
     "__version__",
     "compact",
     "data",
     "export",
     "fit",
+    "hold_zeros",
     "inference",
+    "likelihoods",
+    "masks_of",
     "metrics",
+    "modules",
     "networks",
     "posterior",
     "prune",

@@ -7,8 +7,8 @@ import torch
 
 from secateur import Posterior
 from secateur.errors import InvalidArgumentError
-from secateur.pruning import reduce
 from secateur.posterior import Diagonal
+from secateur.pruning import reduce
 from secateur.pruning.criteria import CRITERIA, scores
 
 MEAN = torch.tensor([0.5, -2.0, 1.0, 0.1])

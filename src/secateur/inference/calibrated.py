@@ -189,6 +189,16 @@ class Calibrated(PosteriorOptimizer):
         moved = mean.detach()
         return moved if block.keep is None else moved * block.keep
 
+    @property
+    def curvature_has_settled(self) -> bool:
+        """Whether the running Hessian has forgotten its initial value: 1 / rate steps at least."""
+        groups = self.param_groups
+        return all(
+            float(block.state["step"]) * groups[block.group_index]["hessian_rate"] >= 1
+            for block in self._blocks
+            if "step" in block.state  # an inner optimiser counts for itself
+        )
+
     def _moments(
         self, block: Block, group: dict[str, Any], temperature: float | None = None
     ) -> tuple[Tensor, Tensor | float, dict[str, Tensor]]:

@@ -8,9 +8,9 @@ has a natural zero; the others order entries and do not say how many go.
     signal-to-noise   -|mean| / std                                      Graves 2011; arXiv:1505.05424, 5.1
     obd               -(precision - prior_precision) mean^2 / 2          LeCun, Denker & Solla 1990, eq. 4
 
-Precisions are marginal ones, 1 / variance. The last is the rise of the loss by the data's curvature alone, in
-nats, as optimal brain damage has it. With the whole precision in its place it would rank single weights as the
-signal-to-noise ratio does.
+Precisions are marginal ones, 1 / variance. The last is the rise of the loss by the data's curvature alone,
+in nats, as optimal brain damage has it. With the whole precision in its place it would rank single weights
+as the signal-to-noise ratio does.
 """
 
 import math

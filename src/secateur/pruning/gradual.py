@@ -1,9 +1,9 @@
 """Gradual pruning: remove a share, observe the loss, halve or skip, move the mean, hold.
 
-delta_f rests on a Gaussian about the present weights, so it is a local claim; under a diagonal posterior it is
-an optimistic one too, and with few data the mean-field evidence even favours the empty network. Each removal is
-therefore observed before it is made, on training data: where the loss would rise too far above the best seen so
-far, the removal is halved, and after `NUM_HALVINGS` skipped.
+delta_f rests on a Gaussian about the present weights, so it is a local claim. Under a diagonal posterior it
+is an optimistic one too, and with few data the mean-field evidence even favours the empty network. Each
+removal is therefore observed before it is made, on training data: where the loss would rise too far above
+the best seen so far, the removal is halved, and after `NUM_HALVINGS` skipped.
 """
 
 import inspect
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import ArtifactError, InvalidArgumentError
-from secateur.inference import FlatFF, PosteriorOptimizer
+from secateur.inference import PosteriorOptimizer
 from secateur.modules import (
     evaluation_mode,
     has_batch_norm,
@@ -35,13 +35,13 @@ from secateur.pruning.prune import move_mean, with_masks
 from secateur.pruning.ranking import reduce
 from secateur.pruning.result import PruneResult
 from secateur.pruning.schedule import Schedule
-from secateur.pruning.shrinkage import Shrinkage, shrink
+from secateur.pruning.shrinkage import narrow_priors, require_adaptive
 
-__all__ = ["NUM_HALVINGS", "GradualPruner", "PruningWarning", "require_adaptive"]
+__all__ = ["NUM_HALVINGS", "GradualPruner", "PruningWarning"]
 
 NUM_HALVINGS = 3
 
-Observe = Callable[[nn.Module], float] | Callable[[], float]
+Observe = Callable[..., float]
 
 
 class PruningWarning(UserWarning):
@@ -59,15 +59,16 @@ class GradualPruner:
 
     Args:
         model: The network, pruned in place; its zeros are held through later training.
-        optimizer_or_posterior: A posterior optimizer such as `Calibrated`; or a posterior, which is conditioned
-            on each removal; or a function that returns the present posterior, such as a call of `laplace`.
+        optimizer_or_posterior: A posterior optimizer such as `Calibrated`; or a posterior, which is
+            conditioned on each removal; or a function that returns the present posterior, such as a call of
+            `laplace`.
         schedule: When to prune, and how much at once.
-        observe: Returns the loss on some training data, in nats per datum, called with the model in evaluation
-            mode (or with nothing). None trusts the evidence alone.
+        observe: Returns the loss on some training data, in nats per datum, called with the model in
+            evaluation mode (or with nothing). None trusts the evidence alone.
         sparsity: Share of all the network's weights to be out at the end; the evidence decides when None.
         criterion: What a target sparsity ranks by, one of `criteria.CRITERIA`.
-        hyperprior: "full" or "tiered" narrows priors to a regularised horseshoe instead of removing by spike and
-            slab; needs `FlatFF(adaptive=True)`.
+        hyperprior: "full" or "tiered" narrows priors to a regularised horseshoe instead of removing by
+            spike and slab; needs `FlatFF(adaptive=True)`.
         include: Name patterns (`fnmatch`) of parameters that may go.
         exclude: Name patterns of parameters that stay. The output layer stays unless `include` names it.
         num_data: Number of training data, for the observed evidence; that of the optimizer when None.
@@ -85,7 +86,7 @@ class GradualPruner:
     def __init__(
         self,
         model: nn.Module,
-        optimizer_or_posterior: PosteriorOptimizer | Posterior | Callable[[], Posterior],
+        optimizer_or_posterior: Any,
         schedule: Schedule,
         *,
         observe: Observe | None,
@@ -99,14 +100,14 @@ class GradualPruner:
     ) -> None:
         if sparsity is not None and not 0 <= sparsity < 1:
             raise InvalidArgumentError(f"sparsity: expected a fraction in [0, 1), got {sparsity}")
-        source = optimizer_or_posterior
+        source: PosteriorOptimizer | Posterior | Callable[[], Posterior] = optimizer_or_posterior
         if not isinstance(source, PosteriorOptimizer | Posterior) and (
             isinstance(source, torch.optim.Optimizer) or not callable(source)
         ):
             raise InvalidArgumentError(
-                "optimizer_or_posterior: expected a posterior optimizer, a Posterior or a function that returns "
-                f"one, got {type(source).__name__}; train with secateur.inference.Calibrated, or give "
-                "lambda: secateur.inference.laplace(model, loader)"
+                "optimizer_or_posterior: expected a posterior optimizer, a Posterior or a function that "
+                f"returns one, got {type(source).__name__}; train with secateur.inference.Calibrated, or "
+                "give lambda: secateur.inference.laplace(model, loader)"
             )
         self.model, self.schedule, self.sparsity = model, schedule, sparsity
         self.criterion, self.hyperprior = criterion, hyperprior
@@ -129,7 +130,7 @@ class GradualPruner:
         return self.schedule.due(epoch)
 
     def step(self) -> PruneResult:
-        """Remove what the evidence allows now, hold it out, and compare what was predicted with what is observed.
+        """Remove what the evidence allows now, hold it out, and compare the prediction with the observation.
 
         Returns:
             What was removed; it may be nothing.
@@ -173,15 +174,19 @@ class GradualPruner:
         """
         expected = {"num_steps", "best_loss", "removed_delta_f", "masks"}
         if missing := expected - state_dict.keys():
-            raise ArtifactError(f"pruner state: expected {sorted(missing)[0]!r}, got none; it is another object's")
+            raise ArtifactError(
+                f"pruner state: expected {sorted(missing)[0]!r}, got none; it is another object's"
+            )
         try:
             hold(self.model, state_dict["masks"])
         except InvalidArgumentError as error:
-            raise ArtifactError(f"pruner state: expected that of this network, got another's: {error}") from error
+            raise ArtifactError(
+                f"pruner state: expected that of this network, got another's: {error}"
+            ) from error
         self.num_steps, self.best_loss = int(state_dict["num_steps"]), float(state_dict["best_loss"])
         self.removed_delta_f = dict(state_dict["removed_delta_f"])
 
-    # The posterior, the loss, the removal ---------------------------------------------------------------------
+    # The posterior, the loss, the removal -----------------------------------------------------------------
 
     def _posterior(self) -> Posterior:
         source = self._source
@@ -214,7 +219,7 @@ class GradualPruner:
         )
 
     def _within(self, before: Posterior) -> PruneResult:
-        """Return a reduction whose loss stays within the schedule's `max_loss_rise`; it may remove nothing."""
+        """Return a reduction whose loss stays within `max_loss_rise`; it may remove nothing."""
         loss_before = self._loss(before, before.keep)
         ceiling = min(self.best_loss, loss_before) + self.schedule.max_loss_rise
         for halving in range(NUM_HALVINGS + 1):
@@ -226,33 +231,17 @@ class GradualPruner:
         return nothing.measured(loss_before, loss_before)
 
     def _narrow(self, before: Posterior) -> PruneResult:
-        """Narrow the optimizer's priors to a regularised horseshoe, and return what falls out.
-
-        A layer's scale can take the whole layer out at once. Where all layers together would raise the loss
-        by more than the schedule allows, they are taken one after the other, each only if the loss allows it.
-        """
-        optimizer = require_adaptive(self._source)
+        """Narrow the optimizer's priors to a regularised horseshoe, and return what falls out."""
         loss_before = self._loss(before, before.keep)
         ceiling = min(self.best_loss, loss_before) + self.schedule.max_loss_rise
-
-        def loss_after_adopting(shrinkage: Shrinkage) -> float:
-            optimizer.adopt(shrinkage.posterior)
-            return self._loss(before, shrinkage.result.masks)
-
-        done = shrink(
+        done, loss_after = narrow_priors(
+            require_adaptive(self._source),
             before,
+            lambda masks: self._loss(before, masks),
             hyperprior=self.hyperprior or "tiered",
+            ceiling=math.nan if self._observe is None else ceiling,
             exclude=self._spared(before),
-            generator=optimizer.generator,
         )
-        loss_after = loss_after_adopting(done)
-        if self._observe is not None and not loss_after <= ceiling:
-            accepted: list[str] = []
-            for layer in done.evidence:
-                if loss_after_adopting(done.within([*accepted, layer])) <= ceiling:
-                    accepted.append(layer)
-            done = done.within(accepted)
-            loss_after = loss_after_adopting(done)
         return done.result.measured(loss_before, loss_after)
 
     def _loss(self, posterior: Posterior, masks: Mapping[str, Tensor]) -> float:
@@ -260,10 +249,10 @@ class GradualPruner:
         if self._observe is None:
             return math.nan
         takes_model = bool(inspect.signature(self._observe).parameters)
-        with evaluation_mode(self.model), self._as_removed(posterior, masks):
+        with torch.no_grad(), evaluation_mode(self.model), self._as_removed(posterior, masks):
             if self.calibration is not None:
                 reestimate(self.model, self.calibration)
-            return float(self._observe(self.model) if takes_model else self._observe())  # type: ignore[call-arg]
+            return float(self._observe(*([self.model] if takes_model else [])))
 
     @contextmanager
     def _as_removed(self, posterior: Posterior, masks: Mapping[str, Tensor]) -> Iterator[None]:
@@ -320,23 +309,6 @@ class GradualPruner:
                 "GradualPruner.step: expected a posterior whose curvature has settled, got one after too few "
                 "optimizer steps; start later, for example with Schedule.over(epochs, steps_per_epoch=...)"
             )
-
-
-def require_adaptive(optimizer: object) -> FlatFF:
-    """Return an optimizer as one whose priors a reduction can narrow.
-
-    Args:
-        optimizer: Any.
-
-    Raises:
-        InvalidArgumentError: If it is none.
-    """
-    if isinstance(optimizer, FlatFF) and optimizer.adaptive:
-        return optimizer
-    raise InvalidArgumentError(
-        f"hyperprior: expected FlatFF with adaptive=True, whose priors can be narrowed, got "
-        f"{type(optimizer).__name__} without; set the recipe's hyperprior to None to remove weights instead"
-    )
 
 
 def _warn(message: str) -> None:

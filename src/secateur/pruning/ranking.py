@@ -106,9 +106,7 @@ def reduce(
     total = sum(mean.numel() for mean in posterior.mean.values())
     out = sum(mask.numel() - int(mask.sum()) for mask in posterior.keep.values())
     if sparsity is None:
-        thresholds = {
-            layer: each.threshold(count_removed, num_iterations) for layer, each in units.items()
-        }
+        thresholds = {layer: each.threshold(count_removed, num_iterations) for layer, each in units.items()}
         removed = {layer: each.above(thresholds[layer]) for layer, each in units.items()}
         limit = min(math.floor(max_fraction * (total - out)), max(0, round(max_sparsity * total) - out))
     else:
@@ -207,9 +205,7 @@ class _Units:
         )
 
 
-def _entries(
-    block: Block, names: Sequence[str], found: dict[str, Tensor], criterion: str
-) -> _Units:
+def _entries(block: Block, names: Sequence[str], found: dict[str, Tensor], criterion: str) -> _Units:
     """Return a layer's single entries."""
     keep = [block.keep.get(name) for name in names]
     return _Units(

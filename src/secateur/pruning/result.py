@@ -166,7 +166,9 @@ class PruneResult:
             f"Change of log evidence in nats: predicted {self.predicted_delta_f:+,.1f}, observed {observed}."
         )
         if not math.isnan(self.loss_after):
-            lines.append(f"Loss in nats per datum: {self.loss_before:.4f} before, {self.loss_after:.4f} after.")
+            lines.append(
+                f"Loss in nats per datum: {self.loss_before:.4f} before, {self.loss_after:.4f} after."
+            )
         return "\n".join(lines)
 
 

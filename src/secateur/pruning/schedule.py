@@ -30,7 +30,7 @@ class Schedule:
         max_loss_rise: How far a reduction may raise the training loss above the best seen, in nats per
             datum, before it is cut back; `inf` trusts the evidence alone.
         count_removed: Whether what is already out makes a layer's prior expect more to go; see `reduce`.
-        num_iterations: Steps of the spike-and-slab iteration of each layer; None iterates until it has settled.
+        num_iterations: Steps of each layer's spike-and-slab iteration; None iterates until it has settled.
         shape: How a target sparsity is approached, over the fraction t of the reductions: "geometric", where
             what stays falls by one factor each time, or "cubic", s (1 - (1 - t)^3) of arXiv:1710.01878.
     """
@@ -86,7 +86,7 @@ class Schedule:
         return 1 - (1 - sparsity) ** done
 
     @staticmethod
-    def warm_up(epochs: int, *, steps_per_epoch: float) -> int:
+    def warm_up(epochs: int, *, steps_per_epoch: float | int) -> int:
         """Return the epochs to wait before the first reduction, for a running curvature to mean something.
 
         Args:
@@ -96,13 +96,13 @@ class Schedule:
         return max(1, round(epochs * 0.1), math.ceil(STEPS_OF_WARM_UP / steps_per_epoch))
 
     @classmethod
-    def over(cls, epochs: int, *, steps_per_epoch: float) -> "Schedule | None":
+    def over(cls, epochs: int, *, steps_per_epoch: float | int) -> "Schedule | None":
         """Return a schedule for a training run, None where the run is too short to prune in.
 
-        The first reduction waits for a running curvature to forget its initial value (1,000 steps). The last is
-        at seven tenths of the run, so that the rest can adapt. Reductions are at least 500 steps apart. The cap
-        on each lets all but 1.4 % be out by six tenths of the run, and is at most 35 %. A reduction that would
-        raise the loss by more than 0.25 nats per datum is cut back.
+        The first reduction waits for a running curvature to forget its initial value (1,000 steps). The last
+        is at seven tenths of the run, so that the rest can adapt. Reductions are at least 500 steps apart.
+        The cap on each lets all but 1.4 % be out by six tenths of the run, and is at most 35 %. A reduction
+        that would raise the loss by more than 0.25 nats per datum is cut back.
 
         Args:
             epochs: Epochs of the run.

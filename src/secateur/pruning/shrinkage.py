@@ -11,19 +11,20 @@ Source: arXiv:2309.12095, the reduction with a regularised horseshoe prior.
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from secateur.errors import InvalidArgumentError
+from secateur.inference import FlatFF
 from secateur.posterior import Diagonal, Posterior
 from secateur.pruning.ranking import candidates
 from secateur.pruning.result import PruneResult, summarise
 from secateur.reduction.horseshoe import HorseshoeReduction, horseshoe
 
-__all__ = ["Shrinkage", "shrink"]
+__all__ = ["Shrinkage", "narrow_priors", "require_adaptive", "shrink"]
 
 KINDS = ("scale", "mean", "precision", "delta_f")  # of a reduced matrix, by attribute
 
@@ -105,6 +106,65 @@ def shrink(
     return Shrinkage(posterior, Posterior.of(list(blocks.values())), evidence)
 
 
+def narrow_priors(
+    optimizer: FlatFF,
+    before: Posterior,
+    loss_with: Callable[[dict[str, Tensor]], float],
+    *,
+    hyperprior: str,
+    ceiling: float,
+    exclude: Sequence[str] | None,
+) -> tuple[Shrinkage, float]:
+    """Narrow an optimizer's priors to a regularised horseshoe, as far as the loss allows.
+
+    A layer's scale can take the whole layer out at once. Where all layers together would raise the loss too
+    far, they are taken one after the other, each only if the loss allows it.
+
+    Args:
+        optimizer: Adaptive; its generator is drawn from.
+        before: Its posterior.
+        loss_with: Returns the loss under masks, in nats per datum; nan where it is not observed.
+        hyperprior: "tiered" or "full".
+        ceiling: Largest loss to accept; nan accepts all.
+        exclude: Name patterns of parameters that keep their prior.
+
+    Returns:
+        What was narrowed, and the loss afterwards.
+    """
+
+    def loss_after_adopting(shrinkage: Shrinkage) -> float:
+        optimizer.adopt(shrinkage.posterior)
+        return loss_with(shrinkage.result.masks)
+
+    done = shrink(before, hyperprior=hyperprior, exclude=exclude, generator=optimizer.generator)
+    loss_after = loss_after_adopting(done)
+    if not math.isnan(ceiling) and not loss_after <= ceiling:
+        accepted: list[str] = []
+        for layer in done.evidence:
+            if loss_after_adopting(done.within([*accepted, layer])) <= ceiling:
+                accepted.append(layer)
+        done = done.within(accepted)
+        loss_after = loss_after_adopting(done)
+    return done, loss_after
+
+
+def require_adaptive(optimizer: object) -> FlatFF:
+    """Return an optimizer as one whose priors a reduction can narrow.
+
+    Args:
+        optimizer: Any.
+
+    Raises:
+        InvalidArgumentError: If it is none.
+    """
+    if isinstance(optimizer, FlatFF) and optimizer.adaptive:
+        return optimizer
+    raise InvalidArgumentError(
+        f"hyperprior: expected FlatFF with adaptive=True, whose priors can be narrowed, got "
+        f"{type(optimizer).__name__} without; set the recipe's hyperprior to None to remove weights instead"
+    )
+
+
 def _with_rows_in_common(block: Diagonal, names: Sequence[str]) -> list[list[str]]:
     """Return a layer's parameters in groups with the same number of rows: a bias goes with its weight."""
     groups: dict[int, list[str]] = {}
@@ -135,9 +195,7 @@ def _shrunk(
         prior_precision[name] = old / scale.square()
         keep[name] = block.present(name) & (scale / old.sqrt() >= threshold)
         evidence[name] = delta_f
-    done_block = replace(
-        block, mean=mean, precision=precision, prior_precision=prior_precision, keep=keep
-    )
+    done_block = replace(block, mean=mean, precision=precision, prior_precision=prior_precision, keep=keep)
     return done_block, evidence
 
 

@@ -131,7 +131,7 @@ class UnitEvidence:
         return total
 
     def _of_units(self, keep: dict[str, Tensor], *, produces: bool) -> Tensor:
-        """Return the evidence for removing each unit's entries on one side of it, layer by layer, (units,)."""
+        """Return the evidence for removing each unit's entries on one side of it, shape (units,)."""
         total = torch.zeros(len(self.units), dtype=torch.float64)
         for block in self.blocks.values():
             inside = block.given({name: keep[name] for name in block.mean})
@@ -182,7 +182,7 @@ class UnitEvidence:
         return total / total[in_use].mean().clamp_min(1e-30)
 
     def share_of_multiply_adds(self, keep: dict[str, Tensor]) -> float:
-        """Return the multiply-adds of units in use over those of all units; known only with macs_per_entry."""
+        """Return the multiply-adds of units in use over those of all units; needs `macs_per_entry`."""
         everything = torch.ones(len(self.units), dtype=torch.bool)
         used, every = (self._multiply_adds(each) for each in (self.in_use(keep), everything))
         return sum(float(each.sum()) for each in used.values()) / sum(float(e.sum()) for e in every.values())

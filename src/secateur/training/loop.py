@@ -16,6 +16,7 @@ from secateur.likelihoods import Likelihood
 from secateur.modules import evaluation_mode, has_batch_norm, reestimate, spread
 from secateur.posterior import Posterior
 from secateur.pruning import GradualPruner, PruneResult, PruningWarning
+from secateur.pruning.shrinkage import require_adaptive
 from secateur.training.batch_norm import NUM_CALIBRATION
 from secateur.training.divergence import check_losses, check_weights
 from secateur.training.prediction import CATEGORICAL, predictions, score_once
@@ -82,6 +83,8 @@ class Trainer:
     def _pruner(self) -> GradualPruner | None:
         """Return what prunes the network as the recipe says; a target out of reach is refused here."""
         schedule = self.recipe.schedule
+        if self.recipe.hyperprior is not None:
+            require_adaptive(self.optimizer)
         if schedule is None or schedule.first_epoch > self.recipe.epochs:
             return None
         images = self.train.images[:OBSERVED_DATA]
@@ -179,6 +182,7 @@ class Trainer:
         if self.pruner is None or not self.pruner.due(self.epoch):
             return None
         with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", PruningWarning)
             result = self.pruner.step()
         for each in caught:
             if issubclass(each.category, PruningWarning):
