@@ -57,6 +57,7 @@ class KroneckerCovariance(MatrixCovariance):
         self.present = rows.unsqueeze(-1) & columns
         row_values, self._row_basis = _basis("row_curvature", row_curvature, rows)
         column_values, self._column_basis = _basis("column_curvature", column_curvature, columns)
+        self._prior = prior
         self._inverse = 1 / (row_values.unsqueeze(-1) * column_values + prior)
 
     def mirrored(self) -> "KroneckerCovariance":
@@ -64,7 +65,7 @@ class KroneckerCovariance(MatrixCovariance):
         mirror = object.__new__(KroneckerCovariance)
         mirror.present = self.present.mT
         mirror._row_basis, mirror._column_basis = self._column_basis, self._row_basis
-        mirror._inverse = self._inverse.mT
+        mirror._inverse, mirror._prior = self._inverse.mT, self._prior
         return mirror
 
     def variance(self) -> Float[Tensor, "n m"]:
@@ -150,7 +151,7 @@ class KroneckerCovariance(MatrixCovariance):
             mean: Posterior means.
             labels: Group of each entry, from 0; negative for none.
             num_groups: How many groups there are.
-            prior_precision: Inverse prior variances, the same everywhere.
+            prior_precision: Inverse prior variances; π wherever an entry is in.
 
         Returns:
             Nats; nan for a group without an entry that is in.
@@ -160,11 +161,11 @@ class KroneckerCovariance(MatrixCovariance):
         """
         by_row = self._whole_rows(labels)
         if by_row is not None:
-            return self._rows_delta_f(mean, by_row, num_groups, prior_precision)
+            return self._rows_delta_f(mean, by_row, num_groups)
         mirror = self.mirrored()
         by_column = mirror._whole_rows(labels.mT)
         if by_column is not None:
-            return mirror._rows_delta_f(mean.mT, by_column, num_groups, prior_precision.mT)
+            return mirror._rows_delta_f(mean.mT, by_column, num_groups)
         sizes = torch.bincount(labels[self.present & (labels >= 0)], minlength=1)
         if int(sizes.max()) ** 2 > CHUNK_ENTRIES:
             raise InvalidArgumentError(
@@ -181,7 +182,7 @@ class KroneckerCovariance(MatrixCovariance):
         )
         return largest if bool(whole.all()) else None
 
-    def _rows_delta_f(self, mean: Tensor, labels: Tensor, num_groups: int, prior: Tensor) -> Tensor:
+    def _rows_delta_f(self, mean: Tensor, labels: Tensor, num_groups: int) -> Tensor:
         found = torch.full((num_groups,), torch.nan, dtype=torch.float64, device=mean.device)
         rotated = torch.where(self.present, mean, 0.0) @ self._column_basis
         here = self.present.any(-1)
@@ -190,7 +191,7 @@ class KroneckerCovariance(MatrixCovariance):
             for ids, rows in _chunks(CHUNK_ENTRIES // max(1, size), groups, index):
                 covariance = self._coupling(rows).movedim(-1, 1)
                 found[ids] = joint_group_delta_f(
-                    rotated[rows].mT, covariance, prior_precision=prior.reshape(-1)[0]
+                    rotated[rows].mT, covariance, prior_precision=self._prior
                 ).sum(-1)
         return found
 
