@@ -8,16 +8,34 @@ a chunk is small enough for PyTorch to leave it to the thread that asks. They wa
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
+import numpy as np
 import torch
 
-__all__ = ["CHUNK_SIZE", "over_chunks"]
+__all__ = ["CHUNK_SIZE", "empty", "over_chunks"]
+
+T = TypeVar("T")
 
 CHUNK_SIZE = 28_672
 """Elements per chunk: below the 32768 from which PyTorch starts threads for an operation."""
 
 
-def over_chunks(work: Callable[[slice], float], size: int) -> list[float]:
+def empty(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+    """Allocate a tensor on the CPU without writing to it, in large pages where the system has them.
+
+    NumPy asks for large pages and PyTorch does not; to touch a page for the first time costs more than a
+    chunk's arithmetic.
+
+    Args:
+        shape: Its shape.
+        dtype: Its dtype.
+    """
+    kind = np.dtype(str(dtype).removeprefix("torch."))
+    return torch.from_numpy(np.empty(tuple(shape), kind))
+
+
+def over_chunks(work: Callable[[slice], T], size: int) -> list[T]:
     """Apply work to consecutive chunks of a vector, without gradients.
 
     Args:
@@ -31,7 +49,7 @@ def over_chunks(work: Callable[[slice], float], size: int) -> list[float]:
     num_threads = min(torch.get_num_threads(), len(starts))
     inference = torch.is_inference_mode_enabled()
 
-    def stretch(thread: int) -> list[float]:
+    def stretch(thread: int) -> list[T]:
         mine = starts[len(starts) * thread // num_threads : len(starts) * (thread + 1) // num_threads]
         with torch.inference_mode(inference), torch.no_grad():  # a thread inherits no mode
             return [work(slice(start, min(start + CHUNK_SIZE, size))) for start in mine]
