@@ -36,10 +36,27 @@ def test_it_is_free_again_after_an_error(tmp_path):
         pass
 
 
+HOLD = """
+import sys
+from pathlib import Path
+from secateur.grid.lock import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    input()
+"""
+
+
 def test_the_file_of_a_dead_process_is_no_lock(tmp_path):
-    (tmp_path / "comparison.lock").write_text(f"{dead_process()}\n")
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(ArtifactError, match=rf"going on \(process {holder.pid}\)"), locked(tmp_path):
+            pass
+        holder.kill()
+    left = tmp_path / "comparison.lock"
+    assert left.read_text() == f"{holder.pid}\n"  # a killed process takes nothing away
     with locked(tmp_path):
-        pass
+        assert left.read_text() == f"{os.getpid()}\n"
 
 
 def test_a_run_left_going_by_a_killed_comparison_still_holds_it(tmp_path):

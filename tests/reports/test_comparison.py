@@ -209,9 +209,15 @@ def test_a_wrong_device_is_refused_first(tmp_path):
         comparison.write(tmp_path, device="abacus")
 
 
-def test_drawing_leaves_no_trace_in_the_process():
+def test_drawing_leaves_no_trace_in_the_process(tmp_path):
+    make_run(tmp_path, method="flat-map", shapes=SMALL)
     code = (
         "import sys, secateur; assert 'matplotlib' not in sys.modules\n"
-        "from secateur.reports import comparison; assert 'matplotlib.pyplot' not in sys.modules"
+        "from pathlib import Path; from secateur.reports import comparison\n"
+        "import matplotlib; matplotlib.rcParams['font.size'] = 7\n"
+        "own = lambda: {k: matplotlib.rcParams[k] for k in matplotlib.rcParams if k != 'backend'}\n"
+        "before = own()\n"
+        "assert comparison.write(Path(sys.argv[1])).read_text().count('<svg class=\"figure\"') > 5\n"
+        "assert own() == before; assert 'matplotlib.pyplot' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+    subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path)], check=True)

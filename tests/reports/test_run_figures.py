@@ -47,12 +47,35 @@ def test_a_curve_in_percent_spans_all():
     assert "95.0 %" in texts(figure)
 
 
+def assert_limits_hold(axes, x, y):
+    """Assert that both scales are finite and hold every finite point."""
+    for limits, values in ((axes.get_xlim(), x), (axes.get_ylim(), y)):
+        assert np.isfinite(limits).all()
+        finite = [value for value in values if math.isfinite(value)]
+        assert all(limits[0] <= value <= limits[1] for value in finite)
+
+
 @pytest.mark.parametrize(
-    "values", [[], [0.5], [0.5, 0.5, 0.5], [math.nan] * 3, [0.5, math.nan, 0.7], [0.0, 0.0]]
+    ("values", "end"),
+    [
+        ([], None),
+        ([0.5], 0.5),
+        ([0.5, 0.5, 0.5], 0.5),
+        ([math.nan] * 3, None),
+        ([0.5, math.nan, 0.7], 0.7),
+        ([0.5, 0.7, math.nan], 0.7),
+        ([0.0, 0.0], 0.0),
+    ],
 )
-def test_curves_of_little_or_odd_data_are_drawn(values):
-    for percent in (False, True):
-        markup(run_figures.curve(epochs(values), "accuracy", title="Accuracy", percent=percent))
+@pytest.mark.parametrize("percent", [False, True])
+def test_curves_of_little_or_odd_data_are_drawn(values, end, percent):
+    figure = run_figures.curve(epochs(values), "accuracy", title="Accuracy", percent=percent)
+    (axes,) = figure.axes
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), values)
+    assert_limits_hold(axes, [], values)
+    labels = [] if end is None else [f"{100 * end:.1f} %" if percent else f"{end:.3f}"]
+    assert texts(figure) == labels
+    assert "nan" not in "".join(markup(figure).itertext())
 
 
 def test_reliability_shows_the_bins_that_hold_something():
@@ -70,16 +93,27 @@ def test_reliability_intervals_are_wilsons():
 
 
 @pytest.mark.parametrize(
-    "bins",
+    ("bins", "drawn"),
     [
-        ReliabilityBins((), (), ()),
-        ReliabilityBins((1.0,), (1.0,), (10,)),
-        ReliabilityBins((0.1,), (0.0,), (1,)),
-        ReliabilityBins((math.nan,), (math.nan,), (3,)),
+        (ReliabilityBins((), (), ()), []),
+        (ReliabilityBins((1.0,), (1.0,), (10,)), [(1.0, 1.0)]),
+        (ReliabilityBins((0.1,), (0.0,), (1,)), [(0.1, 0.0)]),
+        (ReliabilityBins((math.nan,), (math.nan,), (3,)), []),
+        (ReliabilityBins((0.7, math.nan), (0.6, 0.5), (4, 3)), [(0.7, 0.6)]),
     ],
 )
-def test_reliability_of_odd_data_is_drawn(bins):
-    markup(run_figures.reliability(bins))
+def test_reliability_of_odd_data_is_drawn(bins, drawn):
+    figure = run_figures.reliability(bins)
+    (axes,) = figure.axes
+    diagonal, points = axes.lines
+    assert list(zip(points.get_xdata(), points.get_ydata(), strict=True)) == drawn
+    assert diagonal.get_xdata()[0] < diagonal.get_xdata()[1] == 1
+    intervals = axes.collections[0].get_segments()
+    assert len(intervals) == len(drawn)
+    assert_limits_hold(axes, [x for x, _ in drawn], [y for _, y in drawn])
+    assert_limits_hold(axes, [], [y for segment in intervals for _, y in segment])
+    assert all(0 <= y <= 1 for segment in intervals for _, y in segment)
+    assert "nan" not in "".join(markup(figure).itertext())
 
 
 def test_reductions_show_both_changes():
@@ -98,9 +132,23 @@ def test_reductions_that_differ_by_decades_get_a_scale_that_shows_all():
     markup(run_figures.reductions(rows))
 
 
-@pytest.mark.parametrize("row", [ReductionRow(1, 0, 0.0, 0.0), ReductionRow(1, 3, math.nan, math.nan)])
-def test_reductions_of_odd_data_are_drawn(row):
-    markup(run_figures.reductions([row]))
+@pytest.mark.parametrize(
+    ("row", "names"),
+    [
+        (ReductionRow(1, 0, 0.0, 0.0), ["predicted", "observed"]),
+        (ReductionRow(1, 3, math.nan, math.nan), []),
+        (ReductionRow(1, 3, 5.0, math.nan), ["predicted"]),
+    ],
+)
+def test_reductions_of_odd_data_are_drawn(row, names):
+    figure = run_figures.reductions([row])
+    (axes,) = figure.axes
+    predicted, observed = axes.lines[1:]
+    np.testing.assert_array_equal(predicted.get_ydata(), [row.predicted_delta_f])
+    np.testing.assert_array_equal(observed.get_ydata(), [row.observed_delta_f])
+    assert_limits_hold(axes, [1], [row.predicted_delta_f, row.observed_delta_f])
+    assert texts(figure) == names
+    assert "nan" not in "".join(markup(figure).itertext())
 
 
 def test_names_of_series_do_not_touch():

@@ -196,7 +196,11 @@ def test_drawing_leaves_no_trace_in_the_process(run_dir):
     code = (
         "import sys, secateur; assert 'matplotlib' not in sys.modules\n"
         "from pathlib import Path; from secateur.reports import run_page\n"
-        "report.write(Path(sys.argv[1])); assert 'matplotlib.pyplot' not in sys.modules"
+        "import matplotlib; matplotlib.rcParams['font.size'] = 7\n"
+        "own = lambda: {k: matplotlib.rcParams[k] for k in matplotlib.rcParams if k != 'backend'}\n"
+        "before = own()\n"
+        "assert run_page.write(Path(sys.argv[1])).read_text().count('<svg class=\"figure\"') > 5\n"
+        "assert own() == before; assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code, str(run_dir)], check=True)
 
