@@ -44,6 +44,7 @@ from secateur.reduction.observed import (
 from secateur.reduction.partition import Partition, blocks, channels, columns, heads, rows, runs
 from secateur.reduction.rowwise import rowwise_delta_f, rowwise_reduced_posterior
 from secateur.reduction.search import SubsetSearch, conditional_prior, search_subsets, single_delta_f
+from secateur.reduction.selection import select_largest
 from secateur.reduction.spike_and_slab import SpikeAndSlab, spike_and_slab
 
 __all__ = [
@@ -94,6 +95,7 @@ __all__ = [
     "rowwise_reduced_posterior",
     "runs",
     "search_subsets",
+    "select_largest",
     "single_delta_f",
     "spike_and_slab",
 ]
