@@ -180,7 +180,9 @@ def called_twice() -> Kind:
     def run(net: Of, x: Tensor) -> Tensor:
         return net.head(net.step(net.step(x).tanh()).tanh())
 
-    return Kind(Of(run, step=nn.Linear(WIDTH, WIDTH), head=head()), torch.randn(BATCH, WIDTH), {"step", "head"})
+    return Kind(
+        Of(run, step=nn.Linear(WIDTH, WIDTH), head=head()), torch.randn(BATCH, WIDTH), {"step", "head"}
+    )
 
 
 def convolution_called_twice() -> Kind:
@@ -261,7 +263,9 @@ def recurrent() -> Kind:
     def run(net: Of, x: Tensor) -> Tensor:
         return net.head(net.cell(x)[0][:, -1])
 
-    return Kind(Of(run, cell=nn.LSTM(WIDTH, 4, batch_first=True), head=nn.Linear(4, 3)), sequences(), {"head"})
+    return Kind(
+        Of(run, cell=nn.LSTM(WIDTH, 4, batch_first=True), head=nn.Linear(4, 3)), sequences(), {"head"}
+    )
 
 
 def reparametrised() -> Kind:

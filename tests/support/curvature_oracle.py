@@ -15,9 +15,7 @@ def jacobian(model: nn.Module, example: Tensor) -> tuple[Tensor, Tensor]:
     rows = []
     for value in outputs.flatten():
         gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-        filled = [
-            torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)
-        ]
+        filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
         rows.append(torch.cat([each.flatten() for each in filled]))
     return torch.stack(rows).unflatten(0, outputs.shape), outputs.detach()
 

@@ -1,6 +1,13 @@
 """Curvature of a trained network by one pass over data: Kronecker factors of each layer, exact diagonals."""
 
 from secateur.curvature.estimate import CurvaturePass, estimate
+from secateur.curvature.evidence import evidence_priors
 from secateur.curvature.value import Curvature, LayerCurvature
 
-__all__ = ["Curvature", "CurvaturePass", "LayerCurvature", "estimate"]
+__all__ = [
+    "Curvature",
+    "CurvaturePass",
+    "LayerCurvature",
+    "estimate",
+    "evidence_priors",
+]

@@ -85,7 +85,8 @@ def tensor_outputs(result: Any) -> Tensor:
         result = result[0]
     if not isinstance(result, Tensor):
         raise InvalidArgumentError(
-            f"model: expected a tensor, a tuple that starts with one, or `logits`, got {type(result).__name__}"
+            "model: expected a tensor, a tuple that starts with one, or `logits`, "
+            f"got {type(result).__name__}; wrap the network"
         )
     return result
 

@@ -48,15 +48,14 @@ class Capture(TorchFunctionMode):
         biases: Bias of each weight that is its last column, by the weight's name. None decides it at the
             first use: a bias belongs to the first weight that it is used with.
         layouts: Whether each weight is stored (inputs, outputs), by its name; None decides at the first use.
-        positions_first: Names of parameters that are used with positions in the first axis, data in the second.
-            It decides only where both readings fit; uses that fit this one alone are added.
+        positions_first: Names of parameters that are used with positions in the first axis, data in the
+            second. It decides only where both readings fit; uses that fit this one alone are added.
 
     Attributes:
         matrices: Linear maps and convolutions, in order.
         lookups: Embeddings, in order.
         probes: Elementwise uses, in order.
         others: Names of the parameters that are used in another way, too.
-        inputs_of: A call of every weight, by name, for messages.
     """
 
     def __init__(
@@ -74,7 +73,6 @@ class Capture(TorchFunctionMode):
         self.lookups: list[LookupUse] = []
         self.probes: list[ProbeUse] = []
         self.others: set[str] = set()
-        self.first_not_finite: str | None = None
         self.biases: dict[str, str] = {} if biases is None else biases
         self.layouts: dict[str, bool] = {} if layouts is None else layouts
         self._decides = biases is None
@@ -233,9 +231,9 @@ class Capture(TorchFunctionMode):
                 return False
         elif bias is not whole:
             return False
-        if self._decides and name not in self.biases and shift not in self.biases.values():
-            if whole.dim() == 1 and len(whole) in parameter.shape[:2]:
-                self.biases[name] = shift
+        free = name not in self.biases and shift not in self.biases.values()
+        if self._decides and free and whole.dim() == 1 and len(whole) in parameter.shape[:2]:
+            self.biases[name] = shift
         return self.biases.get(name) == shift
 
     def _axis_of(self, name: str, rows: Tensor) -> int:
@@ -346,9 +344,9 @@ class Capture(TorchFunctionMode):
         fits = len(tracked) == 1 and not kwargs and count
         if fits and isinstance(other, Tensor) and mine.requires_grad:
             lead = other.dim() - mine.dim()
-            second = other.dim() > 1 and other.shape[1] == self._batch
-            axis = int(second and self._axis_of(tracked[0], other) == 1)
             shape = [1] * lead + list(mine.shape)
+            second = other.dim() > 1 and other.shape[1] == self._batch and shape[1:2] == [1]
+            axis = int(second and self._axis_of(tracked[0], other) == 1)
             divides = axis == 1 or count % self._batch == 0
             if divides and lead >= 0 and len(shape) > axis and shape[axis] == 1:
                 copies = self._copies(tracked[0], mine, shape, axis, count)

@@ -7,9 +7,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from secateur.curvature.batches import Batch
+from secateur.curvature.capture import Capture
 from secateur.errors import InvalidArgumentError
 
-__all__ = ["require_finite_batch", "require_finite_weights"]
+__all__ = ["require_finite_batch", "require_finite_outputs", "require_finite_weights"]
 
 
 def require_finite_weights(weights: Mapping[str, Tensor]) -> None:
@@ -48,3 +49,25 @@ def require_finite_batch(batch: Batch, place: str) -> None:
                 raise InvalidArgumentError(
                     f"loader: expected finite {kind}, got nan in {place}; clean the data"
                 )
+
+
+def require_finite_outputs(outputs: Tensor, capture: Capture, place: str) -> None:
+    """Demand finite outputs, or name the layer where they first were not.
+
+    Args:
+        outputs: Outputs of the network.
+        capture: The uses of its parameters that led to them.
+        place: Which batch, for the message.
+
+    Raises:
+        InvalidArgumentError: If there is nan or infinity.
+    """
+    if bool(outputs.isfinite().all()):
+        return
+    names = [use.weight for use in capture.matrices]
+    bad = [use.weight for use in capture.matrices if not bool(use.inputs.isfinite().all())]
+    where = f"the inputs of {bad[0]}" if bad else f"the outputs of {names[-1] if names else 'the network'}"
+    raise InvalidArgumentError(
+        f"model: expected finite outputs, got nan or infinity in {place}; it is in {where} first: "
+        "look at the weights before it, and at the scale of the data"
+    )

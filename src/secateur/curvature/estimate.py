@@ -1,8 +1,8 @@
 """Curvature of a trained network in one pass over data.
 
-The curvature is the generalised Gauss-Newton matrix, which for these likelihoods is the Fisher matrix: the mean
-over data of J^T H J with J the derivative of the outputs in the weights and H the Hessian of the loss in the
-outputs. Two ways to get it by backward passes:
+The curvature is the generalised Gauss-Newton matrix, which for these likelihoods is the Fisher matrix: the
+mean over data of J^T H J with J the derivative of the outputs in the weights and H the Hessian of the loss in
+the outputs. Two ways to get it by backward passes:
 
     sampled   one pass a batch: the gradient g of the loss at targets drawn from the network's own predictive
               distribution has E[g g^T] = J^T H J. Targets of the data would do only for a network that fits
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.curvature.batches import Batch, label_shift, read_batch
-from secateur.curvature.checks import require_finite_batch, require_finite_weights
+from secateur.curvature.checks import require_finite_batch, require_finite_outputs, require_finite_weights
 from secateur.curvature.gather import Gatherer, make_plan
 from secateur.curvature.sums import MatrixSums
 from secateur.curvature.value import Curvature, LayerCurvature
@@ -199,10 +199,12 @@ class CurvaturePass:
                 )
                 self._gatherer = Gatherer(self._model, self.parameters, plan)
             outputs, capture = self._gatherer.forward(read)
+            require_finite_outputs(outputs.detach(), capture, place)
             self.likelihood.check(outputs.detach())
             if not outputs.requires_grad:
                 raise InvalidArgumentError(
-                    "model: expected outputs that depend on the chosen parameters, got outputs without a gradient"
+                    "model: expected outputs that depend on the chosen parameters, got none that do; "
+                    "call the network without torch.no_grad"
                 )
             directions, count, loss = self._directions(outputs.detach(), read)
             if count:
@@ -335,8 +337,8 @@ def _chosen(
     }
     if not found:
         raise InvalidArgumentError(
-            f"include, exclude: expected at least one parameter that takes a gradient, got include={include}, "
-            f"exclude={exclude}"
+            "include, exclude: expected at least one parameter that takes a gradient, "
+            f"got include={include}, exclude={exclude}"
         )
     return found
 

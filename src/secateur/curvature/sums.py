@@ -9,7 +9,7 @@ Sums over data, of which `Curvature` makes means:
     A = sum_p a a^T     (c, c)      G = sum_p g g^T     (R, R); only within groups
     squares_ij = (sum_p g_i a_j)^2      row_sums_i = sum_j squares_ij
 
-Row sums need no gradient of a single datum: with K = a a^T over positions, sum_j (sum_p g_ip a_jp)^2 = g_i^T K g_i.
+Row sums need no gradient of a single datum: they are g_i^T K g_i with K = a a^T between positions.
 """
 
 from collections.abc import Mapping, Sequence

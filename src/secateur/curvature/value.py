@@ -8,19 +8,20 @@ Means:  everything is a mean over data; times `num_data` it is the curvature of 
             G = mean (1 / positions) sum_p g g^T  (rows, rows)
             row_sums_i = mean sum_j (sum_p g_i a_j)^2
 
-        so that the curvature of a layer's matrix, read row by row, is close to G (x) A. With positions that
-        depend on each other G (x) A has the wrong size; `output_factor` is G with each row rescaled to the exact
-        row sum of the diagonal (between 2 and 34 times for convolutions).
+        so that the curvature of a layer's matrix, read row by row, is close to G (x) A. Where positions
+        depend on each other, G (x) A has the wrong size (convolutions: 2 to 34 times); `output_factor` is G
+        with each row rescaled to the exact row sum of the diagonal.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur.errors import InvalidArgumentError
 from secateur.modules.matrix import LayerMatrix
+from secateur.posterior import Posterior
 
 __all__ = ["Curvature", "LayerCurvature"]
 
@@ -168,11 +169,22 @@ class Curvature:
         diagonal = {name: value.to(device) for name, value in self.diagonal.items()}
         return replace(self, layers=layers, diagonal=diagonal)
 
-    def of(self, name: str, weights: Mapping[str, Tensor]) -> Tensor:
-        """Return the weights of a layer as its matrix.
+    def posterior(
+        self, model: nn.Module, *, prior_precision: float | Mapping[str, float] | None = None
+    ) -> Posterior:
+        """Return the Gaussian around a network's weights whose precision is this curvature plus the prior's.
+
+        Layers with A and G get `Kronecker` blocks, those with A alone `Rowwise` ones, all others `Diagonal`
+        ones. Entries that the model holds at zero are out.
 
         Args:
-            name: Layer.
-            weights: By parameter name.
+            model: The network, at the weights where the curvature was taken.
+            prior_precision: Inverse variance of each weight under the prior: one number, numbers by parameter
+                name, or None for the maximum of the evidence, module by module.
+
+        Raises:
+            InvalidArgumentError: If the model has not the curvature's parameters, or a prior is missing.
         """
-        return self.layers[name].matrix.pack(dict(weights))
+        from secateur.curvature.blocks import laplace_posterior
+
+        return laplace_posterior(self, model, prior_precision=prior_precision)
