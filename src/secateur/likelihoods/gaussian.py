@@ -262,11 +262,15 @@ class Gaussian(Likelihood):
         """Return the noise variance, or equally likely ones that stand for a learned one's distribution."""
         if self.noise != "learned":
             return torch.tensor([self.noise**2], dtype=torch.float64)
-        from scipy.special import gammaincinv  # here only: comes with scikit-learn, and is slow to import
-
         number = 64 if self.concentration < 100 else 8  # a narrow distribution needs few
-        quantiles = (torch.arange(number, dtype=torch.float64) + 0.5) / number
-        return self.rate / torch.from_numpy(gammaincinv(self.concentration, quantiles.numpy()))
+        wanted = (torch.arange(number, dtype=torch.float64) + 0.5) / number
+        shape = torch.full_like(wanted, self.concentration)
+        low, high = torch.zeros_like(wanted), shape + 10 * shape.sqrt() + 20  # the last quantile is below
+        for _ in range(80):
+            middle = (low + high) / 2
+            below = torch.special.gammainc(shape, middle) < wanted
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return self.rate / high
 
 
 def stacked(outputs: Tensor) -> Tensor:
