@@ -152,18 +152,14 @@ def _converged(delta_f: Tensor, prior: _Prior) -> Tensor:
             break
     enough = 4 * math.sqrt(torch.finfo(delta_f.dtype).eps)  # after such a step the error is a few roundings
     for _ in range(MAX_ITERATIONS):
-        before, log_odds = log_odds, _newton(delta_f, log_odds, prior)
-        if not (log_odds - before).abs() >= enough:
+        kept, spread = _sums(delta_f, log_odds)
+        slope = (prior.slope(total, kept) * spread).detach()
+        step = prior.log_odds(total, kept) - log_odds
+        newton = step / (1 - slope) if slope < STEEP else step
+        log_odds = log_odds + newton
+        if not newton.abs() >= enough or slope >= STEEP:
             break
     return log_odds
-
-
-def _newton(delta_f: Tensor, log_odds: Tensor, prior: _Prior) -> Tensor:
-    """Return the log odds after one Newton step, or a plain one where the slope is near 1."""
-    kept, spread = _sums(delta_f, log_odds)
-    slope = (prior.slope(delta_f.numel(), kept) * spread).detach()
-    step = prior.log_odds(delta_f.numel(), kept) - log_odds
-    return log_odds + torch.where(slope < STEEP, step / (1 - slope), step)
 
 
 def _histogram_sums(delta_f: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
@@ -209,11 +205,10 @@ def _sums(delta_f: Tensor, log_odds: Tensor) -> tuple[Tensor, Tensor]:
 
     def sums(chunk: slice) -> tuple[float, float]:
         stays = (zeta - flat[chunk]).sigmoid_()
-        return stays.sum().item(), torch.dot(stays, stays).item()
+        return stays.sum().item(), torch.dot(stays, 1 - stays).item()
 
-    kept, squares = map(math.fsum, zip(*_streaming.over_chunks(sums, flat.numel()), strict=True))
-    pair = torch.tensor([kept, kept - squares], dtype=torch.float64)
-    return pair[0], pair[1]
+    kept, spread = map(math.fsum, zip(*_streaming.over_chunks(sums, flat.numel()), strict=True))
+    return torch.tensor(kept, dtype=torch.float64), torch.tensor(spread, dtype=torch.float64)
 
 
 def _streamed_decision(delta_f: Tensor, log_odds: Tensor) -> tuple[Tensor, Tensor]:
