@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from secateur import networks
-from secateur.compaction import compact, permanent
+from secateur.compaction import compact, plain_copy
 from secateur.export import BenchRow, artifact, bench, measure_kernels, onnx, sparse
 from secateur.training import load_run
 
@@ -92,7 +92,7 @@ def main() -> None:
         }
         print_rows(bench(variants, image, seconds=arguments.seconds))
     bound = artifact.entropy_bound(small)
-    kept = sum(int(torch.count_nonzero(p)) for p in permanent(model).parameters())
+    kept = sum(int(torch.count_nonzero(p)) for p in plain_copy(model).parameters())
     print(f"kept {kept} of {sum(p.numel() for p in dense.parameters())}; entropy bound {bound:.0f} bytes")
 
 

@@ -16,7 +16,7 @@ from torch.nn.utils import prune
 from secateur.compaction import CompactionWarning, compact, plain_copy
 from secateur.errors import InvalidArgumentError
 from secateur.networks import build
-from secateur.pruning import apply_masks
+from secateur.modules.masks import hold
 
 
 class Residual(nn.Module):
@@ -456,7 +456,7 @@ def test_torch_s_own_transformer_layer_loses_its_dead_units() -> None:
     model = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True).double().eval()
     removed = {"linear1.weight": (torch.arange(32) % 2 == 0).unsqueeze(1).expand(32, 16)}
     removed["self_attn.out_proj.weight"] = torch.arange(16).unsqueeze(1).expand(16, 16) % 3 > 0
-    apply_masks(model, removed)
+    hold(model, {k: v for k, v in removed.items()})
     x = torch.randn(2, 5, 16, dtype=torch.float64)
     small = compact(model, x)
     assert small.get_submodule("linear1").out_features == 16

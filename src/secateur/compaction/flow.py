@@ -19,7 +19,7 @@ from torch.fx.node import map_arg
 
 from secateur.compaction.slots import Axes, Slots
 
-__all__ = ["Analysis", "Flow", "LayerSlots", "Rule", "Sink", "analyse", "argument", "operator_name"]
+__all__ = ["Analysis", "Flow", "LayerSlots", "Rule", "Sink", "analyse", "argument", "is_transposed", "operator_name"]
 
 
 @dataclass
@@ -128,12 +128,19 @@ def argument(node: fx.Node, position: int, name: str, default: Any = None) -> An
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
+def is_transposed(layer: nn.Module) -> bool:
+    """Return whether a layer is Transformers' Conv1D: a Linear layer that holds its weight transposed."""
+    return type(layer).__name__ == "Conv1D" and {"nf", "nx"} <= vars(layer).keys()
+
+
 def operator_name(root: nn.Module, node: fx.Node) -> str:
     """Return one name for all spellings of an operator: `F.relu`, `x.relu_()`, `nn.ReLU` are `relu`."""
     target: Any = node.target
     if node.op == "call_module":
         module = root.get_submodule(target)
         kind = type(module)
+        if is_transposed(module):
+            return "linear"
         return kind.__name__.lower() if kind.__module__.startswith("torch.nn.modules") else ""
     if node.op == "call_function":
         name = "getattr" if target is getattr else getattr(target, "__name__", str(target))
@@ -143,6 +150,7 @@ def operator_name(root: nn.Module, node: fx.Node) -> str:
     return str(target).strip("_") if node.op == "call_method" else ""
 
 
+_UNKNOWN = ("rand", "bernoulli", "multinomial", "normal", "captured", "mutated")  # not constant
 Rule = Callable[[Analysis, fx.Node, list[Flow], Any], Flow | tuple[Flow, ...] | None]
 
 
@@ -171,6 +179,7 @@ def analyse(
             elif node.op == "get_attr":
                 analysis.flows[node] = _parameter(analysis, str(node.target))
             elif node.op == "output":
+                analysis.slots.cause = "the network's output"
                 for source in node.all_input_nodes:
                     _freeze(analysis, analysis.flows[source])
             else:
@@ -203,6 +212,7 @@ def _call(analysis: Analysis, node: fx.Node, rules: Mapping[str, Rule]) -> None:
         return
     flows = [flow for flow in known if isinstance(flow, Flow)]
     name = operator_name(analysis.root, node)
+    analysis.slots.cause = _description(analysis, node)
     rule = rules.get(name)
     ruled = node.target not in analysis.shared and all(
         isinstance(item, Flow) or not _has_flow(item) for item in known
@@ -219,11 +229,18 @@ def _call(analysis: Analysis, node: fx.Node, rules: Mapping[str, Rule]) -> None:
     if result is None:
         for item in known:
             _freeze(analysis, item)
-        random = any(word in name for word in ("rand", "bernoulli", "multinomial", "normal"))
+        random = any(word in name for word in _UNKNOWN)
         unknown_module = node.op == "call_module" and not name
         varying = random or unknown_module or any(_any_varying(item) for item in known)
         result = _opaque(value, varying)
     analysis.flows[node] = result
+
+
+def _description(analysis: Analysis, node: fx.Node) -> str:
+    if node.op == "call_module":
+        return f"{node.target} ({type(analysis.root.get_submodule(str(node.target))).__name__})"
+    where = node.meta.get("module") or type(analysis.root).__name__
+    return f"{operator_name(analysis.root, node)} in {where}"
 
 
 def _opaque(value: Any, varying: bool) -> Any:

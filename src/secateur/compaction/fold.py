@@ -15,7 +15,8 @@ def fold_batch_norms(root: nn.Module, graph: fx.Graph) -> None:
         gamma (W x + b - mean) / std + beta = (gamma / std) W x + gamma (b - mean) / std + beta
 
     Args:
-        root: Owner of the modules, in evaluation mode; changed in place.
+        root: Owner of the modules, in evaluation mode; changed in place: an identity takes the place of
+            each normalisation.
         graph: Changed in place.
     """
     calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
@@ -36,5 +37,6 @@ def fold_batch_norms(root: nn.Module, graph: fx.Graph) -> None:
         else:
             continue
         root.set_submodule(str(source.target), merged)
+        root.set_submodule(str(node.target), nn.Identity())
         node.replace_all_uses_with(source)
         graph.erase_node(node)

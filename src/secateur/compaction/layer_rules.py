@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from secateur.compaction.flow import Analysis, Flow, LayerSlots, Rule, Sink
+from secateur.compaction.flow import Analysis, Flow, LayerSlots, Rule, Sink, is_transposed
 from secateur.compaction.slots import Axes
 
 __all__ = ["LAYER_RULES", "uniform_constant"]
@@ -28,12 +28,13 @@ def uniform_constant(flow: Flow, axis: int) -> Tensor:
 
 def _linear(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
     layer = analysis.root.get_submodule(str(node.target)) if node.op == "call_module" else None
-    if type(layer) is not nn.Linear:
+    if layer is None or not (type(layer) is nn.Linear or is_transposed(layer)):
         return None
     (x,) = flows
-    reads = layer.weight != 0
+    weight: Tensor = layer.weight.T if is_transposed(layer) else layer.weight  # type: ignore[union-attr,assignment]
+    reads = weight != 0
     varying = F.linear(x.varying.double(), reads.double()) > 0.5
-    outputs = analysis.slots.new(layer.out_features)
+    outputs = analysis.slots.new(len(weight))
     inputs = x.axes[-1]
     if inputs is not None:
         constant = uniform_constant(x, -1)
@@ -143,19 +144,23 @@ def _same_for_all_keys(values: Flow) -> Tensor:
 
 
 def _attention(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
-    if (
-        len(flows) < 3
-        or "enable_gqa" in node.kwargs
-        or any(flow.value.dim() != value.dim() for flow in flows[:3])
-    ):
+    if len(flows) < 3 or any(flow.value.dim() != value.dim() for flow in flows[:3]):
         return None
-    q, k, v = flows[:3]
+    q, k, v = (_repeated(flow, value) if node.kwargs.get("enable_gqa") else flow for flow in flows[:3])
     analysis.slots.freeze_all([q.axes[-1], k.axes[-1], k.axes[-2], v.axes[-2]])
-    batch = [(flow.axes[:-2], flow.value.shape[:-2]) for flow in flows]
+    batch = [(flow.axes[:-2], flow.value.shape[:-2]) for flow in (q, k, v, *flows[3:])]
     lead = analysis.slots.join(batch, value.shape[:-2])
     mixed = v.varying.any(-2, keepdim=True) | ~_same_for_all_keys(v)
     reads = (v.varying | (v.value != 0)).any(-2, keepdim=True)
     return Flow(value, (mixed & reads).expand_as(value), [*lead, q.axes[-2], v.axes[-1]])
+
+
+def _repeated(flow: Flow, value: Tensor) -> Flow:
+    """Return keys or values with each of their heads as often as queries share it."""
+    times = value.shape[-3] // flow.value.shape[-3]
+    heads = flow.axes[-3]
+    axes = [*flow.axes[:-3], None if heads is None else heads.repeat_interleave(times), *flow.axes[-2:]]
+    return Flow(*(x.repeat_interleave(times, -3) for x in (flow.value, flow.varying)), axes)
 
 
 LAYER_RULES: dict[str, Rule] = {

@@ -20,14 +20,13 @@ __all__ = ["RULES"]
 def _unary(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
     if len(flows) != 1 or value.shape != flows[0].value.shape:
         return None
-    return Flow(value, flows[0].varying, flows[0].axes, flows[0].sums_to_one and _is_dropout(analysis, node))
+    return Flow(value, flows[0].varying, flows[0].axes, flows[0].sums_to_one and _keeps_values(analysis, node))
 
 
-def _is_dropout(analysis: Analysis, node: fx.Node) -> bool:
-    return "dropout" in str(node.target) or (
-        node.op == "call_module"
-        and isinstance(analysis.root.get_submodule(str(node.target)), (nn.Dropout, nn.Identity))
-    )
+def _keeps_values(analysis: Analysis, node: fx.Node) -> bool:
+    """Return whether an operator gives what it gets when the network is evaluated."""
+    name = operator_name(analysis.root, node)
+    return "dropout" in name or name in {"identity", "to", "type", "contiguous"}
 
 
 def _elementwise(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow:
@@ -111,6 +110,7 @@ def _concatenate(analysis: Analysis, node: fx.Node, flows: list[Flow], value: An
     if not isinstance(items, (list, tuple)) or not all(isinstance(item, fx.Node) for item in items):
         return None
     parts: list[Flow] = [analysis.flows[item] for item in items]
+    parts = [part for part in parts if part.value.dim() == value.dim()]  # torch takes an empty vector as well
     dim = argument(node, 1, "dim", 0) % value.dim()
     rest = [
         ([*p.axes[:dim], None, *p.axes[dim + 1 :]], p.value.select(dim, 0).unsqueeze(dim).shape)
@@ -158,9 +158,8 @@ def _unbind(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) ->
 
 def _pad(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
     (x,) = flows
-    widths, mode = argument(node, 1, "pad"), argument(node, 2, "mode", "constant")
-    if not all(isinstance(width, int) for width in widths):
-        return None
+    widths = fx.node.map_arg(argument(node, 1, "pad"), analysis._value)
+    mode = argument(node, 2, "mode", "constant")
     varying = F.pad(x.varying.double(), widths, mode=mode) > 0
     axes = [*x.axes]
     for number in range(len(widths) // 2):
@@ -225,7 +224,7 @@ def _rules() -> dict[str, Rule]:
         "feature_dropout contiguous clone detach float double half to type neg exp log sqrt rsqrt abs "
         "square clamp clip sin cos erf expm1 log1p reciprocal sign",
     )
-    add(_elementwise, "add sub rsub maximum minimum pow")
+    add(_elementwise, "add sub rsub maximum minimum pow where masked_fill")
     add(_product, "mul multiply")
     add(_quotient, "div divide")
     averages, largest = "avgpool avg_pool adaptiveavgpool adaptive_avg_pool", "maxpool max_pool"

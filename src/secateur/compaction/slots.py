@@ -22,7 +22,8 @@ class Slots:
 
     def __init__(self) -> None:
         self._parent: list[int] = []
-        self._frozen: set[int] = set()
+        self._frozen: dict[int, str] = {}
+        self.cause = ""  # what freezes slots just now
 
     def new(self, count: int) -> Tensor:
         """Return `count` new slots."""
@@ -46,7 +47,13 @@ class Slots:
     def freeze(self, ids: Tensor | None) -> None:
         """Keep these slots in any case."""
         if ids is not None:
-            self._frozen.update(ids.tolist())
+            for slot in ids.tolist():
+                self._frozen.setdefault(slot, self.cause)
+
+    @property
+    def num_frozen(self) -> int:
+        """How many were frozen by themselves."""
+        return len(self._frozen)
 
     def freeze_all(self, axes: Iterable[Tensor | None]) -> None:
         """Keep every slot on these axes."""
@@ -63,6 +70,11 @@ class Slots:
         frozen = torch.zeros(len(roots), dtype=torch.bool)
         frozen[roots[sorted(self._frozen)]] = True
         return frozen[roots]
+
+    def reason(self, slot: int) -> str:
+        """Return what froze a slot, or one unified with it; empty where nothing did."""
+        root = self._find(slot)
+        return next((why for other, why in self._frozen.items() if self._find(other) == root), "")
 
     def join(self, operands: Sequence[tuple[Axes, torch.Size]], shape: torch.Size) -> Axes:
         """Return the axes of a broadcast elementwise result, unifying its operands' slots."""

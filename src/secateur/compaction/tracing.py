@@ -1,31 +1,37 @@
-"""A `torch.fx` trace that knows the shapes of an example, so that code may branch on shapes.
+"""A network's graph, recorded while it runs on an example.
 
-Every proxy carries the value it has on the example. Questions about shapes, types and devices are answered
-from it; questions about the data themselves (`if x.sum() > 0`) cannot be, because another batch may answer
-otherwise. A module whose `forward` asks one becomes a leaf of the graph, opaque to every later step.
-Batch sizes stay symbolic where the code passes them on (`x.view(x.shape[0], -1)`).
+Every call of a torch function is intercepted as it happens (`torch.overrides.TorchFunctionMode`), so that the
+network's own Python runs unchanged: it may branch on shapes, take keyword arguments and call any library.
+Numbers that the code reads off a tensor's shape, or off an attribute of a module, remember where they came
+from, so the graph holds `x.size(0) * self.num_heads` rather than 8. A module whose `forward` asks for the
+data themselves (`if x.sum() > 0`) becomes a leaf of the graph, because another batch may answer otherwise.
 """
 
+import functools
 import inspect
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-import jaxtyping
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_arg
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
-__all__ = ["Trace", "UntraceableError", "trace", "with_one_more"]
+from secateur.modules.inputs import call_arguments, map_tensors
 
-# What a tensor may be asked without looking at its entries.
-_STATIC_QUESTIONS = frozenset({
-    "shape", "ndim", "dtype", "device", "size", "dim", "numel", "is_floating_point", "is_complex", "is_cuda",
-    "requires_grad", "layout", "itemsize", "element_size", "nelement", "ndimension", "stride",
-    "is_contiguous", "is_nested", "is_sparse", "is_quantized", "names", "_is_all_true", "__len__",
+__all__ = ["Trace", "UntraceableError", "captured", "mutated", "trace", "with_one_more"]
+
+# Functions that answer with something else than a tensor, by the entries of one.
+_QUESTIONS = frozenset({
+    "__bool__", "__int__", "__float__", "__index__", "__complex__", "__contains__", "item", "tolist", "numpy",
+    "__array__", "__dlpack__", "is_nonzero", "equal", "allclose",
 })  # fmt: skip
+_SWAPPED = {f"__r{name}__": getattr(operator, name) for name in
+            ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")}  # fmt: skip
+_SWAPPED["__rdiv__"] = operator.truediv
 
 
 class UntraceableError(Exception):
@@ -38,160 +44,271 @@ class Trace:
 
     Attributes:
         graph: The graph over `root`'s submodules; leaves are torch's own modules and the opaque ones.
+        inputs: Values of the graph's placeholders on the example.
         opaque: Modules that could not be traced, by qualified name, with the reason.
+        only_analysis: Why the graph cannot take the network's place; None where it can.
     """
 
     graph: fx.Graph
+    inputs: tuple[Any, ...]
     opaque: dict[str, str]
+    only_analysis: str | None = None
 
 
-class _ValueProxy(fx.Proxy):
-    """A proxy that knows its value on the example."""
+class captured:  # noqa: N801  (a function with a value of its own)
+    """Return a tensor that came from where no torch function was seen."""
 
-    def __getattr__(self, name: str) -> Any:
-        return _ValueAttribute(self, name)
+    def __init__(self, value: Tensor) -> None:
+        self.value, self.__name__ = value, "captured"
 
-    def _concrete(self, what: str) -> Any:
-        tracer = self.tracer
-        assert isinstance(tracer, _ValueTracer)
-        node = self.node
-        if isinstance(tracer.values[node], Tensor) or node in tracer.data_dependent:
-            raise UntraceableError(f"takes the {what} of {node.name}, which depends on the data")
-        return tracer.values[node]
-
-    def __bool__(self) -> bool:
-        return bool(self._concrete("truth"))
-
-    def __int__(self) -> int:
-        return int(self._concrete("integer value"))
-
-    def __index__(self) -> int:
-        return operator.index(self._concrete("integer value"))
-
-    def __float__(self) -> float:
-        return float(self._concrete("value"))
-
-    def __len__(self) -> int:
-        tracer = self.tracer
-        assert isinstance(tracer, _ValueTracer)
-        return len(tracer.values[self.node])
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self[i] for i in range(len(self)))  # type: ignore[index]
+    def __call__(self) -> Tensor:
+        """Return the tensor."""
+        return self.value
 
 
-class _ValueAttribute(_ValueProxy):
-    """`x.name`: a method if it is called next, an attribute otherwise."""
-
-    def __init__(self, root: fx.Proxy, name: str) -> None:
-        self.root = root
-        self.attribute = name
-        self.tracer = root.tracer
-        self._node: fx.Node | None = None
-
-    @property
-    def node(self) -> fx.Node:  # type: ignore[override]
-        if self._node is None:
-            proxy = self.tracer.create_proxy("call_function", getattr, (self.root, self.attribute), {})
-            self._node = proxy.node
-        return self._node
-
-    def __call__(self, *args: Any, **kwargs: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_method", self.attribute, (self.root, *args), kwargs)
+def mutated(*operands: Any) -> Any:
+    """Return the first operand, which was written to in part."""
+    return operands[0]
 
 
-class _ValueTracer(fx.Tracer):
-    """Evaluates each node as soon as it is made."""
+class _Number(int):
+    """An integer that knows how the network's code came by it."""
 
-    def __init__(self, inputs: tuple[Any, ...], opaque: set[str]) -> None:
-        super().__init__(param_shapes_constant=False)
-        self.inputs = iter(inputs)
-        self.opaque = opaque
-        self.values: dict[fx.Node, Any] = {}
-        self.data_dependent: set[fx.Node] = set()
-        self.evaluating = False
+    recorder: "_Recorder"
+    make: Callable[[], fx.Node]
+
+    @staticmethod
+    def of(value: int, recorder: "_Recorder", make: Callable[[], fx.Node]) -> "_Number":
+        number = _Number(value)
+        number.recorder, number.make = recorder, functools.cache(make)
+        return number
+
+    def _combined(self, function: Callable[..., int], *operands: Any) -> Any:
+        if any(isinstance(x, bool) or not isinstance(x, int) for x in operands):
+            return NotImplemented
+        recorder = self.recorder
+        value = function(*(int(x) for x in operands))
+        return _Number.of(
+            value, recorder, lambda: recorder.graph.call_function(function, recorder.argument(operands))
+        )
+
+    def __neg__(self) -> Any:
+        return self._combined(operator.neg, self)
+
+
+for _name in ("add", "sub", "mul", "floordiv", "mod"):
+    _function = getattr(operator, _name)
+    setattr(_Number, f"__{_name}__", lambda a, b, f=_function: a._combined(f, a, b))
+    setattr(_Number, f"__r{_name}__", lambda a, b, f=_function: a._combined(f, b, a))
+
+
+def _plain(value: Any) -> Any:
+    """Return arguments without memories."""
+    if isinstance(value, _Number):
+        return int(value)
+    if isinstance(value, torch.Size):
+        return torch.Size([int(size) for size in value])
+    if type(value) in {tuple, list}:
+        return type(value)(_plain(item) for item in value)
+    if type(value) is dict:
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, slice):
+        return slice(*(_plain(getattr(value, part)) for part in ("start", "stop", "step")))
+    return value
+
+
+class _Recorder(TorchFunctionMode):
+    """Records each torch function, and each call of a leaf module, as a node."""
+
+    def __init__(self, root: nn.Module, opaque: Mapping[str, str]) -> None:
+        super().__init__()
+        self.root, self.opaque, self.graph = root, opaque, fx.Graph()
+        self.nodes: dict[int, fx.Node] = {}
+        self.tainted: set[fx.Node] = set()  # what depends on floating-point numbers
+        self.alive: list[Any] = []  # an id is of use only while its tensor lives
+        self.paused = False
         self.failed: str | None = None
+        self.only_analysis: str | None = None
+        self.numeric: tuple[fx.Node, Tensor] | None = None  # a floating-point input
+        self.path = ""
+        self.names = {
+            id(value): f"{path}.{name}" if path else name
+            for path, module in reversed(list(root.named_modules()))
+            for name, value in {**module._buffers, **module._parameters, **vars(module)}.items()
+            if isinstance(value, Tensor)
+        }
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Keep torch's own modules, and those already found to be untraceable, whole."""
-        return module_qualified_name in self.opaque or super().is_leaf_module(m, module_qualified_name)
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.paused:
+            return func(*_plain(args), **_plain(kwargs))
+        name = getattr(func, "__name__", "")
+        getter = name == "__get__"
+        if getter:
+            name = func.__self__.__name__
+        if name in {"shape", "size"}:
+            return self._sizes(*args, **kwargs)
+        result = func(*_plain(args), **_plain(kwargs))
+        if name in {"__set__", "__setitem__"}:
+            operands = [x for x in pytree.tree_leaves(args) if isinstance(x, Tensor)]
+            self._bind(operands[0], self.graph.call_function(mutated, self.argument(tuple(operands))))
+            self.only_analysis = "it writes into parts of tensors"
+        elif not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(result)):
+            if name in _QUESTIONS:
+                self._answer(name, args)
+        else:
+            in_place = (name.endswith("_") and not name.endswith("__")) or kwargs.get("inplace") or "out" in kwargs
+            node = self._node(func, getattr if getter else name, (*args, name) if getter else args, kwargs)
+            result = self._fresh(result, (args, kwargs), bool(in_place))
+            self._bind(result, node)
+        return result
 
-    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Trace into a module, remembering the innermost one that fails."""
-        if self.evaluating:  # while tracing, torch.fx patches every module call, these included
-            return forward(*args, **kwargs)
-        name = self.path_of_module(m)
+    def _node(self, func: Any, name: Any, args: Any, kwargs: Any) -> fx.Node:
+        arguments, keywords = self.argument(tuple(args)), self.argument(dict(kwargs))
+        if name is getattr:
+            return self.graph.call_function(getattr, arguments)
+        if name in _SWAPPED:
+            return self.graph.call_function(_SWAPPED[name], arguments[::-1])
+        if name.startswith("__") and hasattr(operator, name):
+            return self.graph.call_function(getattr(operator, name), arguments, keywords)
+        if getattr(Tensor, name, None) is func:
+            # Written out of place: what held the old value is not asked again.
+            name = name[:-1] if name.endswith("_") and hasattr(Tensor, name[:-1]) else name
+            return self.graph.call_method(name, arguments, keywords)
+        return self.graph.call_function(func, arguments, keywords)
+
+    def _sizes(self, x: Tensor, dim: int | None = None) -> Any:
+        def size(axis: int, length: int) -> _Number:
+            return _Number.of(length, self, lambda: self.graph.call_method("size", (source, axis)))
+
+        source = self._of(x)
+        sizes = torch.Size([size(axis, length) for axis, length in enumerate(Tensor.size(x))])
+        return sizes if dim is None else sizes[dim]
+
+    def _answer(self, name: str, args: Any) -> None:
+        for tensor in pytree.tree_leaves(args):
+            if isinstance(tensor, Tensor) and self._of(tensor) in self.tainted:
+                what = "truth" if name == "__bool__" else "value"
+                raise UntraceableError(f"takes the {what} of {self._of(tensor)}, which depends on the data")
+        self.only_analysis = "it asks for the values of its inputs"
+
+    def argument(self, value: Any) -> Any:
+        """Return an argument as a node takes it."""
+        if isinstance(value, Tensor):
+            return self._of(value)
+        if isinstance(value, _Number):
+            return value.make() if value.recorder is self else int(value)
+        if isinstance(value, (tuple, list)):
+            return (list if type(value) is list else tuple)(self.argument(item) for item in value)
+        if isinstance(value, dict):
+            return {key: self.argument(item) for key, item in value.items()}
+        if isinstance(value, slice):
+            return slice(*(self.argument(getattr(value, part)) for part in ("start", "stop", "step")))
+        if self.numeric is not None and isinstance(value, torch.dtype | torch.device):
+            node, like = self.numeric
+            question = "dtype" if isinstance(value, torch.dtype) else "device"
+            if value == getattr(like, question):
+                return self.graph.call_function(getattr, (node, question))
+        return value
+
+    def _of(self, x: Tensor) -> fx.Node:
+        if id(x) not in self.nodes:
+            if id(x) in self.names:
+                node = self.graph.get_attr(self.names[id(x)])
+            else:
+                node = self.graph.call_function(captured(x.detach()))
+                self.only_analysis = "it takes tensors from where no torch function was seen"
+            self._bind(x, node)
+        return self.nodes[id(x)]
+
+    def _bind(self, value: Any, node: fx.Node) -> None:
+        """Remember that `node` is where `value` came from."""
+        node.meta.setdefault("module", self.path)
+        if isinstance(value, Tensor):
+            self.alive.append(value)
+            self.nodes[id(value)] = node
+            source = node.op in {"placeholder", "get_attr"} and value.is_floating_point()
+            if source or not self.tainted.isdisjoint(node.all_input_nodes):
+                self.tainted.add(node)
+        elif isinstance(value, (tuple, list, dict)):
+            for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+                if isinstance(part, (Tensor, tuple, list, dict)):
+                    self.tainted.update({node} if not self.tainted.isdisjoint(node.all_input_nodes) else ())
+                    self._bind(part, self.graph.call_function(operator.getitem, (node, key)))
+
+    def _fresh(self, result: Any, arguments: Any, in_place: bool) -> Any:
+        """Return a result that is told from the arguments by its identity, unless it was written into one."""
+        if in_place:
+            return result
+        given = {id(x) for x in pytree.tree_leaves(arguments) if isinstance(x, Tensor)}
+        return map_tensors(lambda x: x.view_as(x) if id(x) in given else x, result) if given else result
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch the calls of the modules, and the whole numbers they hold."""
+        before = [(module, dict(vars(module))) for module in self.root.modules()]
         try:
-            return super().call_module(m, forward, args, kwargs)
-        except Exception:
-            if self.failed is None:
-                self.failed = name
-            raise
-
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Read a module's attribute: as a node when tracing, as it is when evaluating."""
-        return attr_val if self.evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        """Evaluate `node` on the example and wrap it."""
-        self.evaluating = True
-        try:
-            with torch.no_grad():
-                value = self._evaluate(node)
+            for path, module in self.root.named_modules():
+                leaf = path in self.opaque or _is_leaf(module)
+                if not leaf:
+                    for name, value in list(vars(module).items()):
+                        if type(value) is int:
+                            vars(module)[name] = self._attribute(f"{path}.{name}" if path else name, value)
+                vars(module)["forward"] = self._watched(path, module, leaf)
+            yield
         finally:
-            self.evaluating = False
-        self.values[node] = value
-        self._mark_data_dependence(node, value)
-        return _ValueProxy(node, self)
+            for module, state in before:
+                vars(module).clear()
+                vars(module).update(state)
 
-    def _value(self, node: fx.Node) -> Any:
-        if node not in self.values and node.op == "get_attr":  # a buffer, which torch.fx wraps in no proxy
-            self.values[node] = operator.attrgetter(str(node.target))(self.root)
-        return self.values[node]
+    def _attribute(self, path: str, value: int) -> _Number:
+        return _Number.of(value, self, lambda: self.graph.get_attr(path))
 
-    def _evaluate(self, node: fx.Node) -> Any:
-        args = map_arg(node.args, self._value)
-        kwargs = map_arg(node.kwargs, self._value)
-        target: Any = node.target
-        if node.op == "placeholder":
-            return next(self.inputs, *node.args)
-        if node.op == "get_attr":
-            return operator.attrgetter(target)(self.root)
-        if node.op == "call_function":
-            return target(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], target)(*args[1:], **kwargs)
-        if node.op == "call_module":
-            return self.root.get_submodule(target)(*args, **kwargs)
-        return None
+    def _watched(self, path: str, module: nn.Module, leaf: bool) -> Callable[..., Any]:
+        forward = module.forward
 
-    def _mark_data_dependence(self, node: fx.Node, value: Any) -> None:
-        sources = node.all_input_nodes
-        inherited = any(source in self.data_dependent for source in sources)
-        question = node.args[1] if node.target is getattr else node.target
-        asked = any(isinstance(self._value(source), Tensor) for source in sources)
-        plain = isinstance(value, (bool, int, float, list))
-        if inherited or (asked and plain and question not in _STATIC_QUESTIONS):
-            self.data_dependent.add(node)
+        @functools.wraps(forward)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if self.paused:
+                return forward(*args, **kwargs)
+            if not leaf:
+                outer, self.path = self.path, path
+                try:
+                    return forward(*args, **kwargs)
+                except Exception:
+                    self.failed = path if self.failed is None else self.failed
+                    raise
+                finally:
+                    self.path = outer
+            node = self.graph.call_module(path, self.argument(args), self.argument(kwargs))
+            self.paused = True
+            try:
+                result = forward(*_plain(args), **_plain(kwargs))
+                result = self._fresh(result, (args, kwargs), getattr(module, "inplace", False))
+            finally:
+                self.paused = False
+            self._bind(result, node)
+            if isinstance(result, Tensor) and any(p.is_floating_point() for p in module.parameters()):
+                self.tainted.add(node)
+            return result
 
-
-@contextmanager
-def _no_shape_checks() -> Iterator[None]:
-    """Let proxies pass annotations that only tensors satisfy."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", before)
+        return run
 
 
-def trace(root: nn.Module, inputs: tuple[Any, ...]) -> Trace:
+def _is_leaf(module: nn.Module) -> bool:
+    """Return whether a module stays whole: torch's own with weights of its own, and the transposed Linear."""
+    ours = type(module).__module__.startswith("torch.nn.modules")
+    return type(module).__name__ == "Conv1D" or (
+        ours and (next(module.children(), None) is None or isinstance(module, nn.MultiheadAttention))
+    )
+
+
+def trace(root: nn.Module, example: Any) -> Trace:
     """Return the graph of `root`, leaving whole what cannot be traced.
 
     Args:
         root: The network, in the mode to be traced; modules and parameters are not changed.
-        inputs: Positional arguments of an example call.
+        example: Arguments of a call, as for `secateur.modules.inputs.call_arguments`.
 
     Returns:
         The graph, and each module that stayed whole with the reason.
@@ -200,52 +317,84 @@ def trace(root: nn.Module, inputs: tuple[Any, ...]) -> Trace:
         UntraceableError: If the outermost `forward` itself cannot be traced.
     """
     opaque: dict[str, str] = {}
-    graph = _traced(root, inputs, opaque)
-    one_more = with_one_more(inputs)
+    traced = _traced(root, example, opaque)
+    one_more = with_one_more(example)
     if one_more is not None:
         # What fails here is a network of one batch size; what was traced holds for that.
         with suppress(UntraceableError, RuntimeError, ValueError):
-            _follow_batch(graph, _traced(root, one_more[0], dict(opaque)), *one_more[1:])
-    return Trace(graph, opaque)
+            _follow_batch(traced, _traced(root, one_more, dict(opaque)))
+    return traced
 
 
-def _traced(root: nn.Module, inputs: tuple[Any, ...], opaque: dict[str, str]) -> fx.Graph:
+def _traced(root: nn.Module, example: Any, opaque: dict[str, str]) -> Trace:
     """Return the graph of one example call, adding to `opaque` what has to stay whole."""
     while True:
-        tracer = _ValueTracer(inputs, set(opaque))
+        recorder = _Recorder(root, opaque)
+        args, kwargs = call_arguments(example)
+        inputs = _named(root, args, kwargs)
+        for name, value in inputs.items():
+            node = recorder.graph.placeholder(name)
+            recorder._bind(value, node)
+            if recorder.numeric is None and isinstance(value, Tensor) and value.is_floating_point():
+                recorder.numeric = node, value
         try:
-            with _no_shape_checks():
-                graph = tracer.trace(root, concrete_args=_defaults(root, len(inputs)))
-        except Exception as error:  # whatever the network's own code raises when it meets a proxy
+            with torch.no_grad(), recorder.watching(), recorder:
+                result = root(*args, **kwargs)
+            leaves = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+            kinds = {type(item) for item in _nests(result)}
+            if not kinds <= {tuple, list, dict}:
+                recorder.only_analysis = f"it returns a {type(result).__name__}"
+                result = tuple(leaves)
+            recorder.graph.output(recorder.argument(result))
+        except Exception as error:  # whatever the network's own code raises
             reason = " ".join(str(error).split()) or type(error).__name__
-            if tracer.failed is None or tracer.failed in opaque:
+            if not recorder.failed or recorder.failed in opaque:
                 raise UntraceableError(reason) from error
-            opaque[tracer.failed] = reason
+            opaque[recorder.failed] = reason
             continue
+        graph = recorder.graph
         graph.eliminate_dead_code(is_impure_node=lambda node: node.op in {"placeholder", "output"})
         graph.lint()
-        return graph
+        return Trace(graph, tuple(inputs.values()), opaque, recorder.only_analysis)
 
 
-def with_one_more(inputs: tuple[Any, ...]) -> tuple[tuple[Any, ...], int, int] | None:
-    """Return the example with its first row repeated, the number of a tensor that has the batch, its size."""
-    sizes = [len(x) for x in inputs if isinstance(x, Tensor) and x.dim()]
-    if not sizes or min(sizes) != max(sizes) or sizes[0] == 0:
+def _nests(value: Any) -> Iterator[Any]:
+    """Yield whatever holds others in a network's output, and what is neither that nor a plain value."""
+    if isinstance(value, (tuple, list, dict)):
+        yield value
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _nests(item)
+    elif not isinstance(value, (Tensor, int, float, str, type(None))):
+        yield value
+
+
+def _named(root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by name."""
+    taken = [p.name for p in inspect.signature(root.forward).parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
+    names = [*taken, *(f"argument_{number}" for number in range(len(taken), len(args)))]
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def with_one_more(example: Any) -> Any:
+    """Return the example with the first row of each tensor repeated; None where there is no batch."""
+    sizes = {len(x) if x.dim() else 0 for x in pytree.tree_leaves(map_tensors(lambda x: x, example)) if isinstance(x, Tensor)}
+    if len(sizes - {0}) != 1:
         return None
-    first = next(number for number, x in enumerate(inputs) if isinstance(x, Tensor) and x.dim())
-    longer = tuple(torch.cat([x, x[:1]]) if isinstance(x, Tensor) and x.dim() else x for x in inputs)
-    return longer, first, sizes[0]
+    return map_tensors(lambda x: torch.cat([x, x[:1]]) if x.dim() else x, example)
 
 
-def _follow_batch(graph: fx.Graph, longer: fx.Graph, batched_input: int, batch: int) -> None:
-    """Let numbers that grow with the batch (from `len(x)` or `int(x.shape[0])`) follow it in `graph`."""
-    pairs = list(zip(graph.nodes, longer.nodes, strict=True))
-    placeholder = [node for node in graph.nodes if node.op == "placeholder"][batched_input]
+def _follow_batch(traced: Trace, longer: Trace) -> None:
+    """Let numbers that grow with the batch (from `len(x)` or `int(x.shape[0])`) follow it in the graph."""
+    graph = traced.graph
+    pairs = list(zip(graph.nodes, longer.graph.nodes, strict=True))
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    batched = next(n for n, value in enumerate(traced.inputs) if isinstance(value, Tensor) and value.dim())
+    placeholder, batch = placeholders[batched], len(traced.inputs[batched])
     sizes: dict[int, fx.Node] = {}
 
     def size(multiple: int) -> fx.Node:
         if multiple not in sizes:
-            after = sizes.get(1, placeholder)
+            after = sizes.get(1, placeholders[-1])
             with graph.inserting_after(after):
                 if multiple == 1:
                     sizes[1] = graph.call_method("size", (placeholder, 0))
@@ -269,13 +418,9 @@ def _follow_batch(graph: fx.Graph, longer: fx.Graph, batched_input: int, batch: 
         return size(multiple)
 
     for node, other in pairs:
-        if (node.op, node.target) != (other.op, other.target):
+        if node.op != other.op or getattr(node.target, "__name__", node.target) != getattr(
+            other.target, "__name__", other.target
+        ):
             raise UntraceableError("takes another path for another batch size")
         node.args = followed(node.args, other.args)
         node.kwargs = {name: followed(value, other.kwargs[name]) for name, value in node.kwargs.items()}
-
-
-def _defaults(root: nn.Module, num_inputs: int) -> dict[str, Any]:
-    """Return the values of the arguments of `forward` that the example leaves at their defaults."""
-    parameters = list(inspect.signature(root.forward).parameters.values())
-    return {p.name: p.default for p in parameters[num_inputs:] if p.default is not inspect.Parameter.empty}

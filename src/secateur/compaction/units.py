@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.compaction.compact import in_double
-from secateur.compaction.flow import LayerSlots, analyse
-from secateur.compaction.permanent import permanent
+from secateur.compaction.flow import LayerSlots, analyse, is_transposed
+from secateur.compaction.plain import plain_copy
 from secateur.compaction.rules import RULES
 from secateur.compaction.tracing import UntraceableError, trace
+from secateur.modules.differences import in_double
 
 __all__ = ["KINDS", "UnitAxis", "Units", "find_units"]
 
@@ -62,28 +62,25 @@ def find_units(model: nn.Module, example_input: Any) -> Units:
 
     Args:
         model: Network, masked or not. It is not changed.
-        example_input: A batch, or the tuple of positional arguments of a call.
+        example_input: Arguments of a call, as for `compact`.
 
     Returns:
         The units; none where the network cannot be traced.
     """
-    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
-    network = permanent(model).eval()
+    network, example = in_double(plain_copy(model), example_input)
     try:
-        traced = trace(network, inputs)
+        traced = trace(network, example)
     except UntraceableError:
         return Units((), (), ())
-    for node in traced.graph.nodes:
-        node.type = None
-    precise, precise_inputs = in_double(network, inputs)
-    analysis = analyse(precise, traced.graph, precise_inputs, RULES)
+    analysis = analyse(network, traced.graph, traced.inputs, RULES)
     roots, frozen = analysis.slots.roots(), analysis.slots.frozen()
     number = torch.full_like(roots, -1)
     layers: list[str] = []
     kinds: list[str] = []
     for name, slots in analysis.layers.items():
         layer = network.get_submodule(name)
-        if slots.outputs is None or not isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        linear = isinstance(layer, nn.Linear) or is_transposed(layer)
+        if slots.outputs is None or not (linear or isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)):
             continue
         made = roots[slots.outputs]
         unique, counts = made.unique(return_counts=True)
@@ -92,7 +89,7 @@ def find_units(model: nn.Module, example_input: Any) -> Units:
                 number[root] = len(layers)
                 layers.append(name)
                 kind = "head" if count > 1 else "neuron"
-                kinds.append(kind if isinstance(layer, nn.Linear) else "channel")
+                kinds.append(kind if linear else "channel")
     number = torch.where(frozen, -1, number[roots])
     axes = [axis for name, slots in analysis.layers.items() for axis in _axes(network, name, slots, number)]
     for name, tensor_axes in analysis.tensors.items():
@@ -113,7 +110,9 @@ def _attribute(network: nn.Module, name: str) -> Any:
 def _axes(network: nn.Module, name: str, slots: LayerSlots, number: Tensor) -> list[UnitAxis]:
     layer = network.get_submodule(name)
     shapes = {leaf: parameter.shape for leaf, parameter in layer.named_parameters(recurse=False)}
-    makes = 1 if isinstance(layer, nn.Embedding) else 0
+    transposed = is_transposed(layer)
+    makes = 1 if transposed or isinstance(layer, nn.Embedding) else 0
+    reads = 0 if transposed else 1
     axes = []
     if slots.outputs is not None:
         unit = number[slots.outputs]
@@ -122,6 +121,6 @@ def _axes(network: nn.Module, name: str, slots: LayerSlots, number: Tensor) -> l
             for leaf, shape in shapes.items()
         ]
     weight = shapes.get("weight", torch.Size())
-    if slots.inputs is not None and len(weight) > 1 and weight[1] == len(slots.inputs):
-        axes.append(UnitAxis(f"{name}.weight", 1, number[slots.inputs], produces=False))
+    if slots.inputs is not None and len(weight) > 1 and weight[reads] == len(slots.inputs):
+        axes.append(UnitAxis(f"{name}.weight", reads, number[slots.inputs], produces=False))
     return axes

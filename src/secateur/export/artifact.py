@@ -22,6 +22,7 @@ from safetensors.torch import save as as_bytes
 from torch import Tensor, fx, nn
 
 from secateur.compaction import plain_copy
+from secateur.compaction.tracing import trace
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.export.architecture import DTYPES, build, describe
 from secateur.export.codec import CodedMask, decode_mask, encode_mask, entropy_bits
@@ -58,6 +59,7 @@ def save(
     network: nn.Module,
     path: str | Path,
     *,
+    example_input: Any = None,
     values: str | None = None,
     factory: str | None = None,
     factory_arguments: Mapping[str, Any] | None = None,
@@ -68,6 +70,8 @@ def save(
         network: A compact network, or any that is built of torch's own layers and functions. Masks are
             made permanent in the file; layers with CSR kernels get them again when it is loaded.
         path: The file, usually `*.safetensors`; replaced as a whole.
+        example_input: Arguments of a call, for a network whose code reads shapes, as `compact` takes them. A
+            graph, and code that reads none, need no example.
         values: Type that weights are rounded to: `"float32"`, `"float16"` or `"bfloat16"`. None keeps each
             as it is.
         factory: For any other network, `"package.module:function"` that returns one of the same shapes;
@@ -89,7 +93,7 @@ def save(
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in plain.state_dict().items()}
     description: dict[str, Any]
     if factory is None:
-        traced = plain if isinstance(plain, fx.GraphModule) else _traced(plain)
+        traced = plain if isinstance(plain, fx.GraphModule) else _traced(plain, example_input)
         description = {"architecture": describe(traced)}
         build(description["architecture"], state, set(parameters))
     else:
@@ -107,13 +111,15 @@ def save(
     return len(content)
 
 
-def _traced(network: nn.Module) -> fx.GraphModule:
+def _traced(network: nn.Module, example_input: Any) -> fx.GraphModule:
     try:
+        if example_input is not None:
+            return fx.GraphModule(network, trace(network, example_input).graph, type(network).__name__)
         return fx.symbolic_trace(network)
     except Exception as error:  # whatever the network's own code raises when it meets a proxy
         raise InvalidArgumentError(
             f"network: expected a compact or traceable one, got {type(network).__name__}, which is not "
-            f"({' '.join(str(error).split())}): compact it first, or save with factory=..."
+            f"({' '.join(str(error).split())}): give an example_input, or save with factory=..."
         ) from error
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.compaction import permanent
+from secateur.compaction import plain_copy
 
 __all__ = ["CsrConv2d", "CsrLinear", "with_csr", "without_csr"]
 
@@ -148,7 +148,7 @@ def without_csr(network: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     Args:
         network: What `sparse` returned, or any module. It is not changed.
     """
-    plain = permanent(network)
+    plain = plain_copy(network)
     layers = [(n, m) for n, m in plain.named_modules() if isinstance(m, (CsrLinear, CsrConv2d))]
     for name, layer in layers:
         plain.set_submodule(name, layer.dense())

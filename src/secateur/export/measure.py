@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from secateur.compaction import permanent
+from secateur.compaction import plain_copy
 from secateur.errors import InvalidArgumentError, SecateurError
 from secateur.export import artifact
 from secateur.export.csr import CsrConv2d, CsrLinear
@@ -157,7 +157,7 @@ def _row(
 
 def _weights(network: nn.Module) -> list[Tensor]:
     """Return the parameters, and the buffers that stand for them in sparse kernels; masks applied."""
-    plain = permanent(network)
+    plain = plain_copy(network)
     sparse = [module for module in plain.modules() if isinstance(module, (CsrLinear, CsrConv2d))]
     kept = [module.get_buffer("values") for module in sparse]
     biases = [module.get_buffer("bias") for module in sparse if module.bias is not None]

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from secateur.compaction import permanent
+from secateur.compaction import plain_copy
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.export import artifact
 from secateur.export.measure import BenchRow, bench
@@ -102,7 +102,7 @@ def measure_run(
     kernels = {size: measure_kernels(small, images[:size]) for size in (min(batches), max(batches))}
     variants: dict[str, nn.Module | Path] = {
         "masked": run.model,
-        "dense": permanent(run.model) if dense is None else _same_network(run, dense),
+        "dense": plain_copy(run.model) if dense is None else _same_network(run, dense),
         "compact": small,
     }
     for size, choice in kernels.items():
@@ -160,13 +160,13 @@ def _streamlined(
 
 def _same_network(run: Run, directory: Path) -> nn.Module:
     other = load_run(directory)
-    shapes = ({n: p.shape for n, p in permanent(r.model).named_parameters()} for r in (run, other))
+    shapes = ({n: p.shape for n, p in plain_copy(r.model).named_parameters()} for r in (run, other))
     if len({tuple(sorted(found.items())) for found in shapes}) > 1:
         raise ArtifactError(
             f"--dense {directory}: expected a run of the same network ({run.config['network']}), got "
             f"{other.config['network']} with other weights"
         )
-    return permanent(other.model)
+    return plain_copy(other.model)
 
 
 def _as_torch_saves(row: BenchRow, variant: nn.Module | Path) -> BenchRow:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from secateur.compaction import permanent
+from secateur.compaction import plain_copy
 from secateur.export.csr import CsrConv2d, CsrLinear
 from secateur.export.timing import alternating_medians
 from secateur.modules import call
@@ -111,7 +111,7 @@ def measure_kernels(model: nn.Module, example_input: Any) -> tuple[KernelRow, ..
     Returns:
         One row per layer that the example reaches, in the network's order.
     """
-    network = permanent(model).eval()
+    network = plain_copy(model).eval()
     reached = _inputs_of_layers(network, example_input)
     rows = []
     with torch.inference_mode():
@@ -143,7 +143,7 @@ def sparse(model: nn.Module, example_input: Any, *, kernels: Sequence[KernelRow]
     Returns:
         A copy for inference, in evaluation mode; equal to the network up to rounding.
     """
-    network = permanent(model).eval()
+    network = plain_copy(model).eval()
     for row in measure_kernels(model, example_input) if kernels is None else kernels:
         candidate = None if row.kernel == "dense" else _candidate(network.get_submodule(row.layer))
         if candidate is not None:
