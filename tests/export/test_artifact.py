@@ -1,6 +1,8 @@
 """Saved networks come back, small; damaged, newer and dangerous files do not."""
 
 import json
+import os
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.export import KernelRow, artifact, sparse
 from secateur.export.csr import CsrConv2d, CsrLinear
 from secateur.networks import build
+from secateur.runs import tensors_checksum
 
 
 def reduced_mlp(sparsity: float = 0.97) -> nn.Module:
@@ -26,12 +29,19 @@ def reduced_mlp(sparsity: float = 0.97) -> nn.Module:
         prune.custom_from_mask(
             layer, "weight", torch.rand(layer.weight.shape, generator=generator) > sparsity
         )
-    return compact(model, torch.zeros(1, 1, 12, 12)).eval()
+    return compact(model, torch.zeros(1, 1, 12, 12), as_graph=True).eval()
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("saved") / "net"
+    artifact.save(reduced_mlp(), path)
+    return path.read_bytes()
 
 
 @pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    artifact.save(reduced_mlp(), tmp_path / "net.safetensors")
+def saved(tmp_path: Path, content: bytes) -> Path:
+    (tmp_path / "net.safetensors").write_bytes(content)
     return tmp_path / "net.safetensors"
 
 
@@ -47,7 +57,7 @@ def rewrite(path: Path, change: Any) -> None:
 
 def put_back(path: Path, tensors: dict[str, Any], text: bytes, metadata: dict[str, str]) -> None:
     tensors["network"] = torch.frombuffer(bytearray(zlib.compress(text)), dtype=torch.uint8)
-    metadata["sha256"] = artifact._checksum(tensors)
+    metadata["sha256"] = tensors_checksum(tensors)
     save_file(tensors, path, metadata)
 
 
@@ -134,9 +144,9 @@ def test_a_cut_file_is_noticed(saved: Path, left: int) -> None:
 
 
 def test_a_newer_or_foreign_file_is_named(saved: Path) -> None:
-    for version, what_to_do in (("3", "update Secateur"), ("1", "save the network again"), ("", "update")):
+    for version, what_to_do in (("4", "update Secateur"), ("2", "save the network again"), ("", "update")):
         rewrite(saved, lambda metadata, header, version=version: metadata.update(version=version))
-        with pytest.raises(ArtifactError, match=rf"expected version 2 in .*got {version}: {what_to_do}"):
+        with pytest.raises(ArtifactError, match=rf"expected version 3 in .*got {version}: {what_to_do}"):
             artifact.load(saved)
     save_file({"x": torch.zeros(2)}, saved)
     with pytest.raises(ArtifactError, match="another safetensors file"):
@@ -147,28 +157,179 @@ def nodes(header: dict[str, Any]) -> list[Any]:
     return header["architecture"]["nodes"]
 
 
+def insert(node: list[Any]) -> Any:
+    return lambda _, header: nodes(header).insert(1, node)
+
+
 HOSTILE = {
-    "function": lambda _, h: nodes(h).insert(1, ["call_function", "os.system", ["true"]]),
-    "torch function": lambda _, h: nodes(h).insert(1, ["call_function", "torch.load", ["x"]]),
-    "method": lambda _, h: nodes(h).insert(1, ["call_method", "__reduce__", [{"node": 0}]]),
-    "attribute": lambda _, h: nodes(h).insert(1, ["call_function", "getattr", [{"node": 0}, "__class__"]]),
+    "function": insert(["call_function", "os.system", ["true"]]),
+    "torch function": insert(["call_function", "torch.load", ["x"]]),
+    "method": insert(["call_method", "__reduce__", [{"node": 0}]]),
+    "attribute": insert(["call_function", "getattr", [{"node": 0}, "__class__"]]),
     "layer": lambda _, h: h["architecture"]["layers"].update(x=["Module.__init__", {}]),
     "no layer": lambda _, h: h["architecture"]["layers"].update(x=["functional", {}]),
-    "class": lambda _, h: h["architecture"].update({"class": "X):\n  import os\nclass Y("}),
-    "target": lambda _, h: nodes(h).insert(1, ["get_attr", "x; import os", []]),
-    "placeholder": lambda _, h: nodes(h).insert(0, ["placeholder", "x=print(1)", []]),
     "shape": lambda _, h: h["tensors"][0].__setitem__(2, [1, 1]),
     "missing": lambda _, h: h["tensors"].pop(),
     "kept": lambda _, h: next(t for t in h["tensors"] if len(t) > 4).__setitem__(4, 10**9),
+    "bits": lambda _, h: next(t for t in h["tensors"] if len(t) > 4).__setitem__(5, 10**9),
     "type": lambda _, h: h["tensors"][0].__setitem__(1, "load"),
+    "argument of a layer": lambda _, h: h["architecture"]["layers"].update(
+        x=["Linear", {"in_features": 1, "out_features": 1, "device": "cpu"}]
+    ),
+    "keyword that the function lacks": insert(["call_function", "F.relu", [{"node": 0}], {"dict": {"x": 1}}]),
+    "keyword that the method lacks": insert(["call_method", "sum", [{"node": 0}], {"dict": {"to": 1}}]),
+    "keyword that the layer lacks": lambda _, h: next(
+        node for node in nodes(h) if node[0] == "call_module"
+    ).append({"dict": {"to": 1}}),
+    "keyword of Python": insert(["call_method", "sum", [{"node": 0}], {"dict": {"class": 1}}]),
+    "keywords that are no dictionary": insert(["call_method", "sum", [{"node": 0}], "dim=1"]),
+    "method of the network": insert(["call_module", "to_folder", ["folder"]]),
+    "method of the module": insert(["call_module", "register_forward_hook", [{"node": 0}]]),
+    "tensor that is none": insert(["get_attr", "__init__.__globals__", []]),
+    "calling a number": insert(["call_method", "sum", [5]]),
+    "layer's name": lambda _, h: h["architecture"]["layers"].update(forward=["ReLU", {}]),
+    "no list": lambda _, h: h["architecture"].update(nodes=[[]]),
+    "a node that is not there yet": insert(["call_method", "sum", [{"node": 50}]]),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_files_made_to_harm_are_refused(saved: Path, name: str) -> None:
     rewrite(saved, HOSTILE[name])
-    with pytest.raises(ArtifactError, match="damaged"):
+    with pytest.raises(ArtifactError, match="damaged") as caught:
         artifact.load(saved)
+    assert "\n" not in str(caught.value)
+
+
+def rename_tensor(header: dict[str, Any], code: str) -> None:
+    nodes(header).insert(1, ["get_attr", code, []])
+    header["tensors"][0][0] = code
+
+
+# Every place of a file whose text an author chooses, and that could come to stand in the text of a forward.
+WRITTEN_OUT = {
+    "class": lambda h, code: h["architecture"].update({"class": code}),
+    "kind of a layer": lambda h, code: h["architecture"]["layers"].update(x=[code, {}]),
+    "argument's name of a layer": lambda h, code: h["architecture"]["layers"].update(x=["ReLU", {code: 1}]),
+    "argument of a layer": lambda h, code: h["architecture"]["layers"].update(x=["Upsample", {"mode": code}]),
+    "path of a layer": lambda h, code: (
+        h["architecture"]["layers"].update({code: ["ReLU", {}]}),
+        nodes(h).insert(1, ["call_module", code, [{"node": 0}]]),
+    ),
+    "tensor": lambda h, code: rename_tensor(h, code),
+    "type of a tensor": lambda h, code: h["tensors"][0].__setitem__(1, code),
+    "parameter": lambda h, code: h["parameters"].append(code),
+    "CSR layer": lambda h, code: h.update(csr=[code]),
+    "operation": lambda h, code: nodes(h).insert(1, [code, "x", []]),
+    "placeholder": lambda h, code: nodes(h).insert(1, ["placeholder", code, []]),
+    "default of a placeholder": lambda h, code: nodes(h)[0].__setitem__(2, [code]),
+    "function": lambda h, code: nodes(h).insert(1, ["call_function", code, []]),
+    "method": lambda h, code: nodes(h).insert(1, ["call_method", code, [{"node": 0}]]),
+    "called layer": lambda h, code: nodes(h).insert(1, ["call_module", code, [{"node": 0}]]),
+    "attribute of the network": lambda h, code: nodes(h).insert(1, ["get_attr", code, []]),
+    "attribute of a tensor": lambda h, code: nodes(h).insert(
+        1, ["call_function", "getattr", [{"node": 0}, code]]
+    ),
+    "text": lambda h, code: nodes(h).insert(1, ["call_function", "torch.einsum", [code, {"node": 0}]]),
+    "text in a list": lambda h, code: nodes(h).insert(1, ["call_function", "torch.cat", [[code]]]),
+    "key of a dictionary": lambda h, code: nodes(h).insert(
+        1, ["call_function", "torch.cat", [{"dict": {code: {"node": 0}}}]]
+    ),
+    "slice": lambda h, code: nodes(h).insert(
+        1, ["call_function", "operator.getitem", [{"node": 0}, {"slice": [code, None, None]}]]
+    ),
+    "dtype": lambda h, code: nodes(h).insert(1, ["call_method", "to", [{"node": 0}, {"dtype": code}]]),
+    "device": lambda h, code: nodes(h).insert(1, ["call_method", "to", [{"node": 0}, {"device": code}]]),
+    "float": lambda h, code: nodes(h).insert(1, ["call_method", "mul", [{"node": 0}, {"float": code}]]),
+    "kind of an argument": lambda h, code: nodes(h).insert(1, ["call_method", "mul", [{code: 1}]]),
+    "keyword of a function": lambda h, code: nodes(h).insert(
+        1, ["call_function", "F.relu", [{"node": 0}], {"dict": {code: False}}]
+    ),
+    "keyword of a method": lambda h, code: nodes(h).insert(
+        1, ["call_method", "sum", [{"node": 0}], {"dict": {code: 1}}]
+    ),
+    "keyword of a layer": lambda h, code: next(n for n in nodes(h) if n[0] == "call_module").append({
+        "dict": {code: 1}
+    }),
+    "keyword of an output": lambda h, code: nodes(h)[-1].append({"dict": {code: 1}}),
+    "keyword's text": lambda h, code: nodes(h).insert(
+        1, ["call_function", "F.interpolate", [{"node": 0}], {"dict": {"mode": code}}]
+    ),
+}
+SHAPES_OF_CODE = {
+    "expression": "{run}",
+    "argument": "a={run}, b",
+    "end of a call": "x)\n    {run}\n    (y",
+    "end of a text": "'+{run}+'",
+    "end of a longer text": '"+{run}+"',
+    "statement": "x; {run}; y",
+    "line": "x\n    {run}",
+    "default": "x={run}",
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES_OF_CODE)
+@pytest.mark.parametrize("place", WRITTEN_OUT)
+def test_no_text_of_a_file_is_run(saved: Path, tmp_path: Path, place: str, shape: str) -> None:
+    marker = tmp_path / "it ran"
+    run = f"__import__('pathlib').Path({str(marker)!r}).touch()"
+    rewrite(saved, lambda _, header: WRITTEN_OUT[place](header, SHAPES_OF_CODE[shape].format(run=run)))
+    try:
+        network = artifact.load(saved)
+    except ArtifactError as error:
+        assert "\n" not in str(error)  # noqa: PT017 (both ways are right: values are only ever values)
+    else:
+        assert place in {"text", "text in a list", "key of a dictionary", "slice", "parameter"} | {
+            "default of a placeholder",
+            "keyword's text",
+            "argument of a layer",
+        }
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if place not in {"parameter", "argument of a layer", "default of a placeholder"}:
+                with pytest.raises((TypeError, ValueError, RuntimeError, NotImplementedError)):
+                    network(torch.zeros(1, 1, 12, 12))
+            else:
+                network(torch.zeros(1, 1, 12, 12))
+    assert not marker.exists()
+
+
+def test_keywords_that_torch_takes_come_back(tmp_path: Path) -> None:
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.attention(query=x, key=x, value=x, need_weights=False)[0]
+            x = torch.nn.functional.softmax(x, dim=-1).sum(axis=1, keepdim=True).flatten(start_dim=1)
+            x = torch.nn.functional.max_pool1d(x, kernel_size=2, return_indices=False)
+            return torch.add(input=x, other=x, alpha=2).to(dtype=torch.float64).mean(dim=0, keepdims=True)
+
+    network, x = Network().eval(), torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
+    artifact.save(network, tmp_path / "net")
+    assert torch.equal(artifact.load(tmp_path / "net")(x), network(x))
+
+
+def test_code_that_reads_shapes_is_saved_by_an_example(tmp_path: Path) -> None:
+    class Network(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.reshape(len(x) // 2, -1) if len(x) > 1 else x
+
+    network, x = Network().eval(), torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InvalidArgumentError, match="give an example_input"):
+        artifact.save(network, tmp_path / "net")
+    artifact.save(network, tmp_path / "net", example_input=x)
+    assert torch.equal(artifact.load(tmp_path / "net")(x), network(x))
+
+
+def test_one_byte_of_a_type_is_noticed(tmp_path: Path) -> None:
+    artifact.save(nn.Linear(3, 2), tmp_path / "net")
+    content = (tmp_path / "net").read_bytes()
+    assert content.count(b'"F32"') == 1
+    (tmp_path / "net").write_bytes(content.replace(b'"F32"', b'"I32"'))
+    with pytest.raises(ArtifactError, match="another checksum"):
+        artifact.load(tmp_path / "net")
 
 
 def test_a_description_that_unfolds_without_end_is_refused(
@@ -176,21 +337,21 @@ def test_a_description_that_unfolds_without_end_is_refused(
 ) -> None:
     monkeypatch.setattr(artifact, "_LARGEST_TEXT", 50_000)
     assert artifact.load(saved) is not None
-    put_back(saved, load_file(saved), b" " * 50_001, {"format": "secateur-network", "version": "2"})
+    put_back(saved, load_file(saved), b" " * 50_001, {"format": "secateur-network", "version": "3"})
     with pytest.raises(ArtifactError, match="damaged one: the description is cut off or longer than 50000"):
         artifact.load(saved)
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[]"])
 def test_a_description_that_is_none_is_damage(saved: Path, text: bytes) -> None:
-    put_back(saved, load_file(saved), text, {"format": "secateur-network", "version": "2"})
+    put_back(saved, load_file(saved), text, {"format": "secateur-network", "version": "3"})
     with pytest.raises(ArtifactError, match="damaged one"):
         artifact.load(saved)
 
 
 def test_without_a_description_the_file_is_damaged(saved: Path) -> None:
     tensors = {name: tensor for name, tensor in load_file(saved).items() if name != "network"}
-    metadata = {"format": "secateur-network", "version": "2", "sha256": artifact._checksum(tensors)}
+    metadata = {"format": "secateur-network", "version": "3", "sha256": tensors_checksum(tensors)}
     save_file(tensors, saved, metadata)
     with pytest.raises(ArtifactError, match="damaged one"):
         artifact.load(saved)
@@ -204,12 +365,11 @@ def test_unknown_value_types_are_named(tmp_path: Path) -> None:
 def test_a_failed_save_leaves_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = saved.read_bytes()
 
-    def broken(tensors: Any, path: Path, metadata: Any) -> None:
-        path.write_bytes(b"half")
+    def broken(descriptor: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(artifact, "save_file", broken)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(ArtifactError, match="disk full; free space"):
         artifact.save(reduced_mlp(), saved)
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]

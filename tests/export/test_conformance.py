@@ -78,7 +78,7 @@ def check(name: str, granularity: str, way_out: str, folder: Path) -> None:
                 assert_equal(expected, sparse(network, x, kernels=everywhere(network))(x), 1e-5)
                 assert_equal(expected[:1], sparse(network, x, kernels=everywhere(network))(x[:1]), 1e-5)
         elif way_out == "artifact":
-            artifact.save(compact(model, x[:1]), folder / "net.safetensors")
+            artifact.save(compact(model, x[:1]), folder / "net.safetensors", example_input=x[:1])
             assert_equal(expected, artifact.load(folder / "net.safetensors")(x), 1e-5)
         else:
             written = onnx(compact(model, x[:1]), folder / "net.onnx", x[:1])

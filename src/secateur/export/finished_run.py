@@ -129,7 +129,7 @@ def _onnx(run: Run, path: Path, images: Tensor, num_samples: int) -> tuple[OnnxF
 def _saved(
     run: Run, network: nn.Module, path: Path, images: Tensor, kernels: tuple[KernelRow, ...] = ()
 ) -> Exported:
-    num_bytes = artifact.save(network, path)
+    num_bytes = artifact.save(network, path, example_input=images)
     with torch.no_grad():
         expected, found = run.model(images), artifact.load(path)(images)
     difference = float((expected - found).abs().max() / expected.abs().max().clamp_min(1e-30))

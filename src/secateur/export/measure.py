@@ -145,7 +145,7 @@ def _row(
     return BenchRow(
         variant=name,
         state_bytes=state_bytes(variant),
-        file_bytes=_file_bytes(variant),
+        file_bytes=_file_bytes(variant, _of_size(inputs, 1)),
         num_parameters=sum(tensor.numel() for tensor in floats),
         num_nonzero=sum(int(torch.count_nonzero(tensor)) for tensor in floats),
         num_macs=num_macs(variant, _of_size(inputs, 1)),
@@ -169,10 +169,10 @@ def state_bytes(network: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
 
 
-def _file_bytes(network: nn.Module) -> int | None:
+def _file_bytes(network: nn.Module, example: tuple[Any, ...]) -> int | None:
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return artifact.save(network, Path(folder) / "network.safetensors")
+            return artifact.save(network, Path(folder) / "network.safetensors", example_input=example)
         except SecateurError:
             return None
 
