@@ -19,11 +19,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from secateur.errors import InvalidArgumentError
 from secateur.modules.holding import HELD, Mask, ModuleMasks
-from secateur.modules.zeros import exact_zeros
+from secateur.modules.zeros import exact_zeros, require_values
 
 __all__ = ["held_masks", "hold", "hold_zeros", "mask_of", "masked", "masks_of", "release", "version"]
 
@@ -45,17 +44,18 @@ def hold(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """
     checked = _checked(model, masks)
     _hold_replaced(model)
-    new = {}
+    held = set()
     for parameter, removed in checked:
         before = HELD.get(parameter)
         if before is not None:
             removed |= before.on(parameter)
-        if removed.any() and not (before is not None and torch.equal(removed, before.on(parameter))):
-            new[id(parameter)] = Mask(removed)
-            HELD.attach(parameter, new[id(parameter)])
-    for module in model.modules() if new else ():
+        if removed.any():
+            held.add(id(parameter))
+            if before is None or not torch.equal(removed, before.on(parameter)):
+                HELD.attach(parameter, Mask(removed))
+    for module in model.modules() if held else ():
         for name, parameter in module._parameters.items():
-            if parameter is not None and id(parameter) in new:
+            if id(parameter) in held:
                 ModuleMasks.made_for(module).hold(name, parameter)
 
 
@@ -74,14 +74,18 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
     """Return the masks a model holds, and those that the exact zeros of its other weights make.
 
     Zeros count in weights of two or more dimensions, but for the padding row of an embedding. In a bias
-    beside such a weight they count where the unit has no other weight either, or where the bias has both
-    zeros and other values. Layers without such a weight, as normalisation layers, have no masks of this kind.
+    beside such a weight they count if that weight has zeros too, or if the bias has other values as well: a
+    bias of zeros alone beside a dense weight is the start of training. Layers without such a weight, as
+    normalisation layers, have no masks of this kind.
 
     Args:
         model: Any module, for one a network that was saved with its zeros and loaded.
 
     Returns:
         True where an entry stays, keyed by parameter name; only parameters with a removed entry.
+
+    Raises:
+        InvalidArgumentError: If the model's weights are not in memory.
     """
     held = held_masks(model)
     return held | {name: ~zero for name, zero in exact_zeros(model).items() if name not in held}
@@ -167,10 +171,7 @@ def _checked(model: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[nn.Par
         parameter = parameters.get(name)
         if parameter is None:
             raise InvalidArgumentError(f"masks: expected names of the model's parameters, got {name!r}")
-        if is_lazy(parameter) or parameter.is_meta:
-            raise InvalidArgumentError(
-                f"model: expected weights in memory, got {name!r} without values; load or initialise them"
-            )
+        require_values(name, parameter)
         if not (parameter.is_floating_point() or parameter.is_complex()):
             raise InvalidArgumentError(
                 f"masks: expected names of floating-point parameters, got {name!r} of {parameter.dtype}"

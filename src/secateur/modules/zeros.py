@@ -2,8 +2,27 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-__all__ = ["exact_zeros"]
+from secateur.errors import InvalidArgumentError
+
+__all__ = ["exact_zeros", "require_values"]
+
+
+def require_values(name: str, parameter: Tensor) -> None:
+    """Raise if a parameter has no values, as on the `meta` device or before a lazy module's first call.
+
+    Args:
+        name: Its name, for the message.
+        parameter: Of any model.
+
+    Raises:
+        InvalidArgumentError: If it has none.
+    """
+    if is_lazy(parameter) or parameter.is_meta:
+        raise InvalidArgumentError(
+            f"model: expected weights in memory, got {name!r} without values; load or initialise them"
+        )
 
 
 @torch.no_grad()
@@ -19,7 +38,12 @@ def exact_zeros(model: nn.Module) -> dict[str, Tensor]:
 
     Returns:
         True where an entry is zero; only parameters that have one.
+
+    Raises:
+        InvalidArgumentError: If the weights are not in memory.
     """
+    for name, parameter in model.named_parameters():
+        require_values(name, parameter)
     padding: dict[int, list[int]] = {}
     for module in model.modules():
         row = getattr(module, "padding_idx", None)
