@@ -16,7 +16,7 @@ from torch.func import functional_call
 from secateur.data import load
 from secateur.inference import Calibrated, FlatFF
 from secateur.networks.resnet import ResNet
-from secateur.training.batch_norm import moments, spread
+from secateur.modules import moments, spread
 
 NUM_DRAWS = 30
 NUM_AVERAGED = 16

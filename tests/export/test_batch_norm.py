@@ -12,8 +12,8 @@ from secateur.networks.resnet import ResNet
 from secateur.pruning import finish_structured
 from secateur.training import load_run
 from secateur.training import prune_run as pruned_run
-from secateur.training.batch_norm import moments
-from secateur.training.prediction import log_probabilities
+from secateur.modules import moments
+from secateur.training.prediction import predictions
 from secateur.training.prune_run import prune_run
 
 
@@ -65,9 +65,9 @@ def test_each_sample_in_the_graph_has_moments_of_its_own(network, posterior, ima
     generator = torch.Generator().manual_seed(1)
     drawn = [posterior.sample(generator=generator) for _ in range(3)]
     own = torch.stack([
-        log_probabilities(network, images, weights, calibration=images).exp() for weights in drawn
+        predictions(network, images, weights, calibration=images).exp() for weights in drawn
     ]).mean(0)
-    shared = torch.stack([log_probabilities(network, images, weights).exp() for weights in drawn]).mean(0)
+    shared = torch.stack([predictions(network, images, weights).exp() for weights in drawn]).mean(0)
     torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-5)
     assert (found - shared).abs().max() > 0.01
 

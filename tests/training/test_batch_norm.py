@@ -12,10 +12,9 @@ import secateur
 from secateur.errors import ArtifactError
 from secateur.networks.resnet import ResNet
 from secateur.training import load_run, methods
-from secateur.training.batch_norm import has_batch_norm, moments, reestimate, spread
-from secateur.training.judging import figures
+from secateur.modules import has_batch_norm, moments, reestimate, spread
 from secateur.training.loop import Trainer
-from secateur.training.prediction import log_probabilities
+from secateur.training.prediction import predictions, scores
 
 METHODS = ("calibrated", "flat-map", "flat-ff")
 
@@ -94,10 +93,10 @@ class TestMoments:
     def test_count_all_batches_alike(self, network, images, monkeypatch):
         network.eval()
         whole = moments(network, images)["norm1.running_mean"]
-        monkeypatch.setattr("secateur.training.batch_norm.BATCH_SIZE", 13)  # four batches of ten
+        monkeypatch.setattr("secateur.modules.batch_norm.BATCH_SIZE", 13)  # four batches of ten
         torch.testing.assert_close(moments(network, images)["norm1.running_mean"], whole)
         one_more = torch.cat([images, images[:1]])  # never a batch of one
-        monkeypatch.setattr("secateur.training.batch_norm.BATCH_SIZE", 40)
+        monkeypatch.setattr("secateur.modules.batch_norm.BATCH_SIZE", 40)
         sizes = []
         network.norm1.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
         moments(network, one_more)
@@ -137,7 +136,7 @@ def trained(digits, few_temperatures):
 
 class TestJudgement:
     def judged(self, run, digits, **options):
-        return figures(
+        return scores(
             run.model, run.posterior, digits.full.test, temperature=0.5, num_samples=12, seed=1, **options
         )
 
@@ -157,7 +156,7 @@ class TestJudgement:
         generator, total = torch.Generator().manual_seed(1), 0
         for _ in range(12):
             weights = posterior.sample(generator=generator) | averaged
-            total = total + log_probabilities(model, digits.full.test.images, weights).exp()
+            total = total + predictions(model, digits.full.test.images, weights).exp()
         loss = -(total / 12).log()[torch.arange(len(total)), digits.full.test.labels].mean()
         assert own["negative_log_likelihood"] < float(loss) - 0.05
 
@@ -186,7 +185,7 @@ class TestRun:
             options = {"num_samples": num_samples, "seed": 5}
             predicted = run.predict(digits.test.images, **options)
             assert torch.equal(again.predict(digits.test.images, **options), predicted)
-        judged = figures(
+        judged = scores(
             again.model, again.posterior, digits.test, seed=0, num_samples=4, calibration=again.calibration,
             temperature=run.config["predictive_temperature"],
         )  # fmt: skip
