@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from secateur.compaction.decide import Decision, decide
@@ -18,7 +17,7 @@ from secateur.compaction.plain import plain_copy
 from secateur.compaction.rewrite import drop_constant_operands, rewrite
 from secateur.compaction.rules import RULES
 from secateur.compaction.sizes import correct_sizes, fit_code
-from secateur.compaction.tracing import Trace, UntraceableError, trace, with_one_more
+from secateur.compaction.tracing import Trace, UntraceableError, trace, with_one_more, write_out_attributes
 from secateur.compaction.widths import rename_widths
 from secateur.errors import InvalidArgumentError
 from secateur.modules.differences import in_double, largest_relative_difference
@@ -97,7 +96,7 @@ def compact(
         built.append(_built(plain, traced, multiple_of, in_class=False))
     candidates = [_finished(small, plain, name, fold_batch_norm) for small in built]
     for small, candidate in sorted(zip(built, candidates, strict=True), key=lambda pair: _size(pair[1])):
-        difference = _difference(precise, candidate, precise_example)
+        difference = _difference(precise, candidate, precise_example, in_double=traced.in_double)
         if difference <= _tolerance(plain, example):
             if _size(candidate) == _size(plain) and as_graph is None and not fold_batch_norm:
                 _warn(f"{name} cannot be made smaller: {small.why_not()}")
@@ -179,20 +178,19 @@ def _built(plain: nn.Module, traced: Trace, multiple_of: int, *, in_class: bool)
     """Remove all that can be seen to be removable, round by round."""
     root, graph = copy.deepcopy(plain).eval(), _copied(traced.graph)
     if not in_class:
-        _write_out_attributes(root, graph)
-    doubled = any(isinstance(x, Tensor) and x.dtype == torch.float64 for x in pytree.tree_leaves(traced.inputs))
+        write_out_attributes(root, graph)
     small = _Small(root, graph, in_class, Analysis(root, graph))
     for _ in range(_ROUNDS):
-        if not _one_round(small, traced.inputs, multiple_of, doubled):
+        if not _one_round(small, traced, multiple_of):
             break
     return small
 
 
-def _one_round(small: _Small, inputs: tuple[Any, ...], multiple_of: int, doubled: bool) -> bool:
+def _one_round(small: _Small, traced: Trace, multiple_of: int) -> bool:
     """Remove what can be seen to be removable now; return whether that is anything."""
     root, graph = small.root, small.graph
-    precise = copy.deepcopy(root).double() if doubled else copy.deepcopy(root)
-    original = _copied(graph)
+    precise = copy.deepcopy(root).double() if traced.in_double else copy.deepcopy(root)
+    original, inputs = _copied(graph), traced.inputs
     small.analysis = analyse(precise, original, inputs, RULES)
     if not small.in_class and drop_constant_operands(small.analysis, root, graph):
         return True
@@ -233,22 +231,6 @@ def _copied(graph: fx.Graph) -> fx.Graph:
     return duplicate
 
 
-def _write_out_attributes(root: nn.Module, graph: fx.Graph) -> None:
-    """Replace each number that a module holds by itself: the graph is to be corrected, not the module."""
-    for node in list(graph.nodes):
-        if node.op == "get_attr":
-            owner, _, leaf = str(node.target).rpartition(".")
-            value = getattr(root.get_submodule(owner), leaf)
-            if isinstance(value, Tensor):
-                continue
-            for user in list(node.users):
-                user.args, user.kwargs = (
-                    map_arg(arguments, lambda n, node=node, value=value: value if n is node else n)
-                    for arguments in (user.args, user.kwargs)
-                )
-            graph.erase_node(node)
-
-
 def _num_kept(analysis: Analysis, decision: Decision) -> int:
     """Return how many weights the layers would keep."""
     total = 0
@@ -286,14 +268,14 @@ def _tolerance(network: nn.Module, example: Any) -> float:
     return 1e-10 if types <= {torch.float64} else 1e-5
 
 
-def _difference(reference: nn.Module, network: nn.Module, example: Any) -> float:
+def _difference(reference: nn.Module, network: nn.Module, example: Any, *, in_double: bool) -> float:
     """Return the largest relative difference of outputs.
 
     Compared are the example, other values of its shape, and a batch of twice its size (where the masked
     network takes one), in float64, so that what is found is an error and not rounding.
     """
     candidate = copy.deepcopy(network).eval()
-    if any(x.dtype == torch.float64 for x in [*reference.parameters(), *pytree.tree_leaves(example)] if isinstance(x, Tensor)):
+    if in_double:
         candidate = candidate.double()
     twice = map_tensors(lambda x: torch.cat([x, x]) if x.dim() else x, example)
     worst = 0.0

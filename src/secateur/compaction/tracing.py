@@ -17,12 +17,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import map_arg
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from secateur.modules.inputs import call_arguments, map_tensors
 
-__all__ = ["Trace", "UntraceableError", "captured", "mutated", "trace", "with_one_more"]
+__all__ = ["Trace", "UntraceableError", "captured", "mutated", "trace", "traced_module", "with_one_more",
+           "write_out_attributes"]
 
 # Functions that answer with something else than a tensor, by the entries of one.
 _QUESTIONS = frozenset({
@@ -47,12 +49,14 @@ class Trace:
         inputs: Values of the graph's placeholders on the example.
         opaque: Modules that could not be traced, by qualified name, with the reason.
         only_analysis: Why the graph cannot take the network's place; None where it can.
+        in_double: Whether `root` was in float64.
     """
 
     graph: fx.Graph
     inputs: tuple[Any, ...]
     opaque: dict[str, str]
     only_analysis: str | None = None
+    in_double: bool = False
 
 
 class captured:  # noqa: N801  (a function with a value of its own)
@@ -326,6 +330,44 @@ def trace(root: nn.Module, example: Any) -> Trace:
     return traced
 
 
+def traced_module(network: nn.Module, example: Any) -> fx.GraphModule:
+    """Return a network as a graph that runs without its code.
+
+    Args:
+        network: The network; the graph shares its parameters.
+        example: Arguments of a call.
+
+    Raises:
+        UntraceableError: If the network's code does more than a graph can express.
+    """
+    traced = trace(network, example)
+    if traced.only_analysis is not None:
+        raise UntraceableError(traced.only_analysis)
+    write_out_attributes(network, traced.graph)
+    return fx.GraphModule(network, traced.graph, class_name=type(network).__name__)
+
+
+def write_out_attributes(root: nn.Module, graph: fx.Graph) -> None:
+    """Replace, in a graph, each number that a module holds by the number itself.
+
+    Args:
+        root: Owner of the modules.
+        graph: Changed in place.
+    """
+    for node in list(graph.nodes):
+        if node.op == "get_attr":
+            owner, _, leaf = str(node.target).rpartition(".")
+            value = getattr(root.get_submodule(owner), leaf)
+            if isinstance(value, Tensor):
+                continue
+            for user in list(node.users):
+                user.args, user.kwargs = (
+                    map_arg(arguments, lambda n, node=node, value=value: value if n is node else n)
+                    for arguments in (user.args, user.kwargs)
+                )
+            graph.erase_node(node)
+
+
 def _traced(root: nn.Module, example: Any, opaque: dict[str, str]) -> Trace:
     """Return the graph of one example call, adding to `opaque` what has to stay whole."""
     while True:
@@ -355,7 +397,9 @@ def _traced(root: nn.Module, example: Any, opaque: dict[str, str]) -> Trace:
         graph = recorder.graph
         graph.eliminate_dead_code(is_impure_node=lambda node: node.op in {"placeholder", "output"})
         graph.lint()
-        return Trace(graph, tuple(inputs.values()), opaque, recorder.only_analysis)
+        numbers = [x for x in [*root.parameters(), *inputs.values()] if isinstance(x, Tensor)]
+        doubled = any(x.dtype == torch.float64 for x in numbers)
+        return Trace(graph, tuple(inputs.values()), opaque, recorder.only_analysis, doubled)
 
 
 def _nests(value: Any) -> Iterator[Any]:

@@ -22,7 +22,7 @@ from safetensors.torch import save as as_bytes
 from torch import Tensor, fx, nn
 
 from secateur.compaction import plain_copy
-from secateur.compaction.tracing import trace
+from secateur.compaction.tracing import traced_module
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.export.architecture import DTYPES, build, describe
 from secateur.export.codec import CodedMask, decode_mask, encode_mask, entropy_bits
@@ -114,7 +114,7 @@ def save(
 def _traced(network: nn.Module, example_input: Any) -> fx.GraphModule:
     try:
         if example_input is not None:
-            return fx.GraphModule(network, trace(network, example_input).graph, type(network).__name__)
+            return traced_module(network, example_input)
         return fx.symbolic_trace(network)
     except Exception as error:  # whatever the network's own code raises when it meets a proxy
         raise InvalidArgumentError(

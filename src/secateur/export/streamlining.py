@@ -50,7 +50,7 @@ def streamlined(model: nn.Module, example_input: Any, *, choice: Streamlining | 
         A copy in evaluation mode, without submodules where torch has a function for the layer; equal to the
         network up to rounding. Where `model` cannot be traced, what `compact` returns, in evaluation mode.
     """
-    small = compact(model, example_input, fold_batch_norm=True).eval()
+    small = compact(model, example_input, fold_batch_norm=True, as_graph=True).eval()
     if not isinstance(small, fx.GraphModule):
         return small
     return _built(small, _measured(small, call_arguments(example_input)) if choice is None else choice)
@@ -63,7 +63,7 @@ def measure_streamlining(model: nn.Module, example_input: Any) -> Streamlining:
         model: Masked or compact network.
         example_input: A batch of the size to be fast at, or the tuple of positional arguments of a call.
     """
-    small = compact(model, example_input, fold_batch_norm=True).eval()
+    small = compact(model, example_input, fold_batch_norm=True, as_graph=True).eval()
     if not isinstance(small, fx.GraphModule):
         return Streamlining()
     return _measured(small, call_arguments(example_input))
