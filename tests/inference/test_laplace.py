@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from secateur import Posterior
 from secateur.errors import InvalidArgumentError
 from secateur.inference import laplace
+from secateur.posterior import Diagonal, Kronecker, Rowwise
 from secateur.pruning import prune
 
 
@@ -73,31 +74,100 @@ def test_every_module_returns_to_its_own_mode_also_on_error(make_task):
     assert torch.equal(task.model[1].running_mean, before)
 
 
-def test_prior_precision_is_a_stationary_point_of_the_evidence(make_task):
-    """d/d log P0 of  sum_k [log P0 - log P_k] / 2 - P0 sum w^2 / 2  vanishes for each layer."""
-    task = make_task("mlp")
+def fitted(task) -> nn.Module:
     model = task.model.double()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2, weight_decay=1e-3)
-    inputs = task.inputs.double()
     for _ in range(100):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(inputs), task.labels).backward()
+        nn.functional.cross_entropy(model(task.inputs.double()), task.labels).backward()
         optimizer.step()
-    posterior = laplace(model, [(inputs, task.labels)])
+    return model
+
+
+def test_prior_precision_is_a_stationary_point_of_the_evidence(make_task):
+    """d/d log P0 of  [sum_k log P0 - log det P] / 2 - P0 sum w^2 / 2  vanishes for each layer.
+
+    P is that of the factors, also where the posterior is diagonal: that counts correlated weights twice.
+    """
+    task = make_task("mlp")
+    model, data = fitted(task), [(task.inputs.double(), task.labels)]
+    posterior = laplace(model, data, structure="kronecker")
+    diagonal = laplace(model, data)
     for layer in ("0", "2", "4"):
-        names = [f"{layer}.weight", f"{layer}.bias"]
-        prior = posterior.prior_precision[names[0]]
-        assert prior == posterior.prior_precision[names[1]]
-        weight = torch.cat([posterior.mean[name].flatten() for name in names])
-        curvature = torch.cat([(posterior.precision[name] - prior).flatten() for name in names])
+        block = posterior.blocks[layer]
+        prior = posterior.prior_precision[f"{layer}.weight"]
+        assert prior == posterior.prior_precision[f"{layer}.bias"]
+        torch.testing.assert_close(diagonal.prior_precision[f"{layer}.weight"], prior)
+        rows, columns = (torch.linalg.eigvalsh(m) for m in (block.row_curvature, block.column_curvature))
+        values = torch.outer(rows.clamp_min(0), columns.clamp_min(0))
+        power = sum(value.square().sum() for value in block.mean.values())
 
-        def evidence(log_prior, weight=weight, curvature=curvature):
-            volume = (log_prior - (curvature + log_prior.exp()).log()).sum()
-            return 0.5 * (volume - log_prior.exp() * weight.square().sum())
+        def evidence(log_prior, values=values, power=power):
+            volume = (log_prior - (values + log_prior.exp()).log()).sum()
+            return 0.5 * (volume - log_prior.exp() * power)
 
-        slope = torch.func.grad(evidence)(prior.log())
-        assert slope.abs() < 1e-3 * len(weight)
+        assert torch.func.grad(evidence)(prior.log()).abs() < 1e-6 * values.numel()
         assert evidence(prior.log()) > max(evidence(prior.log() + 0.5), evidence(prior.log() - 0.5))
+
+
+@pytest.mark.parametrize(("structure", "block"), [("row", Rowwise), ("kronecker", Kronecker)])
+def test_a_structure_has_blocks_with_the_same_row_sums(any_task, structure, block):
+    """Rows of the diagonal of G (x) A sum to those of the exact diagonal, whatever the layer."""
+    inputs = any_task.inputs if any_task.inputs.dtype == torch.int64 else any_task.inputs.double()
+    model, data = any_task.model.double(), [(inputs[:10], any_task.labels[:10])]
+    exact = laplace(model, data, prior_precision=0.5)
+    joint = laplace(model, data, structure=structure, prior_precision=0.5)
+    assert joint.mean.keys() == exact.mean.keys()
+    kinds = {type(each) for each in joint.blocks.values()}
+    assert kinds in ({block}, {block, Diagonal})
+    for found in joint.blocks.values():
+        if isinstance(found, Kronecker):
+            rows, columns = found.row_curvature.diagonal(), found.column_curvature.diagonal()
+        elif isinstance(found, Rowwise):
+            rows, columns = found.row_scale, found.row_precision[0].diagonal()
+        else:
+            for name, precision in found.precision.items():
+                torch.testing.assert_close(precision, exact.precision[name], rtol=1e-8, atol=1e-8)
+            continue
+        curvature = {name: exact.precision[name] - 0.5 for name in found.mean}
+        sums = found.layout.pack(curvature).sum(1)
+        torch.testing.assert_close(rows * columns.sum(), sums, rtol=1e-8, atol=1e-8)
+
+
+def test_sampled_outputs_are_near_the_exact_ones(make_task):
+    task = make_task("mlp")
+    model = task.model.double()  # not fitted: a confident network has rare, large gradients
+    data = [(task.inputs.double(), task.labels)] * 50
+    exact = laplace(model, data, prior_precision=1.0).precision
+    sampled = laplace(model, data, prior_precision=1.0, outputs="sampled", seed=3).precision
+    again = laplace(model, data, prior_precision=1.0, outputs="sampled", seed=3).precision
+    for name, value in exact.items():
+        assert torch.equal(sampled[name], again[name])
+        assert (sampled[name].sum() / value.sum()).item() == pytest.approx(1, abs=0.1)
+
+
+def test_dicts_iterators_and_parts_of_the_data_say_the_same(make_task):
+    task = make_task("mlp")
+    module = nn.Module()
+    module.net, module.forward = task.model, lambda x: task.model(x)
+    expected = laplace(module, [(task.inputs, task.labels)])
+    for loader in (
+        [{"x": task.inputs, "labels": task.labels}],
+        [(task.inputs, {"labels": task.labels})],
+        iter([(task.inputs, task.labels)]),
+    ):
+        found = laplace(module, loader)
+        for name, value in expected.precision.items():
+            torch.testing.assert_close(found.precision[name], value, rtol=1e-4, atol=1e-6)
+    for options in ({}, {"structure": "kronecker"}):
+        twice = laplace(module, loader_of_half(task), prior_precision=1.0, num_data=64, **options)
+        whole = laplace(module, loader_of_half(task), prior_precision=0.5, **options).at_temperature(0.5)
+        for name, value in whole.precision.items():
+            torch.testing.assert_close(twice.precision[name], value, rtol=1e-4, atol=1e-6)
+
+
+def loader_of_half(task):
+    return [(task.inputs[:32], task.labels[:32])]
 
 
 def test_a_layer_of_zeros_gets_a_finite_prior():
@@ -159,6 +229,9 @@ def test_patterns_choose(make_task):
         ({"loss_fn": "hinge"}, "loss_fn: expected one of cross-entropy, squared-error, got 'hinge'"),
         ({"prior_precision": 0.0}, "prior_precision: expected a positive"),
         ({"chunk_size": 0}, "chunk_size: expected a positive"),
+        ({"num_data": 0}, "num_data: expected a positive"),
+        ({"structure": "full"}, "structure: expected one of diagonal, row, kronecker, got 'full'"),
+        ({"outputs": "labels"}, "outputs: expected one of exact, sampled, got 'labels'"),
         ({"include": ["none"]}, "at least one parameter"),
         ({"exclude": "0.*"}, "exclude: expected a list"),
     ],

@@ -1,6 +1,6 @@
 """Batches of a loader: what the network is called with, the targets, and which tokens are padding."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Likelihood
 from secateur.modules.inputs import batch_size, call, call_arguments, to_device
 
-__all__ = ["Batch", "label_shift", "read_batch", "tensor_outputs"]
+__all__ = ["Batch", "label_shift", "learned_likelihood", "read_batch", "tensor_outputs"]
 
 LABELS = "labels"
 ATTENTION = "attention_mask"
@@ -116,3 +116,33 @@ def label_shift(model: nn.Module, batch: Batch, likelihood: Likelihood) -> int:
     plain = likelihood.mean_loss(outputs, labels)
     shifted = likelihood.mean_loss(outputs[:, :-1], labels[:, 1:])
     return int((loss - shifted).abs() < (loss - plain).abs())
+
+
+@torch.no_grad()
+def learned_likelihood(
+    likelihood: Likelihood, model: nn.Module, loader: Iterable[Any], device: torch.device
+) -> Likelihood:
+    """Return a likelihood that has learned its own parameters from the targets of all data, if it has any.
+
+    Args:
+        likelihood: Any likelihood.
+        model: The network, in evaluation mode.
+        loader: Batches with targets.
+        device: Where the network is.
+
+    Raises:
+        InvalidArgumentError: If it learns, and the loader can be read only once or has no targets.
+    """
+    if not likelihood.learned:
+        return likelihood
+    if iter(loader) is loader:
+        raise InvalidArgumentError(
+            "loader: expected one that can be read twice, since the likelihood learns its noise first, "
+            "got an iterator; give a list or a DataLoader"
+        )
+    for batch in loader:
+        read = read_batch(batch, device)
+        if read.targets is None:
+            raise InvalidArgumentError("loader: expected targets, from which the noise is learned, got none")
+        likelihood = likelihood.updated(tensor_outputs(call(model, read.example)), read.targets)
+    return likelihood

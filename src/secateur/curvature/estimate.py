@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.curvature.batches import Batch, label_shift, read_batch
+from secateur.curvature.batches import Batch, label_shift, learned_likelihood, read_batch
 from secateur.curvature.checks import require_finite_batch, require_finite_outputs, require_finite_weights
 from secateur.curvature.gather import Gatherer, make_plan
 from secateur.curvature.sums import MatrixSums
@@ -96,6 +96,11 @@ def estimate(
         raise InvalidArgumentError(f"max_batches: expected at least 1, got {max_batches}")
     if tolerance is not None and not tolerance > 0:
         raise InvalidArgumentError(f"tolerance: expected a positive number, got {tolerance}")
+    likelihood = resolve(likelihood)
+    if likelihood.learned:
+        with evaluation_mode(model):
+            device = next(model.parameters()).device
+            likelihood = learned_likelihood(likelihood, model, loader, device)
     current = CurvaturePass(
         model,
         likelihood=likelihood,

@@ -169,6 +169,11 @@ class Curvature:
         diagonal = {name: value.to(device) for name, value in self.diagonal.items()}
         return replace(self, layers=layers, diagonal=diagonal)
 
+    def only_diagonal(self) -> "Curvature":
+        """Return the curvature without factors: the exact diagonal of each layer, where it was gathered."""
+        layers = {name: replace(layer, A=None, G=None) for name, layer in self.layers.items()}
+        return replace(self, layers=layers)
+
     def posterior(
         self, model: nn.Module, *, prior_precision: float | Mapping[str, float] | None = None
     ) -> Posterior:
