@@ -9,6 +9,7 @@ contributes.
 
 from secateur.compaction.compact import CompactionWarning, compact
 from secateur.compaction.plain import plain_copy
+from secateur.compaction.resize import changed_widths, resize_like
 from secateur.compaction.units import find_units
 
-__all__ = ["CompactionWarning", "compact", "find_units", "plain_copy"]
+__all__ = ["CompactionWarning", "changed_widths", "compact", "find_units", "plain_copy", "resize_like"]

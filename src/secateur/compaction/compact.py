@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from secateur.compaction.decide import Decision, decide
-from secateur.compaction.flow import Analysis, analyse
+from secateur.compaction.flow import Analysis, analyse, weight_of
 from secateur.compaction.fold import fold_batch_norms
 from secateur.compaction.gather import drop_embedding_rows, pick_inputs
 from secateur.compaction.plain import plain_copy
@@ -128,9 +128,9 @@ class _Small:
         """Return why no more was removed."""
         frozen = self.analysis.slots.frozen()
         for name, slots in self.analysis.layers.items():
-            weight: Any = self.root.get_submodule(name).weight
+            weight = weight_of(self.root.get_submodule(name))
             for axis, ids in ((0, slots.outputs), (1, slots.inputs)):
-                if ids is None or weight.dim() < 2 or weight.shape[axis] != len(ids):
+                if ids is None or weight is None or weight.dim() < 2 or weight.shape[axis] != len(ids):
                     continue
                 dead = (weight == 0).movedim(axis, 0).flatten(1).all(1).cpu()
                 kept = ids[dead & frozen[ids]]
@@ -235,7 +235,7 @@ def _num_kept(analysis: Analysis, decision: Decision) -> int:
     """Return how many weights the layers would keep."""
     total = 0
     for name, slots in analysis.layers.items():
-        weight = getattr(analysis.root.get_submodule(name), "weight", None)
+        weight = weight_of(analysis.root.get_submodule(name))
         share = 1.0
         for ids in {id(axis): axis for axis in (slots.inputs, slots.outputs) if axis is not None}.values():
             share *= float(decision.keeps(ids).double().mean())

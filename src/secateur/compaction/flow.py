@@ -19,7 +19,8 @@ from torch.fx.node import map_arg
 
 from secateur.compaction.slots import Axes, Slots
 
-__all__ = ["Analysis", "Flow", "LayerSlots", "Rule", "Sink", "analyse", "argument", "is_transposed", "operator_name"]
+__all__ = ["Analysis", "Flow", "LayerSlots", "Rule", "Sink", "analyse", "argument", "is_transposed", "operator_name",
+           "weight_of"]
 
 
 @dataclass
@@ -131,6 +132,12 @@ def argument(node: fx.Node, position: int, name: str, default: Any = None) -> An
 def is_transposed(layer: nn.Module) -> bool:
     """Return whether a layer is Transformers' Conv1D: a Linear layer that holds its weight transposed."""
     return type(layer).__name__ == "Conv1D" and {"nf", "nx"} <= vars(layer).keys()
+
+
+def weight_of(layer: nn.Module) -> Tensor | None:
+    """Return a layer's weight, outputs first; of an LSTM the one of its inputs; None where it has none."""
+    weight = getattr(layer, "weight", getattr(layer, "weight_ih_l0", None))
+    return weight.T if weight is not None and is_transposed(layer) else weight
 
 
 def operator_name(root: nn.Module, node: fx.Node) -> str:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from secateur.compaction.flow import Analysis, Flow, LayerSlots, Rule, Sink, is_transposed
+from secateur.compaction.flow import Analysis, Flow, LayerSlots, Rule, Sink, is_transposed, weight_of
 from secateur.compaction.slots import Axes
 
 __all__ = ["LAYER_RULES", "uniform_constant"]
@@ -31,7 +31,8 @@ def _linear(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) ->
     if layer is None or not (type(layer) is nn.Linear or is_transposed(layer)):
         return None
     (x,) = flows
-    weight: Tensor = layer.weight.T if is_transposed(layer) else layer.weight  # type: ignore[union-attr,assignment]
+    weight = weight_of(layer)
+    assert weight is not None
     reads = weight != 0
     varying = F.linear(x.varying.double(), reads.double()) > 0.5
     outputs = analysis.slots.new(len(weight))
@@ -163,12 +164,43 @@ def _repeated(flow: Flow, value: Tensor) -> Flow:
     return Flow(*(x.repeat_interleave(times, -3) for x in (flow.value, flow.varying)), axes)
 
 
+def _lstm(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Any:
+    """A unit is zero at all times if its cell is fed zeros: the rows of its gate g, and their biases."""
+    name = str(node.target)
+    layer: Any = analysis.root.get_submodule(name) if node.op == "call_module" else None
+    if type(layer) is not nn.LSTM or layer.num_layers > 1 or layer.bidirectional or layer.proj_size:
+        return None
+    if len(flows) != 1 or flows[0].value.dim() != 3:  # an initial state, or no batch
+        return None
+    (x,) = flows
+    count = layer.hidden_size
+    read = [(w != 0).unflatten(0, (4, count)) for w in (layer.weight_ih_l0, layer.weight_hh_l0)]
+    fed = read[0][2].any(1)
+    if layer.bias:
+        fed = fed | ((layer.bias_ih_l0 != 0) | (layer.bias_hh_l0 != 0)).unflatten(0, (4, count))[2]
+    for _ in range(count):
+        fed = fed | read[1][2][:, fed].any(1)
+    outputs, inputs = analysis.slots.new(count), x.axes[-1]
+    analysis.slots.freeze_all(x.axes[:-1])
+    if inputs is not None:
+        constant = uniform_constant(x, -1)
+        foldable = ~constant.isnan() & ((constant == 0) | layer.bias)
+        analysis.sinks.append(Sink(name, inputs, outputs, read[0].any(0), constant, foldable))
+    zero = torch.where(fed, torch.nan, 0.0).double()
+    analysis.sinks.append(Sink(f"{name}.hidden", outputs, outputs, read[1].any(0), zero, ~fed))
+    analysis.layers[name] = LayerSlots(inputs, outputs)
+    out, (hidden, cell) = value
+    flow, *state = (Flow(t, fed.expand_as(t), [None, None, outputs]) for t in (out, hidden, cell))
+    return flow, tuple(state)
+
+
 LAYER_RULES: dict[str, Rule] = {
     "linear": _linear,
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
     **dict.fromkeys(("batchnorm1d", "batchnorm2d", "batchnorm3d"), _batch_norm),
     **dict.fromkeys(("layernorm", "rmsnorm"), _layer_norm),
     "embedding": _embedding,
+    "lstm": _lstm,
     **dict.fromkeys(("matmul", "bmm"), _matmul),
     "scaled_dot_product_attention": _attention,
 }

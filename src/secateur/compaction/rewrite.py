@@ -62,8 +62,30 @@ def _slice(layer: nn.Module, slots: LayerSlots, sink: Sink | None, decision: Dec
                 _replace(layer, name, _take(getattr(layer, name), kept_out, 0))
         if kept_out is not None:
             layer.num_features = int(kept_out.sum())
+    elif isinstance(layer, nn.LSTM):
+        assert slots.outputs is not None
+        _slice_lstm(layer, kept_in, slots.outputs, sink, decision)
     else:
         _slice_weights(layer, kept_in, kept_out, sink, decision)
+
+
+def _slice_lstm(
+    layer: nn.LSTM, kept_in: Tensor | None, outputs: Tensor, sink: Sink | None, decision: Decision
+) -> None:
+    kept = decision.keeps(outputs)
+    rows = kept.repeat(4)  # one block of rows for each gate
+    weight, recurrent = layer.weight_ih_l0.detach().double(), layer.weight_hh_l0.detach().double()
+    extra = None
+    if sink is not None:
+        weight, extra = _absorbed(weight, sink, decision)
+    recurrent = recurrent * decision.needed[outputs].to(recurrent)
+    if layer.bias:
+        bias = layer.bias_ih_l0.detach().double()
+        _replace(layer, "bias_ih_l0", _take(bias if extra is None else bias + extra, rows, 0))
+        _replace(layer, "bias_hh_l0", _take(layer.bias_hh_l0, rows, 0))
+    _replace(layer, "weight_ih_l0", _take(_take(weight, rows, 0), kept_in, 1))
+    _replace(layer, "weight_hh_l0", _take(_take(recurrent, rows, 0), kept, 1))
+    layer.hidden_size, layer.input_size = int(kept.sum()), layer.weight_ih_l0.shape[1]
 
 
 def _slice_weights(

@@ -79,7 +79,7 @@ def find_units(model: nn.Module, example_input: Any) -> Units:
     kinds: list[str] = []
     for name, slots in analysis.layers.items():
         layer = network.get_submodule(name)
-        linear = isinstance(layer, nn.Linear) or is_transposed(layer)
+        linear = isinstance(layer, nn.Linear | nn.LSTM) or is_transposed(layer)
         if slots.outputs is None or not (linear or isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)):
             continue
         made = roots[slots.outputs]
@@ -115,12 +115,15 @@ def _axes(network: nn.Module, name: str, slots: LayerSlots, number: Tensor) -> l
     reads = 0 if transposed else 1
     axes = []
     if slots.outputs is not None:
-        unit = number[slots.outputs]
+        unit = number[slots.outputs].repeat(4 if isinstance(layer, nn.LSTM) else 1)  # a block for each gate
         axes += [
             UnitAxis(f"{name}.{leaf}", makes if len(shape) > 1 else 0, unit, produces=True)
             for leaf, shape in shapes.items()
         ]
-    weight = shapes.get("weight", torch.Size())
+    if isinstance(layer, nn.LSTM) and slots.outputs is not None:
+        axes.append(UnitAxis(f"{name}.weight_hh_l0", 1, number[slots.outputs], produces=False))
+    weight_name = "weight_ih_l0" if isinstance(layer, nn.LSTM) else "weight"
+    weight = shapes.get(weight_name, torch.Size())
     if slots.inputs is not None and len(weight) > 1 and weight[reads] == len(slots.inputs):
-        axes.append(UnitAxis(f"{name}.weight", reads, number[slots.inputs], produces=False))
+        axes.append(UnitAxis(f"{name}.{weight_name}", reads, number[slots.inputs], produces=False))
     return axes
