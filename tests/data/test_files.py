@@ -121,8 +121,8 @@ def test_user_folder_by_argument_then_environment(tmp_path, monkeypatch):
 
 
 def test_source_says_where(tmp_path):
-    assert str(Source("digits", "embedded")) == "embedded in scikit-learn"
-    assert str(Source("a", "folder", tmp_path)) == f"folder {tmp_path}"
-    download = Source("a", "download", tmp_path, url="http://b/")
+    assert str(Source("embedded")) == "embedded in scikit-learn"
+    assert str(Source("folder", tmp_path)) == f"folder {tmp_path}"
+    download = Source("download", tmp_path, url="http://b/")
     assert str(download) == f"download from http://b/ to {tmp_path}"
     assert not download.is_local

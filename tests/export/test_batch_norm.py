@@ -8,11 +8,11 @@ import secateur
 from secateur import Posterior
 from secateur.errors import InvalidArgumentError
 from secateur.export.onnx_graph import onnx, onnx_session
+from secateur.modules import moments
 from secateur.networks.resnet import ResNet
 from secateur.pruning import finish_structured
 from secateur.training import load_run
 from secateur.training import prune_run as pruned_run
-from secateur.modules import moments
 from secateur.training.prediction import predictions
 from secateur.training.prune_run import prune_run
 

@@ -124,7 +124,7 @@ def test_data_that_are_not_on_this_machine_are_not_downloaded(monkeypatch):
     from secateur.data import Source
 
     monkeypatch.setattr(
-        out_of_distribution, "locate", lambda name, data_dir: Source(name, "download", url="http://x")
+        out_of_distribution, "locate", lambda name, data_dir: Source("download", url="http://x")
     )
     monkeypatch.setattr(out_of_distribution, "load", lambda *_, **__: pytest.fail("downloaded"))
     with pytest.raises(DataError, match="secateur data cifar10 --fetch"):

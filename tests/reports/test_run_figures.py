@@ -12,7 +12,7 @@ from secateur.reports.record import Epoch, ReductionRow, ReliabilityBins
 
 
 def epochs(values, reduced=()):
-    return [Epoch(i, 0.1, v, v, v, v, int(i in reduced)) for i, v in enumerate(values, 1)]
+    return [Epoch(i, v, v, v, v, int(i in reduced)) for i, v in enumerate(values, 1)]
 
 
 def texts(figure: Figure) -> list[str]:

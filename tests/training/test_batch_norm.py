@@ -10,9 +10,9 @@ from torch.func import functional_call
 
 import secateur
 from secateur.errors import ArtifactError
+from secateur.modules import has_batch_norm, moments, reestimate, spread
 from secateur.networks.resnet import ResNet
 from secateur.training import load_run, methods
-from secateur.modules import has_batch_norm, moments, reestimate, spread
 from secateur.training.loop import Trainer
 from secateur.training.prediction import predictions, scores
 
@@ -207,12 +207,11 @@ def test_each_epoch_and_reduction_is_judged_with_its_own_moments(fit, digits, mo
     seen = []
     plain = Trainer._observed_loss
 
-    def watch(trainer, masks):
-        loss = plain(trainer, masks)
-        weights = {n: p.detach() * masks.get(n, 1) for n, p in trainer.model.named_parameters()}
-        trainer.model.eval()
-        own = moments(trainer.model, trainer.train.images, weights)
-        logits = functional_call(trainer.model, weights | own, (trainer.train.images,))
+    def watch(trainer, model):
+        loss = plain(trainer, model)
+        model.eval()
+        own = moments(model, trainer.train.images)
+        logits = functional_call(model, own, (trainer.train.images,))
         seen.append((loss, float(nn.functional.cross_entropy(logits, trainer.train.labels))))
         return loss
 

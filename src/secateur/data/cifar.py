@@ -113,14 +113,14 @@ def locate(
         places = (folder, folder / layout.name)
         for place in places:
             if (place / layout.archive.name).is_file():
-                return Source(layout.name, "folder", place)
+                return Source("folder", place)
         for place in (*(place / layout.folder for place in places), *places):
             if (place / layout.test_file).is_file() and (place / layout.train_files[0]).is_file():
-                return Source(layout.name, "folder", place)
+                return Source("folder", place)
     kept = (cache or Path(pooch.os_cache("secateur"))) / layout.name
     if (kept / layout.archive.name).is_file():
-        return Source(layout.name, "cache", kept)
-    return Source(layout.name, "download", kept, url=base_url or layout.remote.base_url)
+        return Source("cache", kept)
+    return Source("download", kept, url=base_url or layout.remote.base_url)
 
 
 def read(layout: Layout, source: Source, *, progress: bool = False) -> RawImages:

@@ -16,7 +16,7 @@ __all__ = ["locate", "read"]
 
 def locate(data_dir: Path | None = None, *, base_url: str | None = None) -> Source:
     """Return scikit-learn as the source; the arguments are ignored."""
-    return Source("digits", "embedded")
+    return Source("embedded")
 
 
 def read(source: Source, *, progress: bool = False) -> RawImages:

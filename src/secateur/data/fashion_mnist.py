@@ -81,13 +81,13 @@ def locate(
     if folder is not None:
         for candidate in (folder / "fashion-mnist", folder / "FashionMNIST" / "raw", folder):
             if _holds_files(candidate):
-                return Source("fashion-mnist", "folder", candidate)
+                return Source("folder", candidate)
     if _holds_files(system_folder):
-        return Source("fashion-mnist", "system package", system_folder)
+        return Source("system package", system_folder)
     kept = (cache or Path(pooch.os_cache("secateur"))) / "fashion-mnist"
     if all((kept / file.name).is_file() for file in OFFICIAL.files):
-        return Source("fashion-mnist", "cache", kept)
-    return Source("fashion-mnist", "download", kept, url=base_url or OFFICIAL.base_url)
+        return Source("cache", kept)
+    return Source("download", kept, url=base_url or OFFICIAL.base_url)
 
 
 def read(source: Source, *, progress: bool = False, remote: Remote = OFFICIAL) -> RawImages:

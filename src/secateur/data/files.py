@@ -27,14 +27,12 @@ class Source:
     """Where a data set was found, or would be fetched from.
 
     Attributes:
-        data_set: Its name.
         kind: How it comes: inside a Python package, from the user's folder, from the operating system's
             package, from an earlier download, or to be downloaded.
         folder: Where its files are, or will be after the download. None if it is embedded.
         url: Where it is downloaded from; None unless it has to be.
     """
 
-    data_set: str
     kind: Literal["embedded", "folder", "system package", "cache", "download"]
     folder: Path | None = None
     url: str | None = None

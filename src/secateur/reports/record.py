@@ -77,7 +77,6 @@ class Epoch:
     """One line of the history; the scores are those of the posterior-mean network."""
 
     epoch: int
-    train_loss: float
     accuracy: float
     negative_log_likelihood: float
     expected_calibration_error: float
@@ -112,7 +111,6 @@ class Record:
     sparsity: float
     num_weights: int
     num_kept: int
-    num_prunable: int
     num_samples: int
     seconds: float
     seconds_per_iteration: float
@@ -152,7 +150,6 @@ def read(directory: Path) -> Record:
         sparsity=metrics.number("sparsity"),
         num_weights=metrics.count("num_weights"),
         num_kept=metrics.count("num_kept"),
-        num_prunable=metrics.count("num_prunable"),
         num_samples=num_samples,
         seconds=metrics.number("seconds"),
         seconds_per_iteration=metrics.number("seconds_per_iteration"),
@@ -176,7 +173,6 @@ def _history(path: Path) -> tuple[Epoch, ...]:
         epochs.append(
             Epoch(
                 epoch=row.count("epoch"),
-                train_loss=row.number("train_loss", math.nan),
                 accuracy=row.number("accuracy", math.nan),
                 negative_log_likelihood=row.number("negative_log_likelihood", math.nan),
                 expected_calibration_error=row.number("expected_calibration_error", math.nan),

@@ -28,7 +28,6 @@ class Method:
         recipe: Returns the recipe for a number of epochs and of training data.
         default_epochs: Epochs when none are asked for.
         default_sparsity: Fraction of weights to remove when none is asked for; None lets the evidence decide.
-        family: "paper", "ours" or "baseline": who stands for it in a comparison.
     """
 
     summary: str
@@ -36,7 +35,6 @@ class Method:
     recipe: Callable[[int, int], Recipe]
     default_epochs: int = 50
     default_sparsity: float | None = None
-    family: str = "ours"
 
 
 PREDICTIVE_TEMPERATURES = (0.0, 0.1, 0.2, 1 / 3, 0.5, 0.7, 1.0, 1.2, 1.4, 1.7, 2.0, 2.4)
@@ -194,58 +192,49 @@ METHODS: dict[str, Method] = {
         "the paper's maximum a posteriori with dropout 0.2; no reduction",
         _flat_map,
         _flat_map_recipe,
-        family="paper",
     ),
     "flat-ff": Method(
         "the paper's mean-field variational inference; no reduction",
         _flat_ff,
         _flat_ff_recipe,
-        family="paper",
     ),
     "tiered-ff": Method(
         "mean-field inference under the paper's horseshoe with one scale per neuron; no reduction",
         _horseshoe_ff("tiered"),
         _flat_ff_recipe,
-        family="paper",
     ),
     "horseshoe-ff": Method(
         "the same under the full regularised horseshoe, a scale per weight; no reduction",
         _horseshoe_ff("full"),
         _flat_ff_recipe,
-        family="paper",
     ),
     "bmr-spike-and-slab": Method(
         "the paper's: flat-ff, reduced by spike-and-slab evidence after each epoch",
         _flat_ff,
         _bmr_recipe,
-        family="paper",
     ),
     "bmr-horseshoe": Method(
         "the paper's: flat-ff, whose prior is reduced to a regularised horseshoe",
         _flat_ff,
         _bmr_horseshoe_recipe,
-        family="paper",
     ),
     "magnitude": Method(
         "gradual magnitude pruning of a point estimate, cubic schedule, to a sparsity (95 %)",
         _flat_map,
         _magnitude_recipe,
         default_sparsity=BASELINE_SPARSITY,
-        family="baseline",
     ),
     "signal-to-noise": Method(
         "calibrated, ranked by |mean| / std and not by evidence, to a sparsity (95 %)",
         _calibrated,
         _ranked_by("signal-to-noise"),
         default_sparsity=BASELINE_SPARSITY,
-        family="baseline",
     ),
     "obd": Method(
         "calibrated, ranked by optimal brain damage's curvature x mean^2 / 2, to a sparsity (95 %)",
         _calibrated,
         _ranked_by("obd"),
         default_sparsity=BASELINE_SPARSITY,
-        family="baseline",
     ),
 }
 
