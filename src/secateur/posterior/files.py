@@ -66,7 +66,17 @@ def save(blocks: Mapping[str, Block], names: Sequence[str], path: Path) -> None:
         "structure": structure,
         "sha256": tensors_checksum(tensors, text=structure),
     }
-    write_whole(path, serialise(tensors, metadata))
+    write_whole(path, _repeatable(serialise(tensors, metadata)))
+
+
+def _repeatable(content: bytes) -> bytes:
+    """Sort the metadata of a safetensors file, whose order is random: equal values make equal bytes."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the numbers that follow
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(content)[start:]])
 
 
 def load(path: Path) -> tuple[list[Block], list[str]]:

@@ -34,10 +34,10 @@ class Kronecker(Joint):
     """Jointly Gaussian weights of one layer under Kronecker-factored curvature.
 
     The means of `given` and draws are always exact; where scattered entries of a large layer are out, by
-    conjugate gradients to a relative residual of 1e-10. Variances, evidence and divergence are exact where
-    nothing is out, where whole rows and columns are out, and where at most `LARGEST_DENSE` entries are in.
-    Otherwise they are those of `rowwise()`: each row given the other rows, with what is out taken into
-    account. Its variances are never too large.
+    conjugate gradients to a relative residual of 1e-10, or 1e-6 where means are not float64. Variances,
+    evidence and divergence are exact where nothing is out, where whole rows and columns are out, and where at
+    most `LARGEST_DENSE` entries are in. Otherwise they are those of `rowwise()`: each row given the others,
+    with what is out taken into account. Its variances are never too large.
 
     Attributes:
         layer: Qualified name of the module.
@@ -129,7 +129,9 @@ class Kronecker(Joint):
     def _solve(self, matrix: Tensor) -> Tensor:
         if self._is_exact:
             return self.covariance.solve(matrix)
-        return masked_solve(*self._factors, matrix, present=self.present_matrix)
+        exact = next(iter(self.mean.values())).dtype == torch.float64
+        tolerance = 1e-10 if exact else 1e-6
+        return masked_solve(*self._factors, matrix, present=self.present_matrix, tolerance=tolerance)
 
     def _deviation(self, generator: torch.Generator | None) -> Tensor:
         if self._is_exact:

@@ -12,6 +12,8 @@ small problems: q_..b is their covariance there. Where whole rows and columns ar
 Kronecker product again. Single entries that are out break the product; see `masked_solve`.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -245,6 +247,8 @@ def masked_solve(
 ) -> Float[Tensor, "n m"]:
     """Return the inverse of the block of (G ⊗ A + π I) that is in, times a matrix, by conjugate gradients.
 
+    Preconditioned by the inverse of the whole where most entries are in, and else by the diagonal.
+
     Args:
         row_curvature: G.
         column_curvature: A.
@@ -258,11 +262,19 @@ def masked_solve(
     Returns:
         One value per entry, 0 where it is out.
     """
-    scale = row_curvature.diagonal().unsqueeze(-1) * column_curvature.diagonal() + prior
-    preconditioner = torch.where(present, 1 / scale, 0.0)
+    rows, columns = present.any(-1), present.any(-2)
+    if 2 * int(present.sum()) > int(rows.sum()) * int(columns.sum()):
+        whole = KroneckerCovariance(row_curvature, column_curvature, prior, rows=rows, columns=columns)
+        preconditioned: Callable[[Tensor], Tensor] = whole.solve
+    else:
+        scale = row_curvature.diagonal().unsqueeze(-1) * column_curvature.diagonal() + prior
+
+        def preconditioned(values: Tensor) -> Tensor:
+            return values / scale
+
     solution = torch.zeros_like(matrix)
     residual = torch.where(present, matrix, 0.0)
-    step = towards = preconditioner * residual
+    step = towards = torch.where(present, preconditioned(residual), 0.0)
     size = first = (residual * towards).sum()
     for _ in range(max_steps):
         if not bool(size > tolerance**2 * first):
@@ -272,7 +284,7 @@ def masked_solve(
         length = size / (step * applied).sum()
         solution = solution + length * step
         residual = residual - length * applied
-        towards = preconditioner * residual
+        towards = torch.where(present, preconditioned(residual), 0.0)
         size, before = (residual * towards).sum(), size
         step = towards + size / before * step
     return solution
