@@ -75,6 +75,26 @@ def test_no_truncated_file_passes(written, length):
         load_nested(path)
 
 
+def test_a_changed_type_is_noticed(tmp_path):
+    save_nested(tmp_path / "x", {"weight": torch.ones(2, 3)})
+    content = (tmp_path / "x").read_bytes()
+    assert content.count(b'"F32"') == 1
+    (tmp_path / "x").write_bytes(content.replace(b'"F32"', b'"I32"'))
+    with pytest.raises(ArtifactError, match="another checksum"):
+        load_nested(tmp_path / "x")
+
+
+def test_a_checkpoint_of_the_first_format_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    metadata = {"format": "secateur-checkpoint-1", "skeleton": "{}", "checksum": "00000000"}
+    save_file({"0": torch.zeros(1)}, tmp_path / "x", metadata)
+    with pytest.raises(
+        ArtifactError, match="got 'secateur-checkpoint-1'; remove the file to begin the run again"
+    ):
+        load_nested(tmp_path / "x")
+
+
 def test_what_is_no_checkpoint(tmp_path):
     from safetensors.torch import save_file
 

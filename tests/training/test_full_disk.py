@@ -29,7 +29,7 @@ class TestFullDisk:
             with pytest.raises(ArtifactError, match="No space left on device; free space") as caught:
                 fit(out=out)
         assert "\n" not in str(caught.value)
-        assert not list(out.glob("*.partial"))
+        assert not list(out.glob("*.partial")) + list(out.glob(".*.partial"))
         fit(out=out, resume=True)
         assert repeatable(out) == repeatable(tmp_path / "whole")
 
@@ -45,7 +45,7 @@ class TestFullDisk:
             with pytest.raises(ArtifactError, match="No space left on device") as caught:
                 fit(out=small / "run")
             assert "\n" not in str(caught.value)
-            assert not list((small / "run").glob("*.partial"))
+            assert not list((small / "run").glob(".*.partial"))
             resize = ["mount", "-o", "remount,size=4m", str(small)]
             subprocess.run(resize, check=True)
             fit(out=small / "run", resume=True)

@@ -42,9 +42,13 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: If it is missing or damaged.
     """
+    if path.exists() and not path.is_file():
+        raise ArtifactError(
+            f"{path}: expected a readable JSON file, got no ordinary file"
+        )  # a pipe never ends
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: expected a readable JSON file, got: {error}") from error
     if not isinstance(value, dict):
         raise ArtifactError(f"{path}: expected a JSON object, got {type(value).__name__}")

@@ -1,0 +1,69 @@
+"""A run directory that someone else made writes nowhere else, and shows its text as text."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.synthetic_run import write_run
+
+from secateur.errors import ArtifactError
+from secateur.grid.lock import locked
+from secateur.reports import run_page
+from secateur.reports.record import read
+
+SCRIPT = '<script>alert("x")</script>'
+
+
+def set_everywhere(value: Any, path: tuple[Any, ...], text: str) -> None:
+    for key in path[:-1]:
+        value = value[key]
+    value[path[-1]] = text
+
+
+TEXTS = [
+    ("metrics.json", ("evaluated_on",)),
+    ("metrics.json", ("layers", 0, "name")),
+    *(("config.json", (name,)) for name in ("network", "data", "method", "device", "command")),
+    *(("config.json", ("versions", name)) for name in ("secateur", "torch", "python")),
+    ("config.json", ("seed",)),
+]
+
+
+@pytest.mark.parametrize(("file", "path"), TEXTS)
+def test_text_of_a_run_is_escaped_in_its_page(tmp_path: Path, file: str, path: tuple[Any, ...]) -> None:
+    run = write_run(tmp_path / "run", num_epochs=12)
+    values = json.loads((run / file).read_text())
+    set_everywhere(values, path, SCRIPT)
+    (run / file).write_text(json.dumps(values))
+    try:
+        page = run_page.render(read(run))
+    except ArtifactError as error:  # a number is asked for, or a name that is known
+        assert "\n" not in str(error)
+        assert path != ("evaluated_on",)
+        return
+    assert "<script>alert" not in page
+    if path == ("evaluated_on",):
+        assert "On &lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;" in page
+
+
+def test_a_page_is_not_written_through_a_planted_link(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", num_epochs=12)
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"mine")
+    for name in ("report.html", "report.html.partial"):
+        (run / name).symlink_to(precious)
+    assert run_page.write(run).read_text().startswith("<!DOCTYPE html>")
+    assert precious.read_bytes() == b"mine"
+    assert not (run / "report.html").is_symlink()
+
+
+@pytest.mark.parametrize("target", ["precious", "nowhere"])
+def test_the_lock_of_a_comparison_is_not_followed(tmp_path: Path, target: str) -> None:
+    (tmp_path / "precious").write_bytes(b"mine")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "comparison.lock").symlink_to(tmp_path / target)
+    with pytest.raises(ArtifactError, match="expected a writable directory"), locked(tmp_path / "runs"):
+        pass
+    assert (tmp_path / "precious").read_bytes() == b"mine"
+    assert not (tmp_path / "nowhere").exists()
