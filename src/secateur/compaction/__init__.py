@@ -2,8 +2,8 @@
 
 `tracing` records a graph; `flow` (with one rule per operator in `rules`, and `slots` for what must go
 together) finds constants and who reads what; `decide` chooses; `sizes` asks whether the network's own code
-suits fewer units; `rewrite` slices. Own code rather than torch-pruning's dependency graph, because coupling is
-the smaller half of the task: that graph knows which channels go together, not what a removed one still
+suits fewer units; `rewrite` slices. Own code rather than torch-pruning's dependency graph, because coupling
+is the smaller half of the task: that graph knows which channels go together, not what a removed one still
 contributes.
 """
 

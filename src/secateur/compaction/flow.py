@@ -19,8 +19,18 @@ from torch.fx.node import map_arg
 
 from secateur.compaction.slots import Axes, Slots
 
-__all__ = ["Analysis", "Flow", "LayerSlots", "Rule", "Sink", "analyse", "argument", "is_transposed", "operator_name",
-           "weight_of"]
+__all__ = [
+    "Analysis",
+    "Flow",
+    "LayerSlots",
+    "Rule",
+    "Sink",
+    "analyse",
+    "argument",
+    "is_transposed",
+    "operator_name",
+    "weight_of",
+]
 
 
 @dataclass

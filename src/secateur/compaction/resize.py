@@ -30,9 +30,7 @@ def changed_widths(model: nn.Module, original: nn.Module) -> dict[str, int]:
 
 
 @torch.no_grad()
-def resize_like(
-    model: nn.Module, shapes: Mapping[str, Sequence[int]], widths: Mapping[str, int]
-) -> None:
+def resize_like(model: nn.Module, shapes: Mapping[str, Sequence[int]], widths: Mapping[str, int]) -> None:
     """Give a network's parameters and buffers the shapes of another's, in place; values follow by loading.
 
     Tied parameters stay tied. A bias that `shapes` has and the layer has not is added.
@@ -72,7 +70,9 @@ def resize_like(
             if id(old) not in renewed:
                 value = old.new_zeros(tuple(shape))
                 parameter = isinstance(old, nn.Parameter)
-                renewed[id(old)] = nn.Parameter(value, requires_grad=old.requires_grad) if parameter else value
+                renewed[id(old)] = (
+                    nn.Parameter(value, requires_grad=old.requires_grad) if parameter else value
+                )
             setattr(modules[owner], leaf, renewed[id(old)])
     for name, value in widths.items():
         owner, _, leaf = name.rpartition(".")

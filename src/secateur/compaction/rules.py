@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from secateur.compaction.flow import Analysis, Flow, Rule, argument, operator_name
 from secateur.compaction.layer_rules import LAYER_RULES
@@ -20,7 +20,9 @@ __all__ = ["RULES"]
 def _unary(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Flow | None:
     if len(flows) != 1 or value.shape != flows[0].value.shape:
         return None
-    return Flow(value, flows[0].varying, flows[0].axes, flows[0].sums_to_one and _keeps_values(analysis, node))
+    return Flow(
+        value, flows[0].varying, flows[0].axes, flows[0].sums_to_one and _keeps_values(analysis, node)
+    )
 
 
 def _keeps_values(analysis: Analysis, node: fx.Node) -> bool:

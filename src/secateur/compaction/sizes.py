@@ -179,7 +179,10 @@ def correct_sizes(analysis: Analysis, decision: Decision, graph: fx.Graph) -> No
             new = [
                 now if values.get(size, size) in {-1, right} else right
                 for now, size, right in zip(
-                    _written(node, name, len(flow.axes))[1], old, new_shape(flow, decision)[first:], strict=False
+                    _written(node, name, len(flow.axes))[1],
+                    old,
+                    new_shape(flow, decision)[first:],
+                    strict=False,
                 )
             ]
             if new and name == "unflatten":

@@ -23,8 +23,16 @@ from torch.utils import _pytree as pytree
 
 from secateur.modules.inputs import call_arguments, map_tensors
 
-__all__ = ["Trace", "UntraceableError", "captured", "mutated", "trace", "traced_module", "with_one_more",
-           "write_out_attributes"]
+__all__ = [
+    "Trace",
+    "UntraceableError",
+    "captured",
+    "mutated",
+    "trace",
+    "traced_module",
+    "with_one_more",
+    "write_out_attributes",
+]
 
 # Functions that answer with something else than a tensor, by the entries of one.
 _QUESTIONS = frozenset({
@@ -161,7 +169,9 @@ class _Recorder(TorchFunctionMode):
             if name in _QUESTIONS:
                 self._answer(name, args)
         else:
-            in_place = (name.endswith("_") and not name.endswith("__")) or kwargs.get("inplace") or "out" in kwargs
+            in_place = (
+                (name.endswith("_") and not name.endswith("__")) or kwargs.get("inplace") or "out" in kwargs
+            )
             node = self._node(func, getattr if getter else name, (*args, name) if getter else args, kwargs)
             result = self._fresh(result, (args, kwargs), bool(in_place))
             self._bind(result, node)
@@ -414,14 +424,22 @@ def _nests(value: Any) -> Iterator[Any]:
 
 def _named(root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call by name."""
-    taken = [p.name for p in inspect.signature(root.forward).parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
+    taken = [
+        p.name
+        for p in inspect.signature(root.forward).parameters.values()
+        if p.kind <= p.POSITIONAL_OR_KEYWORD
+    ]
     names = [*taken, *(f"argument_{number}" for number in range(len(taken), len(args)))]
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 def with_one_more(example: Any) -> Any:
     """Return the example with the first row of each tensor repeated; None where there is no batch."""
-    sizes = {len(x) if x.dim() else 0 for x in pytree.tree_leaves(map_tensors(lambda x: x, example)) if isinstance(x, Tensor)}
+    sizes = {
+        len(x) if x.dim() else 0
+        for x in pytree.tree_leaves(map_tensors(lambda x: x, example))
+        if isinstance(x, Tensor)
+    }
     if len(sizes - {0}) != 1:
         return None
     return map_tensors(lambda x: torch.cat([x, x[:1]]) if x.dim() else x, example)

@@ -1,6 +1,6 @@
-"""Attributes in which modules keep how wide they are: corrected for readers, and read by no code that was seen.
+"""Attributes in which modules keep their widths, corrected for readers.
 
-Attributes that the code reads sizes from are found by themselves (`sizes`); these only go by their names.
+`sizes` finds those that the network's code takes sizes from; here are those that are known by their names.
 """
 
 from secateur.compaction.decide import Decision
@@ -28,7 +28,11 @@ def rename_widths(analysis: Analysis, decision: Decision) -> dict[str, int]:
 
     for node in analysis.graph.nodes:
         flow = analysis.flows.get(node)
-        if not isinstance(flow, Flow) or operator_name(analysis.root, node) not in {"view", "reshape", "unflatten"}:
+        if not isinstance(flow, Flow) or operator_name(analysis.root, node) not in {
+            "view",
+            "reshape",
+            "unflatten",
+        }:
             continue
         sizes = new_shape(flow, decision)
         for axis, (old, new) in enumerate(zip(flow.value.shape[:-1], sizes, strict=False)):
@@ -38,7 +42,12 @@ def rename_widths(analysis: Analysis, decision: Decision) -> dict[str, int]:
                 note(module, _HEAD_WIDTHS, old * sizes[-1], new * sizes[-1])
     for name, slots in analysis.layers.items():
         if slots.outputs is not None:
-            note(name.rpartition(".")[0], _HIDDEN_WIDTHS, len(slots.outputs), int(decision.keeps(slots.outputs).sum()))
+            note(
+                name.rpartition(".")[0],
+                _HIDDEN_WIDTHS,
+                len(slots.outputs),
+                int(decision.keeps(slots.outputs).sum()),
+            )
     found: dict[str, int] = {}
     for (path, old), wanted in changes.items():
         for names, new in wanted:
