@@ -52,10 +52,15 @@ def _batch_size(num_data: int) -> int:
     return min(120, max(16, num_data // 100))
 
 
+def _steps_per_epoch(num_data: int) -> int:
+    """Return the full batches in a pass over the data, at least one."""
+    return max(1, num_data // _batch_size(num_data))
+
+
 def _calibrated_recipe(epochs: int, num_data: int) -> Recipe:
     """Train cold, remove gradually over the first seven tenths, and settle, warmer, over the last four."""
     batch_size = _batch_size(num_data)
-    schedule = Schedule.over(epochs, steps_per_epoch=num_data / batch_size)
+    schedule = Schedule.over(epochs, steps_per_epoch=_steps_per_epoch(num_data))
     if schedule is None:
         return Recipe(
             epochs=epochs,
@@ -85,7 +90,7 @@ def _calibrated_recipe(epochs: int, num_data: int) -> Recipe:
 
 def _ivon_recipe(epochs: int, num_data: int) -> Recipe:
     batch_size = _batch_size(num_data)
-    first = Schedule.warm_up(epochs, steps_per_epoch=num_data / batch_size)
+    first = Schedule.warm_up(epochs, steps_per_epoch=_steps_per_epoch(num_data))
     schedule = Schedule(first_epoch=first, last_epoch=epochs - 1) if first < epochs else None
     return Recipe(
         epochs=epochs,
