@@ -1,15 +1,17 @@
-"""The posterior as a value: draws, temperature, divergence, and a file that is whole or refused."""
+"""The posterior as a value: draws, temperature, divergence, blocks, and what it refuses."""
 
 import math
+from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import distributions
 from torch.overrides import TorchFunctionMode
 
 from secateur import Posterior
-from secateur.errors import ArtifactError, InvalidArgumentError
+from secateur.errors import InvalidArgumentError
+from secateur.posterior import Dense, Diagonal, Kronecker, Rowwise
+from secateur.reduction import rows
 
 
 @pytest.fixture
@@ -143,74 +145,206 @@ def test_names_and_shapes_must_agree(changed, message):
         Posterior(**(fields | changed))
 
 
-# Files ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"mean": {"w": torch.tensor([0.0, math.nan])}},
+            r"mean\['w'\]: expected numbers, got nan at index \(1,\)",
+        ),
+        (
+            {"precision": {"w": torch.tensor([1.0, 0.0])}},
+            r"precision\['w'\]: expected positive .* got 0 at index",
+        ),
+        (
+            {"precision": {"w": torch.tensor([-1.0, 1.0])}},
+            r"precision\['w'\]: expected positive .* got -1 at",
+        ),
+        (
+            {"precision": {"w": torch.tensor([1.0, math.nan])}},
+            r"precision\['w'\]: expected positive .* got nan",
+        ),
+        (
+            {"prior_precision": {"w": torch.tensor(-2.0)}},
+            r"prior_precision\['w'\]: expected positive .* got -2$",
+        ),
+        ({"mean": {"w": torch.ones(2, dtype=torch.int64)}}, r"mean\['w'\]: .* floating-point .* torch.int64"),
+        ({"mean": {"w": torch.ones(2, dtype=torch.complex64)}}, r"mean\['w'\]: .* got torch.complex64"),
+        ({"precision": {"w": torch.ones(2, dtype=torch.int32)}}, r"precision\['w'\]: .* got torch.int32"),
+        ({"prior_precision": {"w": torch.tensor(1)}}, r"prior_precision\['w'\]: .* got torch.int64"),
+    ],
+)
+def test_values_must_be_those_of_a_gaussian(changed, message):
+    fields = {
+        "mean": {"w": torch.zeros(2)},
+        "precision": {"w": torch.tensor([1.0, math.inf])},
+        "prior_precision": {"w": torch.tensor(1.0)},
+    }
+    Posterior(**fields)
+    with pytest.raises(InvalidArgumentError, match=message) as caught:
+        Posterior(**(fields | changed))
+    assert "\n" not in str(caught.value)
 
 
-def test_round_trip_to_the_bit(posterior, tmp_path):
-    path = tmp_path / "posterior.safetensors"
-    posterior.save(path)
-    assert_equal(Posterior.load(path), posterior)
-    assert list(tmp_path.iterdir()) == [path]
+def test_what_is_out_may_have_any_value():
+    mean, precision = {"w": torch.tensor([1.0, math.nan])}, {"w": torch.tensor([2.0, 0.0])}
+    prior, keep = {"w": torch.tensor(1.0)}, {"w": torch.tensor([True, False])}
+    posterior = Posterior(mean, precision, prior, keep)
+    evidence = posterior.blocks[""].delta_f()["w"]
+    torch.testing.assert_close(evidence, torch.tensor([0.5 * (math.log(2) - 2), math.nan]), equal_nan=True)
 
 
-def test_views_of_one_vector_and_one_shared_prior_are_saved(tmp_path):
-    """As an optimiser's posterior comes: parameters are views, the prior one scalar for all."""
-    vector, prior = torch.arange(6.0), torch.tensor(2.0)
-    mean = {"a": vector[:4].view(2, 2).T, "b": vector[4:]}
-    posterior = Posterior(mean, {n: v.square() + 1 for n, v in mean.items()}, dict.fromkeys(mean, prior))
-    posterior.save(str(tmp_path / "p"))
-    assert_equal(Posterior.load(str(tmp_path / "p")), posterior)
+def test_a_posterior_cannot_be_changed(posterior):
+    with pytest.raises(FrozenInstanceError):
+        posterior.mean = {}
+    with pytest.raises(FrozenInstanceError):
+        posterior.blocks["a"].mean = {}
 
 
-def test_a_truncated_file_is_refused(posterior, tmp_path):
-    path = tmp_path / "posterior.safetensors"
-    posterior.save(path)
-    content = path.read_bytes()
-    for length in (0, 4, len(content) // 2, len(content) - 1):
-        path.write_bytes(content[:length])
-        with pytest.raises(ArtifactError, match=r"posterior\.safetensors: expected a readable posterior"):
-            Posterior.load(path)
+# Blocks --------------------------------------------------------------------------------------------------
 
 
-def test_a_damaged_header_is_refused(posterior, tmp_path):
-    path = tmp_path / "posterior.safetensors"
-    posterior.save(path)
-    content = bytearray(path.read_bytes())
-    content[20:40] = b"\xff" * 20
-    path.write_bytes(content)
-    with pytest.raises(ArtifactError, match="expected a readable posterior"):
-        Posterior.load(path)
+def kronecker(generator: torch.Generator, layer: str = "k") -> Kronecker:
+    def curvature(size: int) -> torch.Tensor:
+        root = torch.randn(size, size, dtype=torch.float64, generator=generator)
+        return root @ root.T
+
+    mean = {f"{layer}.weight": torch.randn(2, 3, dtype=torch.float64, generator=generator)}
+    prior = {f"{layer}.weight": torch.tensor(0.7, dtype=torch.float64)}
+    return Kronecker(layer, mean, curvature(2), curvature(3), prior)
 
 
-def test_other_files_are_refused(posterior, tmp_path):
-    path = tmp_path / "other.safetensors"
-    with pytest.raises(ArtifactError, match=r"other\.safetensors"):
-        Posterior.load(path)
-    save_file({"x": torch.ones(2)}, path)
-    with pytest.raises(ArtifactError, match=r"expected a posterior .* got format None"):
-        Posterior.load(path)
-    own = tmp_path / "own.safetensors"
-    posterior.save(own)
-    tensors = load_file(own)
-    metadata = {"format": "secateur-posterior-1"}
-    for damaged in (
-        {name: value for name, value in tensors.items() if name != "precision/a.bias"},
-        tensors | {"variance/a.bias": torch.ones(3)},
-        tensors | {"mean/a.bias": torch.ones(7)},
+def test_tensors_become_a_diagonal_block_of_each_layer_and_are_not_copied(posterior):
+    assert list(posterior.blocks) == ["a", ""]
+    assert posterior.is_diagonal
+    for layer, names in {"a": ["a.weight", "a.bias"], "": ["scale"]}.items():
+        block = posterior.blocks[layer]
+        assert isinstance(block, Diagonal)
+        assert list(block.mean) == names
+        for name in names:
+            for kind in ("mean", "precision", "prior_precision"):
+                assert getattr(block, kind)[name] is getattr(posterior, kind)[name]
+    assert posterior.blocks["a"].keep["a.weight"] is posterior.keep["a.weight"]
+
+
+def test_draws_follow_the_order_of_the_means_and_not_that_of_the_layers():
+    names = ["a.w", "b.w", "a.v"]
+    ones = {name: torch.ones(3) for name in names}
+    posterior = Posterior(ones, ones, ones)
+    drawn = posterior.sample(generator=torch.Generator().manual_seed(0))
+    again = torch.Generator().manual_seed(0)
+    assert list(drawn) == names
+    for name in names:
+        assert torch.equal(drawn[name], 1 + torch.randn(3, generator=again))
+
+
+def test_a_posterior_of_blocks_answers_for_all_of_them(posterior, generator):
+    joint = kronecker(generator)
+    mixed = Posterior.of([*posterior.blocks.values(), joint])
+    assert not mixed.is_diagonal
+    assert list(mixed.mean) == ["a.weight", "a.bias", "scale", "k.weight"]
+    assert mixed.precision["a.bias"] is posterior.precision["a.bias"]
+    torch.testing.assert_close(mixed.precision["k.weight"], 1 / joint.variance()["k.weight"])
+    torch.testing.assert_close(mixed.kl_divergence(), posterior.kl_divergence() + joint.kl())
+    cold = mixed.at_temperature(0.5)
+    torch.testing.assert_close(cold.std["k.weight"], 0.5**0.5 * mixed.std["k.weight"])
+    drawn = mixed.sample(generator=torch.Generator().manual_seed(1))
+    first = posterior.sample(generator=torch.Generator().manual_seed(1))
+    assert all(torch.equal(drawn[name], first[name]) for name in first)
+    assert drawn["k.weight"].shape == (2, 3)
+
+
+def test_given_a_removal_joint_means_move_and_independent_ones_stay(posterior, generator):
+    joint = kronecker(generator)
+    mixed = Posterior.of([*posterior.blocks.values(), joint])
+    keep = torch.tensor([[True, False, True], [True, True, True]])
+    after = mixed.given({"k.weight": keep, "a.bias": torch.tensor([True, True, False])})
+    expected = joint.given({"k.weight": keep})
+    assert torch.equal(after.mean["k.weight"], expected.mean["k.weight"])
+    assert not torch.equal(after.mean["k.weight"][keep], mixed.mean["k.weight"][keep])
+    assert after.mean["a.bias"] is mixed.mean["a.bias"]
+    assert after.point()["a.bias"][2] == 0
+    assert torch.equal(after.keep["a.weight"], mixed.keep["a.weight"])
+    assert after.blocks[""] is mixed.blocks[""]
+    assert "k.weight" not in mixed.keep
+    for wrong, message in (
+        ({"z": keep}, "keep: expected names of mean, got 'z'"),
+        ({"k.weight": keep.T}, r"keep\['k.weight'\]: expected shape \(2, 3\), got \(3, 2\)"),
+        ({"k.weight": keep.float()}, r"keep\['k.weight'\]: expected booleans, got torch.float32"),
     ):
-        save_file(damaged, path, metadata=metadata)
-        with pytest.raises(ArtifactError, match="expected a readable posterior"):
-            Posterior.load(path)
+        with pytest.raises(InvalidArgumentError, match=message):
+            mixed.given(wrong)
 
 
-def test_a_place_that_cannot_be_written_is_named_and_the_old_file_stays(posterior, tmp_path):
-    with pytest.raises(ArtifactError, match="expected to write it"):
-        posterior.save(tmp_path / "missing" / "p.safetensors")
-    occupied = tmp_path / "occupied"
-    (occupied / "inside").mkdir(parents=True)
-    with pytest.raises(ArtifactError, match="occupied: expected to write it"):
-        posterior.save(occupied)
-    assert [path.name for path in tmp_path.iterdir()] == ["occupied"]
+def test_blocks_whose_names_overlap_are_refused(generator):
+    block = kronecker(generator)
+    with pytest.raises(InvalidArgumentError, match="blocks: expected one for each layer, got two of 'k'"):
+        Posterior.of([block, block])
+    ones = {"k.weight": torch.ones(2, 3)}
+    other = Diagonal("other", ones, ones, ones)
+    with pytest.raises(InvalidArgumentError, match=r"got 'k.weight' in the layers 'k' and 'other'"):
+        Posterior.of([block, other])
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda m, p: Dense("l", m, torch.eye(5), p), r"joint_precision of 'l': expected shape \(6, 6\)"),
+        (lambda m, p: Dense("l", m, torch.eye(6).triu() + torch.ones(6, 6).triu(1), p), "must be symmetric"),
+        (lambda m, p: Rowwise("l", m, torch.eye(3), p), r"row_precision of 'l': expected shape \(2, 3, 3\)"),
+        (
+            lambda m, p: Rowwise.factored("l", m, torch.tensor([1.0, -1.0]), torch.eye(3), p),
+            "row_scale of 'l': expected finite numbers that are not negative, got -1 to 1",
+        ),
+        (
+            lambda m, p: Kronecker("l", m, torch.eye(3), torch.eye(3), p),
+            r"row_curvature of 'l': expected shape \(2, 2\), got \(3, 3\)",
+        ),
+        (
+            lambda m, p: Kronecker("l", m, torch.eye(2), torch.full((3, 3), math.nan), p),
+            "column_curvature of 'l' must be finite",
+        ),
+        (
+            lambda m, p: Kronecker("l", m, torch.eye(2), torch.eye(3), {"w": torch.tensor([1.0, 2.0, 2.0])}),
+            "prior_precision of 'l': expected one number for the layer, got 2",
+        ),
+        (
+            lambda m, p: Kronecker("l", m, torch.eye(2, dtype=torch.int64), torch.eye(3), p),
+            "row_curvature of 'l': expected floating-point numbers, got torch.int64",
+        ),
+        (lambda m, p: Kronecker("l", {}, torch.eye(2), torch.eye(3), {}), "expected at least one parameter"),
+    ],
+)
+def test_joint_blocks_that_do_not_fit_are_refused(build, message):
+    with pytest.raises(InvalidArgumentError, match=message):
+        build({"w": torch.ones(2, 3)}, {"w": torch.tensor(1.0)})
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (rows((3, 2)), r"groups: expected a partition of the layer's matrix \(2, 3\), got one of \(3, 2\)"),
+        (torch.ones(2, 3), r"groups: expected integer labels in the shape \(2, 3\)"),
+        (torch.zeros(3, 2, dtype=torch.int64), r"groups: expected integer labels in the shape \(2, 3\)"),
+        ({"v": torch.zeros(2, 3, dtype=torch.int64)}, "groups: expected labels for every parameter"),
+        ({"k.weight": torch.zeros(3, dtype=torch.int64)}, r"groups\['k.weight'\]: expected integer labels"),
+    ],
+)
+def test_groups_that_do_not_fit_a_layer_are_refused(groups, message, generator):
+    joint = kronecker(generator)
+    diagonal = Diagonal("k", joint.mean, {n: m.exp() for n, m in joint.mean.items()}, joint.prior_precision)
+    for block in (joint, diagonal):
+        with pytest.raises(InvalidArgumentError, match=message):
+            block.delta_f(groups)
+
+
+def test_a_point_estimate_has_no_evidence():
+    ones = {"w": torch.ones(2)}
+    block = Diagonal("", ones, {"w": torch.tensor([1.0, math.inf])}, ones)
+    with pytest.raises(InvalidArgumentError, match=r"precision\['w'\]: .* a point estimate has no evidence"):
+        block.delta_f()
+    held = block.given({"w": torch.tensor([True, False])})
+    assert held.delta_f()["w"][0] == -0.5
 
 
 def test_what_is_present_is_what_keep_says_and_all_where_it_says_nothing():

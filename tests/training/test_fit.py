@@ -14,10 +14,11 @@ import secateur
 from secateur import Posterior
 from secateur.data import Split
 from secateur.errors import ArtifactError, DataError, InvalidArgumentError
+from secateur.modules import held_masks
 from secateur.pruning import masks_of
 from secateur.training import evaluate, load_run
-from secateur.training.prediction import best_temperature
 from secateur.training.loop import Trainer
+from secateur.training.prediction import best_temperature
 
 KEYS = {
     "accuracy", "negative_log_likelihood", "expected_calibration_error", "brier_score",
@@ -46,6 +47,7 @@ class Convolutions(nn.Module):
 def finished(tmp_path_factory, digits):
     """A run of our own network on the named data, from which a directory can be read back."""
     from secateur.pruning import schedule
+    from secateur.training import methods
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schedule, "STEPS_OF_WARM_UP", 80)
@@ -65,13 +67,13 @@ def test_without_reduction_the_masks_stay_as_they_came(digits, monkeypatch):
     for reduce in (True, False):
         model = secateur.networks.build("mlp", image_shape=(1, 8, 8), num_classes=10, seed=0, width=20)
         prune.random_unstructured(model.hidden.linear1, "weight", 0.3)
-        before = masks_of(model)["hidden.linear1.weight"].clone()
+        before = model.hidden.linear1.weight_mask.bool().clone()
         run = secateur.fit(
             model, digits.train, digits.test, method="bmr-spike-and-slab", epochs=3, seed=0, reduce=reduce,
             num_samples=1, compile=False, device="cpu",
         )  # fmt: skip
         removed[reduce] = run.metrics["num_weights"] - run.metrics["num_kept"] - int((~before).sum())
-        assert not (masks_of(run.model)["hidden.linear1.weight"] & ~before).any()
+        assert not (held_masks(run.model)["hidden.linear1.weight"] & ~before).any()
     assert removed[True] > 0
     assert removed[False] == 0
     with pytest.raises(InvalidArgumentError, match="sparsity: expected none with reduce=False"):
@@ -213,9 +215,6 @@ class TestHeldOutData:
     def test_choose_the_warmest_temperature_they_do_not_speak_against(self, fit, digits, tiny):
         network = tiny()
         fit(network, method="calibrated", epochs=5, learning_rate=1e-2)
-        for name in masks_of(network):
-            prefix, _, parameter = name.rpartition(".")
-            prune.remove(network.get_submodule(prefix), parameter)
 
         def chosen(precision, temperatures):
             means = {name: p.detach().clone() for name, p in network.named_parameters()}

@@ -141,6 +141,8 @@ def _second(metadata: Mapping[str, str], tensors: dict[str, Tensor]) -> tuple[li
     held = [name for block in blocks for name in block.mean]
     if not all(isinstance(name, str) for name in names) or sorted(names) != sorted(held):
         raise InvalidArgumentError("other names in its list of parameters than in its blocks")
+    if len(set(names)) < len(names) or len({block.layer for block in blocks}) < len(blocks):
+        raise InvalidArgumentError("a parameter or a layer that is in it twice")
     return blocks, names
 
 
