@@ -68,10 +68,15 @@ class Posterior:
                 )
         if unknown := keep.keys() - mean.keys():
             raise InvalidArgumentError(f"keep: expected names of mean, got {sorted(unknown)[0]!r}")
-        blocks = {}
+        blocks: dict[str, Block] = {}
         for layer, names in by_layer(mean).items():
-            own = [{name: given[name] for name in names} for given in (mean, precision, prior_precision)]
-            blocks[layer] = Diagonal(layer, *own, {name: keep[name] for name in names if name in keep})
+            blocks[layer] = Diagonal(
+                layer,
+                {name: mean[name] for name in names},
+                {name: precision[name] for name in names},
+                {name: prior_precision[name] for name in names},
+                {name: keep[name] for name in names if name in keep},
+            )
         self._set(blocks, list(mean))
 
     @classmethod
