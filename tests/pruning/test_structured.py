@@ -1,4 +1,4 @@
-"""Units are found as the network couples them; those go that the evidence does not pay for, and no others."""
+"""Units are found as the network couples them; units go where the evidence favours it, and no others."""
 
 import copy
 import math

@@ -3,12 +3,12 @@ import torch
 
 from secateur import Posterior
 from secateur.reduction import delta_f
-from secateur.training.pruned_metrics import as_later_epochs, evidence_of_removal
+from secateur.training.pruned_metrics import shift_epochs, evidence_of_removal
 
 
 def test_rows_go_on_counting_and_the_given_ones_stay():
     rows = [{"epoch": 1, "accuracy": 0.5}, {"epoch": 2, "accuracy": 0.6}]
-    assert as_later_epochs(rows, 50) == [{"epoch": 51, "accuracy": 0.5}, {"epoch": 52, "accuracy": 0.6}]
+    assert shift_epochs(rows, 50) == [{"epoch": 51, "accuracy": 0.5}, {"epoch": 52, "accuracy": 0.6}]
     assert rows[0]["epoch"] == 1
 
 

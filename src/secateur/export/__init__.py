@@ -1,4 +1,4 @@
-"""What a reduced network leaves as: its own file, an ONNX graph, sparse kernels, a table of measurements.
+"""Export pruned networks: files, ONNX graphs, sparse kernels, measurements of size and speed.
 
 `artifact` saves and loads without pickle; `onnx` writes a checked graph; `sparse` swaps in CSR or 2:4 kernels
 where they are faster here; `streamlined` writes a network out in the form that is fastest here; `bench`

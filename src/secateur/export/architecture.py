@@ -1,4 +1,4 @@
-"""A network's architecture as data: its graph and its layers' arguments, as JSON can hold them.
+"""Serialise the architecture of a traced network as JSON, and build it again.
 
 Only what is on the lists below is ever called when a network is built from a file: torch's own layers,
 functions and tensor methods, none of which reads or writes anything but tensors. `torch.fx` writes the graph

@@ -1,4 +1,4 @@
-"""One file for a reduced network: what it is as JSON, its weights at the price of their masks' entropy.
+"""Save a pruned network to one file, with entropy-coded masks, and load it.
 
 A safetensors file. Its metadata hold `format`, `version` and `sha256`, over names, types, shapes and bytes of
 all tensors; version 2 had one over the bytes alone, and is refused. The tensor `network` is a JSON text,
@@ -39,7 +39,7 @@ _STORED = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 
 
 def entropy_bound(network: nn.Module, *, value_bytes: int = 4) -> float:
-    """Return the bytes that a network's weights need at least if its masks were random.
+    """Return the minimum size of a network in bytes, by the entropy of its masks.
 
     sum over tensors of n H(kept / n) / 8 + kept * value_bytes
 
@@ -166,7 +166,7 @@ def _inflated(packed: Tensor) -> str:
 
 
 def load(path: str | Path, *, factory: str | Callable[..., nn.Module] | None = None) -> nn.Module:
-    """Read a network from a file that `save` wrote.
+    """Load a network from a file that `save` wrote.
 
     Args:
         path: The file.

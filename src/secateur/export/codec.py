@@ -1,4 +1,4 @@
-"""Masks at the price of their entropy: the gaps between kept weights, Rice-coded.
+"""Compress masks by Rice codes of the gaps between kept weights.
 
 A mask that keeps each of n weights with probability p has n H(p) bits of information,
 H(p) = -p log2 p - (1-p) log2 (1-p). The gaps between kept weights are then geometric, for which Rice's code
@@ -44,7 +44,7 @@ class CodedMask:
 
 
 def entropy_bits(num_weights: int, num_kept: int) -> float:
-    """Return n H(kept / n): what any code needs on average for such a mask, in bits.
+    """Return the entropy n H(kept / n) of a random mask, in bits.
 
     >>> entropy_bits(1000, 500), entropy_bits(1000, 1000)
     (1000.0, 0.0)
@@ -56,7 +56,7 @@ def entropy_bits(num_weights: int, num_kept: int) -> float:
 
 
 def encode_mask(mask: Bool[np.ndarray, " n"]) -> CodedMask:
-    """Return the shortest Rice code of a mask.
+    """Encode a mask by its shortest Rice code.
 
     Args:
         mask: True where a weight is kept.
@@ -73,7 +73,7 @@ def encode_mask(mask: Bool[np.ndarray, " n"]) -> CodedMask:
 
 
 def decode_mask(code: CodedMask) -> Bool[np.ndarray, " n"]:
-    """Return the mask again.
+    """Decode a mask.
 
     Args:
         code: What `encode_mask` returned, or as much of it as a damaged file has left.

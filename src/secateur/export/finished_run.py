@@ -1,7 +1,6 @@
-"""What a finished run leaves as: its compact network, and files for other programs.
+"""Compact the network of a finished run, and export it to files for other programs.
 
-Here a run's directory stands for its network: an example input follows from the image shape it was trained
-on, and the files go into that directory unless another place is named.
+The example input has the image shape of the training data. Files go into the run's directory by default.
 """
 
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ _TO = {"onnx": "network.onnx", "safetensors": "network.safetensors", "sparse": "
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written.
+    """An exported file.
 
     Attributes:
         path: The file.
@@ -47,7 +46,7 @@ class Exported:
 
 
 def compact_run(directory: Path, *, out: Path | None = None, multiple_of: int = 1) -> Exported:
-    """Remove physically what a run's masks made dead, and save the smaller network.
+    """Compact the network of a run, and save it.
 
     Args:
         directory: Of a finished run; nothing of it is changed.
@@ -67,7 +66,7 @@ def compact_run(directory: Path, *, out: Path | None = None, multiple_of: int = 
 def export_run(
     directory: Path, *, to: str, out: Path | None = None, num_samples: int = 0, batch: int = 1
 ) -> Exported:
-    """Write the compact network of a run for another program, or for another place.
+    """Export the compact network of a run.
 
     Args:
         directory: Of a finished run; nothing of it is changed.

@@ -1,4 +1,4 @@
-"""Layers written out as calls of torch's functions, so that a small network does not wait for Python.
+"""Inline layers as calls of torch's functions, to cut Python overhead of small networks.
 
 Calling a layer costs some 3 us in Python, whatever its size. That is nothing for a large one and more than
 the arithmetic of one with a few dozen units. Here the graph calls the functions themselves; weights lie in

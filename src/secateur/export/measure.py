@@ -1,4 +1,4 @@
-"""Bytes, operations, milliseconds: what a reduction is worth on this machine.
+"""Measure size, multiply-adds, memory and latency of networks on this machine.
 
 Latencies of all variants are measured in one run, in turn (`timing`), so that whatever else the machine does
 falls on all of them; reported are the median and the quartiles.
@@ -81,7 +81,7 @@ def bench(
     batches: Sequence[int] = (1, 32, 256),
     seconds: float = 2.0,
 ) -> tuple[BenchRow, ...]:
-    """Measure variants of one network side by side.
+    """Measure variants of one network, taking turns.
 
     Args:
         variants: Modules, run in evaluation mode, and paths of ONNX files; the first is the reference.

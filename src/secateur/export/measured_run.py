@@ -1,4 +1,4 @@
-"""A finished run's network measured in every form it can take on this machine, and the file that says so."""
+"""Measure the network of a finished run in every form, and write `bench.json`."""
 
 import platform
 import tempfile

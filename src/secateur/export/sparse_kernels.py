@@ -1,4 +1,4 @@
-"""Sparse kernels for what stays scattered, layer by layer, only where they are faster on this machine.
+"""Replace layers by sparse kernels where those are faster on this machine.
 
 On a CPU a weight matrix becomes compressed sparse rows (CSR; torch hands it to MKL). Convolutions do the
 same on unfolded patches. On CUDA, half-precision weights in which each four neighbours have two zeros use

@@ -1,4 +1,4 @@
-"""The form of a network that is fastest in PyTorch on this machine, without another engine or a compiler.
+"""Choose the fastest form of a network in eager PyTorch on this machine.
 
 What is exact and always pays is done: dead units removed, batch normalisation folded, layers written out as
 functions. What may pay is measured on an example of the size to be fast at: pools taken over phases of the

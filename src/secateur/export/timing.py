@@ -1,4 +1,4 @@
-"""Times of several callables on one machine, in turn, so that a busy machine slows all of them.
+"""Time several callables in turn, so that load on the machine slows all of them alike.
 
 In its turn each is called several times, and the last call counts: in use it follows itself, and finds in the
 processor's caches what it left there. One call before is not enough for that: a network of 5 MB at batch 1
@@ -23,7 +23,7 @@ _CALLS_BEFORE, _SECONDS_BEFORE = 20, 0.01  # whichever comes first; long calls h
 def alternating_times(
     calls: Sequence[Callable[..., Any]], inputs: tuple[Any, ...], *, seconds: float, most_rounds: int
 ) -> list[list[float]]:
-    """Return the times of single calls of each, in seconds.
+    """Time single calls of each callable, in seconds.
 
     Args:
         calls: What to time.

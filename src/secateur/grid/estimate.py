@@ -155,7 +155,7 @@ def pace_of_finished(out: Path, *, device: str) -> dict[tuple[str, str, str], Pa
                 kind = config["network"], registered_name(config["data"]), config["method"]
                 found.setdefault(kind, []).append(pace)
         except (ArtifactError, KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError):
-            continue  # a damaged run tells nothing of the time; running it will say what is wrong
+            continue  # a damaged run has no pace; running it will say what is wrong
     medians = {
         kind: [statistics.median(each) for each in zip(*pairs, strict=True)] for kind, pairs in found.items()
     }

@@ -198,7 +198,7 @@ def expected_calibration_error(
 
 
 def predictive_entropy(log_probabilities: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
-    """Return -sum_k p ln p of each prediction, in nats: a score of how foreign a datum looks.
+    """Return the entropy -sum_k p ln p of each prediction, in nats: a score of out-of-distribution data.
 
     Args:
         log_probabilities: Of the averaged prediction; a probability of 0 counts nothing.
@@ -207,13 +207,13 @@ def predictive_entropy(log_probabilities: Float[Tensor, "n k"]) -> Float[Tensor,
 
 
 def auroc(inside: Float[Tensor, " n"], outside: Float[Tensor, " m"]) -> float:
-    """Return the probability that a foreign datum scores above a known one; ties count one half.
+    """Return the AUROC: the probability that an out-of-distribution datum scores above a known one.
 
     This is the area under the ROC curve for detecting data from outside the training distribution.
 
     Args:
         inside: Scores of data of the training distribution, for example `predictive_entropy`.
-        outside: Scores of foreign data; higher means more foreign.
+        outside: Scores of out-of-distribution data; ties count one half.
 
     Raises:
         InvalidArgumentError: If either is empty or holds nan.

@@ -201,7 +201,7 @@ class UnitEvidence:
         return used
 
     def ranked(self, keep: dict[str, Tensor], price: float) -> Tensor:
-        """Return the units that the evidence does not pay for, the clearest first."""
+        """Return the units whose evidence favours removal, in order of evidence."""
         evidence = self._of_units(keep, produces=True) + self._of_units(keep, produces=False)
         in_use = self.in_use(keep)
         threshold = torch.full_like(evidence, math.inf)

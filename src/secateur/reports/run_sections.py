@@ -38,8 +38,8 @@ def header(record: Record) -> str:
         )
     elif record.reductions:
         story += (
-            f" After {len(record.reductions)} of the epochs the evidence was asked which weights the data do "
-            f"not pay for, and such weights were removed{_cap(record)}. No final sparsity was set."
+            f" After {len(record.reductions)} of the epochs, weights were removed where the evidence favoured "
+            f"it{_cap(record)}. No final sparsity was set."
         )
     return (
         '<header>\n<p class="kicker">Secateur: report of a run</p>\n'

@@ -14,7 +14,7 @@ from secateur.export import KernelRow
 from secateur.export.finished_run import Exported
 from secateur.reports.bench import Bench, BenchVariant, Kernel, read_bench
 from secateur.runs import formatting
-from secateur.training.prune_run import Pruned
+from secateur.training.prune_run import PrunedRun
 
 __all__ = ["show_compact", "show_exported", "show_measured", "show_pruned"]
 
@@ -143,7 +143,7 @@ def show_measured(run: Path, console: Console) -> None:
     )
 
 
-def show_pruned(pruned: Pruned, console: Console) -> None:
+def show_pruned(pruned: PrunedRun, console: Console) -> None:
     """Print weights removed, loss and accuracy before and after pruning a run.
 
     Args:

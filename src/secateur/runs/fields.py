@@ -1,4 +1,4 @@
-"""JSON files of a run, read with every field checked, so that a damaged file is named and never half used."""
+"""Read JSON files of a run, checking every field; errors name the file and the field."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The built-in loop: fit, reduce, fit, ...; every epoch can be resumed."""
+"""Train and prune networks in a built-in loop that can be resumed after every epoch."""
 
 from secateur.training.fit import fit
 from secateur.training.methods import METHODS, Method, method_named, method_names

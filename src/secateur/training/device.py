@@ -1,4 +1,4 @@
-"""The device a name stands for on this machine, and how data lie there."""
+"""Choose device and memory format for training."""
 
 import torch
 
@@ -9,7 +9,7 @@ __all__ = ["compiles_network", "layout", "placed", "resolve_device"]
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device of that name; "auto" is CUDA where there is one.
+    """Resolve the name of a device; "auto" is CUDA where available.
 
     Args:
         name: "auto", or what `torch.device` takes.
@@ -31,7 +31,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def layout(device: torch.device, *, named: bool) -> torch.memory_format:
-    """Return how images and convolutions lie in memory.
+    """Choose the memory format of images and convolutions.
 
     Channels last halves the time of a convolution on CPU. Networks of our own take either; a network of
     somebody else's may read its tensors with `view`, which fails on channels last.
@@ -56,5 +56,5 @@ def compiles_network(device: torch.device) -> bool:
 
 
 def placed(split: Split, device: torch.device, memory_format: torch.memory_format) -> Split:
-    """Return data on a device in a memory format."""
+    """Move data to a device in a memory format."""
     return Split(split.images.to(device, memory_format=memory_format), split.labels.to(device))

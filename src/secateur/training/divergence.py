@@ -1,4 +1,4 @@
-"""Where a training that went astray first went wrong."""
+"""Locate the first non-finite value in a diverged training run."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ __all__ = ["check_losses", "check_weights"]
 def check_losses(
     losses: list[Tensor], *, last_step: int, model: nn.Module, batch: Tensor, learning_rate: float
 ) -> float:
-    """Return the last of some losses, if all are finite.
+    """Check that losses are finite, and return the last.
 
     Args:
         losses: Losses of the latest steps, in order; reading them makes a GPU wait.
@@ -36,7 +36,7 @@ def check_losses(
 
 
 def check_weights(model: nn.Module, *, step: int, learning_rate: float) -> None:
-    """Refuse weights that are not finite: the last step of an epoch has no loss to show it.
+    """Check that weights are finite; the last step of an epoch has no loss that would show it.
 
     Args:
         model: Network at the posterior mean.
@@ -66,7 +66,7 @@ def _first_bad_parameter(model: nn.Module) -> str | None:
 
 @torch.no_grad()
 def _first_bad_module(model: nn.Module, batch: Tensor) -> str:
-    """Return the innermost module whose output is the first that is not finite."""
+    """Find the innermost module with the first non-finite output."""
     found: list[str] = []
 
     def watch(name: str) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""The end of a fit: judged, written, masked."""
+"""Finish a fit: evaluate it, write its files, hold its masks."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ __all__ = ["finish"]
 def finish(
     trainer: Trainer, config: dict[str, Any], judged: Split, num_samples: int, directory: RunDirectory | None
 ) -> Run:
-    """Judge the result, write the artefacts, mask the network.
+    """Evaluate the result, write the files of the run, hold the removed weights at zero.
 
     Args:
         trainer: A fit whose last epoch is done.
@@ -78,7 +78,7 @@ def finish(
 
 
 def _rows(trainer: Trainer, posterior: Posterior) -> list[dict[str, Any]]:
-    """Return what was kept of each parameter."""
+    """Return sparsity and evidence of each parameter."""
     spared = prunable_exclude(trainer.model, posterior.mean, None, None)
     may_go = candidates(posterior, exclude=spared) if _has_layers(posterior) else {}
     prunable = {name for names in may_go.values() for name in names}

@@ -1,4 +1,4 @@
-"""`secateur.fit`: names or values in, a finished run out."""
+"""`secateur.fit`: train and prune a network, given by name or as a module."""
 
 import shutil
 from contextlib import ExitStack
@@ -74,7 +74,7 @@ def fit(
     command: str | None = None,
     progress: Progress | None = None,
 ) -> Run:
-    """Fit a posterior, reduce it by evidence as training goes, and judge the result.
+    """Train a posterior over weights, prune by evidence during training, and evaluate the result.
 
     Args:
         network: Name of one of `secateur.networks`, or any module from images to logits; its parameters

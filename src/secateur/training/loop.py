@@ -1,4 +1,4 @@
-"""The built-in loop: fit an epoch, reduce when due, again; resumable after every epoch."""
+"""Training loop: train an epoch, prune when due; can be resumed after every epoch."""
 
 import time
 import warnings
@@ -34,7 +34,7 @@ STEPS_BETWEEN_LOOKS = 50  # at the loss, to show it; on a GPU also to check it, 
 
 @dataclass
 class Trainer:
-    """A fit in progress: all of its state, and the steps that move it.
+    """State of a training run, and its steps.
 
     Attributes:
         model: Network; its removed weights are held at zero.
@@ -81,7 +81,7 @@ class Trainer:
         self.pruner = self._pruner()
 
     def _pruner(self) -> GradualPruner | None:
-        """Return what prunes the network as the recipe says; a target out of reach is refused here."""
+        """Build the pruner of the recipe; refuse a sparsity out of reach."""
         schedule = self.recipe.schedule
         if self.recipe.hyperprior is not None:
             require_adaptive(self.optimizer)
@@ -178,7 +178,7 @@ class Trainer:
         return float(total) / self.steps_per_epoch
 
     def _prune(self, progress: Progress) -> PruneResult | None:
-        """Remove weights if that is due; warnings about it are told to the user."""
+        """Prune if due; report warnings to the user."""
         if self.pruner is None or not self.pruner.due(self.epoch):
             return None
         with warnings.catch_warnings(record=True) as caught:
@@ -227,17 +227,17 @@ class Trainer:
         return row
 
     def counts(self) -> tuple[int, int]:
-        """Return the network's weights and how many of them are still in."""
+        """Count the network's weights and the kept ones."""
         num_weights = sum(parameter.numel() for parameter in self.model.parameters())
         removed = sum(int((~keep).sum()) for keep in self.posterior().keep.values())
         return num_weights, num_weights - removed
 
     def posterior(self) -> Posterior:
-        """Return the current posterior, at the temperature at which evidence is judged."""
+        """Return the current posterior at the temperature of the evidence."""
         return self.optimizer.posterior()
 
     def state(self) -> dict[str, Any]:
-        """Return all that the next epoch depends on."""
+        """Return everything the next epoch depends on."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -246,7 +246,7 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `state()` was taken.
+        """Load a state that `state()` returned.
 
         Args:
             state: What `state()` returned, perhaps through a file.

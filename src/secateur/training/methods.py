@@ -1,4 +1,4 @@
-"""The methods by name: how each builds its optimiser, and its recipe for a number of epochs.
+"""Table of methods by name: optimiser and recipe of each.
 
 A new method is one entry of `METHODS`.
 """
@@ -19,10 +19,10 @@ __all__ = ["METHODS", "Method", "method_named", "method_names"]
 
 @dataclass(frozen=True)
 class Method:
-    """One way to fit and reduce.
+    """Optimiser and recipe of one method.
 
     Attributes:
-        summary: What it is, in a line.
+        summary: Description in one line.
         optimizer: Builds the optimiser from named parameters, the recipe, `lr`, `num_data`, `generator` and
             `compile`.
         recipe: Returns the recipe for a number of epochs and of training data.

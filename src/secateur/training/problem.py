@@ -1,4 +1,4 @@
-"""What is to be learned and by which network: names or values in, checked tensors and a module out."""
+"""Load and check data and network of a fit, given by name or as values."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ __all__ = ["Problem", "build_network", "without_holdout"]
 
 @dataclass(frozen=True)
 class Problem:
-    """What to learn, by name and as tensors.
+    """Data of a fit.
 
     Attributes:
         name: Name of the data set, "custom" for data without one.
@@ -40,7 +40,7 @@ class Problem:
         test: Split | None,
         data_dir: Path | None,
     ) -> "Problem":
-        """Load what was given by name.
+        """Load data given by name.
 
         Args:
             network: Network to learn with; one of ours says which image size it needs.
@@ -65,7 +65,7 @@ class Problem:
         return problem
 
     def check(self, num_classes: int, likelihood: Likelihood) -> None:
-        """Refuse data that do not fit each other or the network.
+        """Check that training data, test data and network fit each other.
 
         Args:
             num_classes: Number of the network's outputs.
@@ -86,7 +86,7 @@ class Problem:
 def build_network(
     network: str | nn.Module, problem: Problem, recipe: Recipe, seed: int, likelihood: Likelihood
 ) -> tuple[nn.Module, int]:
-    """Return the network and its number of classes.
+    """Build or check the network; return it with its number of classes.
 
     Args:
         network: Name of one of ours, or a module.
@@ -137,7 +137,7 @@ def build_network(
 
 
 def without_holdout(train: Split, recipe: Recipe, seed: int) -> tuple[Split, Split | None]:
-    """Return the data to train on, and those held out for the choice of temperature, if any.
+    """Split off the data held out for the choice of temperature, if any.
 
     Args:
         train: All training data.

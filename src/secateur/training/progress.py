@@ -1,4 +1,4 @@
-"""What a person sees while a network is fitted: a live bar, a line per epoch, or nothing.
+"""Display the progress of training: a live bar, one line for each epoch, or nothing.
 
 The loop tells a `Progress` what happens and never asks where it is shown.
 """
@@ -19,7 +19,7 @@ __all__ = ["LiveProgress", "PlainProgress", "Progress", "SilentProgress", "for_c
 
 
 class Progress(ABC):
-    """Is told of a fit as it goes; a context manager that closes itself, also on an error.
+    """Interface for progress displays; a context manager that closes itself, also on an error.
 
     The order is `start`, then for every epoch `step` as often as wanted and `epoch` once, then `close`.
     """
@@ -70,7 +70,7 @@ class Progress(ABC):
 
 @final
 class SilentProgress(Progress):
-    """Shows nothing."""
+    """Display nothing."""
 
     def start(self, *, total_epochs: int, steps_per_epoch: int, resumed_epoch: int = 0) -> None:
         """Do nothing."""
@@ -90,7 +90,7 @@ class SilentProgress(Progress):
 
 @final
 class LiveProgress(Progress):
-    """One bar over the whole run, with the latest loss, accuracy, sparsity and the time left."""
+    """Display one bar over the whole run, with the latest loss, accuracy, sparsity and remaining time."""
 
     _SECONDS_BETWEEN_UPDATES = 0.1
 
@@ -142,7 +142,7 @@ class LiveProgress(Progress):
         self._bar.console.print(escape(text), highlight=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Stop the bar."""
         self._bar.stop()
 
     def _update(self, step: int) -> None:
@@ -156,7 +156,7 @@ class LiveProgress(Progress):
 
 @final
 class PlainProgress(Progress):
-    """One line per epoch, for logs and terminals without a cursor."""
+    """Print one line for each epoch, for logs."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -190,14 +190,14 @@ class PlainProgress(Progress):
 
 
 def for_console(console: Console) -> Progress:
-    """Return the progress that suits a console: live on a terminal, else a line per epoch."""
+    """Return a live bar for a terminal, else one line for each epoch."""
     if (console.is_terminal and not console.is_dumb_terminal) or console.is_jupyter:
         return LiveProgress(console)
     return PlainProgress(console)
 
 
 def _scores(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the names and values a person follows, as far as the row has them."""
+    """Format loss, accuracy and sparsity, as far as the row has them."""
     formats = (
         ("train_loss", "loss", "{:.3f}"),
         ("accuracy", "accuracy", "{:.3f}"),

@@ -1,4 +1,4 @@
-"""A finished run pruned further, as a run of its own: judged anew, while the old one stays as it is."""
+"""Prune the network of a finished run further, and write the result as a new run."""
 
 import math
 from dataclasses import dataclass, replace
@@ -18,10 +18,10 @@ from secateur.runs.directory import RunDirectory
 from secateur.training import Progress, Run, fit, load_run
 from secateur.training.batch_norm import write_calibration
 from secateur.training.prediction import scores
-from secateur.training.pruned_metrics import as_later_epochs, evidence_of_removal, pruned_metrics
+from secateur.training.pruned_metrics import evidence_of_removal, pruned_metrics, shift_epochs
 from secateur.training.run import example_images, run_data, versions
 
-__all__ = ["GRANULARITIES", "Pruned", "prune_run"]
+__all__ = ["GRANULARITIES", "PrunedRun", "prune_run"]
 
 GRANULARITIES = ("weight", "neuron", "channel", "head", "unit")
 _OBSERVED_DATA = 5000
@@ -29,8 +29,8 @@ _BATCH = 500
 
 
 @dataclass(frozen=True)
-class Pruned:
-    """What became of a run.
+class PrunedRun:
+    """Loss, accuracy and number of weights before and after pruning a run.
 
     Attributes:
         directory: Of the new run.
@@ -69,7 +69,7 @@ def prune_run(
     data_dir: Path | None = None,
     command: str | None = None,
     progress: Progress | None = None,
-) -> Pruned:
+) -> PrunedRun:
     """Prune the network of a finished run further, and write the result as a new run.
 
     Args:
@@ -151,8 +151,8 @@ def prune_run(
         "command": command,
         "versions": versions(),
     }
-    _write(target, config, metrics, [*run.history, *as_later_epochs(end.history, len(run.history))], end)
-    return Pruned(
+    _write(target, config, metrics, [*run.history, *shift_epochs(end.history, len(run.history))], end)
+    return PrunedRun(
         directory=out,
         num_weights=run.metrics["num_weights"],
         kept_before=run.metrics["num_kept"],
@@ -181,7 +181,7 @@ def _judged(run: Run, test: Split, num_samples: int) -> dict[str, Any]:
 def _recovered(
     run: Run, train: Split, test: Split, epochs: int, num_samples: int, progress: Progress | None
 ) -> Run:
-    """Train what is left of the run's network: what is out stays out, and what is in stays in."""
+    """Train the kept weights of the run's network; removed ones stay zero, no more are removed."""
     return fit(
         run.model,
         train,
@@ -240,7 +240,7 @@ def _remove(
     multiply_adds: float | None,
     observed: Split,
 ) -> None:
-    """Mask the run's model."""
+    """Prune the run's model in place."""
     if granularity == "weight" or (sparsity is not None and granularity in {"neuron", "channel"}):
         prune(run.model, run.posterior, sparsity=sparsity, granularity=granularity)
         return

@@ -1,4 +1,4 @@
-"""The figures of a run that was pruned further: those of its new end, beside counts and evidence of both."""
+"""Metrics of a run that was pruned further."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from secateur.posterior import Posterior
 from secateur.reduction import delta_f
 from secateur.training import Run
 
-__all__ = ["as_later_epochs", "evidence_of_removal", "pruned_metrics"]
+__all__ = ["evidence_of_removal", "pruned_metrics", "shift_epochs"]
 
 
 def pruned_metrics(
@@ -26,7 +26,7 @@ def pruned_metrics(
     """
     layers = [_row(row, keep, evidence) for row in run.metrics["layers"]]
     kept = sum(row["num_kept"] for row in layers)
-    later = as_later_epochs(end.metrics["reductions"], len(run.history))
+    later = shift_epochs(end.metrics["reductions"], len(run.history))
     return (
         run.metrics
         | end.metrics
@@ -43,8 +43,8 @@ def pruned_metrics(
     )
 
 
-def as_later_epochs(rows: list[dict[str, Any]], num_epochs: int) -> list[dict[str, Any]]:
-    """Return rows of a history as those of later epochs.
+def shift_epochs(rows: list[dict[str, Any]], num_epochs: int) -> list[dict[str, Any]]:
+    """Shift the epoch numbers of history rows.
 
     Args:
         rows: With an "epoch" each, from 1.
@@ -54,7 +54,7 @@ def as_later_epochs(rows: list[dict[str, Any]], num_epochs: int) -> list[dict[st
 
 
 def evidence_of_removal(before: Posterior, keep: dict[str, Tensor]) -> dict[str, float]:
-    """Return the summed delta_f of what went, by parameter, in nats; > 0 favoured the removal.
+    """Sum delta_f over removed entries, by parameter, in nats; > 0 favoured the removal.
 
     Args:
         before: Posterior before the removal.

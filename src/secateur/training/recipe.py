@@ -1,4 +1,4 @@
-"""Everything that decides how a fit goes, as one validated value."""
+"""Hyper-parameters of training and pruning, validated."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ MAX_HOLDOUT = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How to train: epochs, steps, temperatures, reductions.
+    """Hyper-parameters: epochs, learning rates, temperatures, pruning schedule.
 
     A fit has one or two stretches. In each the learning rate falls along a half cosine; the second, with
     masks fixed, is where what is left settles, warmer and from its own initial rate.

@@ -1,4 +1,4 @@
-"""A finished fit: the masked network, its posterior, its figures; written to a directory and read back."""
+"""Finished runs: network, posterior and metrics; load, predict, evaluate."""
 
 import json
 import platform
@@ -30,7 +30,7 @@ __all__ = ["Run", "evaluate", "example_images", "load_run", "run_data", "version
 
 @dataclass(frozen=True)
 class Run:
-    """What a fit hands back.
+    """Network, posterior and metrics of a finished fit.
 
     Attributes:
         model: Posterior-mean network; its removed weights are held at zero.
@@ -105,7 +105,7 @@ def versions() -> dict[str, str]:
 
 
 def load_run(out: Path | str, *, model: nn.Module | None = None, device: torch.device | str = "cpu") -> Run:
-    """Read a finished run; nothing in it is executed.
+    """Load a finished run; no code from its files is executed.
 
     Args:
         out: Directory that `fit` wrote.
@@ -200,7 +200,7 @@ def evaluate(
     split: str = "test",
     seed: int | None = None,
 ) -> dict[str, Any]:
-    """Judge a finished run again.
+    """Evaluate a finished run again.
 
     Args:
         out: Directory that `fit` wrote.

@@ -1,4 +1,4 @@
-"""The forward half of a training step: a batch in, its loss out; and the seed of what is random in it."""
+"""Loss of a training batch, and the seeds of its randomness."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ __all__ = ["StepOptions", "loss_function", "seeded"]
 
 @dataclass(frozen=True, kw_only=True)
 class StepOptions:
-    """How a training step goes, besides the recipe. Predictions are not affected.
+    """Options of a training step that are not in the recipe. Predictions are not affected.
 
     Attributes:
         augment: Whether each batch is cropped and mirrored at random.

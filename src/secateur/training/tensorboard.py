@@ -1,4 +1,4 @@
-"""Every number of the history as TensorBoard scalars, for who asks: an optional dependency."""
+"""Log the history of a run as TensorBoard scalars; tensorboard is an optional dependency."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ __all__ = ["TensorBoard", "require_tensorboard"]
 
 
 def require_tensorboard() -> None:
-    """Refuse to go on without the tensorboard package.
+    """Check that the tensorboard package is installed.
 
     Raises:
         SecateurError: If it is not installed.
@@ -26,7 +26,7 @@ def require_tensorboard() -> None:
 
 
 class TensorBoard:
-    """Writes the rows of a history as scalars over epochs; a context manager."""
+    """Write rows of a history as scalars over epochs; a context manager."""
 
     def __init__(self, directory: Path, *, resumed_epoch: int = 0) -> None:
         """Open the log.
