@@ -23,8 +23,8 @@ def test_a_snippet_runs_in_an_empty_directory(
     names: dict[str, object] = {"__name__": "__main__"}
     exec(compile(SNIPPETS[number], f"README.md, snippet {number + 1}", "exec"), names)
     if number == 0:
-        report, model, digits = names["report"], names["model"], names["digits"]
-        assert 0.3 < report.sparsity < 0.9
+        result, model, digits = names["result"], names["model"], names["digits"]
+        assert 0.3 < result.sparsity < 0.9
         with torch.no_grad():
             right = model(digits.test.images).argmax(1) == digits.test.labels
             torch.testing.assert_close(
@@ -33,6 +33,6 @@ def test_a_snippet_runs_in_an_empty_directory(
         assert right.float().mean() > 0.9
         assert (tmp_path / "digits.onnx").stat().st_size > 0
     if number == 1:
-        assert 0.1 < names["report"].sparsity < 0.9
+        assert 0.1 < names["result"].sparsity < 0.9
     if number == 2:
         assert names["evidence"][0] > 0 > names["evidence"][1]
