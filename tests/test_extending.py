@@ -10,7 +10,6 @@ import secateur
 from secateur.data import registry as data_registry
 from secateur.networks import registry as network_registry
 from secateur.training import METHODS, load_run
-from secateur.training.problem import take_masks
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -55,7 +54,6 @@ def test_a_method_is_an_optimiser(run_example, tmp_path):
     assert 0.05 < report.sparsity < 0.301
     with torch.no_grad():
         assert (model(test.images).argmax(1) == test.labels).float().mean() > 0.9
-    take_masks(model)  # the parameters have their plain names again
     state = optimizer.state_dict()  # complete: the two draw alike
     again = names["SquaredGradients"](model.named_parameters(), num_data=optimizer.num_data, batch_size=32)
     again.load_state_dict(state)

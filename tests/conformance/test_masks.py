@@ -75,9 +75,7 @@ class Case:
 
     def goes_on(self, model: nn.Module) -> "Case":
         """Return the case of a copy, with an optimizer of its own."""
-        case = Case(self.tiny, self.kind, model, OPTIMIZERS[self.kind](model), self.masks)
-        follow(case)
-        return case
+        return Case(self.tiny, self.kind, model, OPTIMIZERS[self.kind](model), self.masks)
 
 
 def assert_zeros(model: nn.Module, masks: dict[str, Tensor]) -> None:
@@ -130,13 +128,6 @@ def case(tiny: TinyNetwork, kind: str) -> Iterator[Case]:
         yield pruned(tiny, kind)
 
 
-def follow(case: Case) -> None:
-    """Tell an optimizer that draws weights what is out."""
-    if isinstance(case.optimizer, Calibrated):
-        names = dict(case.model.named_parameters())
-        case.optimizer.hold({name: mask for name, mask in case.masks.items() if name in names})
-
-
 def pruned(tiny: TinyNetwork, kind: str) -> Case:
     """Return a network that has taken some steps, whose momentum would bring removed weights back."""
     model = tiny.build()
@@ -157,7 +148,6 @@ def pruned(tiny: TinyNetwork, kind: str) -> Case:
             },
         )
     case.masks = held_masks(model)
-    follow(case)
     num_removed = sum(int((~mask).sum()) for mask in case.masks.values())
     assert num_removed > 0.3 * sum(parameter.numel() for parameter in model.parameters())
     assert_sound(case)
