@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.inference import IVON, Calibrated, FlatFF, FlatMAP
-from secateur.inference.flat import FlatParameters
+from secateur.inference.block import ParameterBlock
 from secateur.inference.layer_scale import LayerSizes
 from secateur.inference.mean_field import _build, _gradients
 
@@ -157,7 +157,7 @@ def test_flat_ff_gradient_is_that_of_its_objective_on_average(generator):
     flat_ff_objective(latents).backward()
     point = latents.detach()
     loc, log_std, m, log_v = point[:3], point[3:6], point[6:7], point[7:]
-    flat = FlatParameters(["weight"], [nn.Parameter(torch.zeros(1, 3, dtype=torch.float64))])
+    flat = ParameterBlock(["weight"], [nn.Parameter(torch.zeros(1, 3, dtype=torch.float64))])
     layers = LayerSizes.of(flat, last_layer="", last_factor=FACTOR)
     drawn = []
     for _ in range(4000):

@@ -1,10 +1,13 @@
-"""The running Hessian: the update in its words, and never a precision that is not positive."""
+"""The running Hessian: its update by the formula, precisions that stay positive, and signs as noise."""
 
+import math
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.inference.hessian import sample_weights, track_hessian
+from secateur.inference.hessian import random_words, sample_weights, signs_from_words, track_hessian
 
 DELTA = 1e-3
 
@@ -61,3 +64,43 @@ def test_removed_weights_get_no_noise():
     weight = sample_weights(torch.zeros(2), torch.ones(2), torch.ones(2), keep, DELTA, torch.tensor(4.0))
     assert weight[1] == 0
     torch.testing.assert_close(weight[0].item(), (4 * (1 + DELTA)) ** -0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_signs_have_zero_mean_and_take_the_dtype(dtype, generator):
+    size = (1 << 20) + 17
+    signs = signs_from_words(random_words(size, generator=generator), torch.empty(size, dtype=dtype))
+    assert signs.dtype == dtype
+    assert signs.shape == (size,)
+    assert set(signs.unique().tolist()) == {-1.0, 1.0}
+    assert signs.mean().abs() < 4.5 / math.sqrt(size)
+
+
+def test_the_64_signs_of_a_word_are_fair_and_independent(generator):
+    num_words = 1 << 14
+    words = random_words(64 * num_words, generator=generator)
+    signs = signs_from_words(words, torch.empty(64 * num_words)).view(num_words, 64)
+    bound = 5 / math.sqrt(num_words)  # 2080 comparisons: 5 standard errors
+    assert (signs.mean(0).abs() < bound).all()  # the sign bit too, which random_() without bounds leaves 0
+    correlation = signs.T @ signs / num_words - torch.eye(64)
+    assert (correlation.abs() < bound).all()
+    neighbours = (signs[1:] * signs[:-1]).mean(0)
+    assert (neighbours.abs() < bound).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(-(2**63), 2**63 - 1))
+def test_signs_spell_the_bits_of_a_word(word):
+    signs = signs_from_words(torch.tensor([word]), torch.empty(64))
+    bits = [(word >> position) & 1 for position in range(64)]
+    assert signs.tolist() == [2.0 * bit - 1 for bit in bits]
+
+
+@pytest.mark.parametrize("size", [1, 63, 64, 65, 200])
+def test_any_number_of_signs_and_the_seed_decides(size):
+    first, second = (
+        signs_from_words(random_words(size, generator=torch.Generator().manual_seed(1)), torch.empty(size))
+        for _ in range(2)
+    )
+    assert first.shape == (size,)
+    assert torch.equal(first, second)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from secateur.errors import InvalidArgumentError
 from secateur.inference import FlatFF, HorseshoeFF
-from secateur.inference.flat import FlatParameters
+from secateur.inference.block import ParameterBlock
 from secateur.inference.scale_layout import HALF_CAUCHY, SLAB, ScaleLayout
 
 
@@ -22,7 +22,7 @@ def network() -> nn.Module:
 def layout_of(model: nn.Module, *, full: bool, global_scale: float = 0.3) -> ScaleLayout:
     names, parameters = zip(*model.named_parameters(), strict=True)
     return ScaleLayout.of(
-        FlatParameters(names, parameters), last_layer="3", full=full, global_scale=global_scale
+        ParameterBlock(names, parameters), last_layer="3", full=full, global_scale=global_scale
     )
 
 
@@ -112,7 +112,7 @@ def test_one_step_follows_the_gradient_of_the_whole_objective(scales):
     log_scales = latents["scale_loc"] + latents["scale_log_std"].exp() * scale_noise
     gamma = (-0.5 * layout.log_inverse_square(log_scales)).exp()
     weights = gamma * (latents["loc"] + latents["log_std"].exp() * noise)
-    output = torch.func.functional_call(model, block.flat.named(weights), (x,))
+    output = torch.func.functional_call(model, block.named(weights), (x,))
     objective = (
         num_data * nn.functional.cross_entropy(output, y)
         + normal_divergence(latents["loc"], latents["log_std"])

@@ -22,10 +22,10 @@ from torch.optim import Optimizer
 
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.inference.arguments import check_decay_rates, check_positive
-from secateur.inference.block import Block, Moments, adam_direction
-from secateur.inference.flat import FlatParameters
+from secateur.inference.block import Moments, ParameterBlock, adam_direction
 from secateur.inference.state import check_state, gather_state, restore_state
 from secateur.modules import chosen, layer_of
+from secateur.modules import masks as model_masks
 from secateur.posterior import Posterior
 
 __all__ = ["PosteriorOptimizer"]
@@ -53,6 +53,8 @@ class PosteriorOptimizer(Optimizer):
     """
 
     needs_sample = True
+    divides_blocks = False  # whether draws and steps go part by part
+    holds_masks = True  # masks held in the model stay zero by the optimizer's own doing
     positive: tuple[str, ...] = ("lr",)  # hyper-parameters of a group that must be
 
     def __init__(
@@ -67,13 +69,14 @@ class PosteriorOptimizer(Optimizer):
         compile: bool = False,
     ) -> None:
         check_positive(num_data=num_data)
-        self._blocks: list[Block] = []
-        self._points: list[Block] = []
+        self._blocks: list[ParameterBlock] = []
+        self._points: list[ParameterBlock] = []
         super().__init__(params, defaults)
         self.num_data = num_data
         self.compiled = compile
         self._samples_with_gradient = 0  # since the last step, or since the gradients were cleared
         self._depth = 0  # of nested sampled_parameters() blocks
+        self._masks_version: int | None = None  # of the masks held in models, when last looked at
         self.last_layer = layer_of(self._names()[-1])  # of the network, whatever the groups
         for index, group in enumerate(self.param_groups):
             pairs = zip(group["param_names"], group["params"], strict=True)
@@ -81,23 +84,27 @@ class PosteriorOptimizer(Optimizer):
             variational = [pair for pair in trained if chosen(pair[0], include, exclude)]
             points = [pair for pair in trained if not chosen(pair[0], include, exclude)]
             if variational:
-                flat = _flatten(variational)
-                self._blocks.append(Block(flat, self._new_state(flat, group), index))
+                block = ParameterBlock(
+                    *_names_and_parameters(variational), group_index=index, divided=self.divides_blocks
+                )
+                block.state = self._new_state(block, group)
+                self._blocks.append(block)
             if points:
-                flat = _flatten(points)
-                self._points.append(Block(flat, Moments(flat), index))
+                block = ParameterBlock(*_names_and_parameters(points), group_index=index)
+                block.state = Moments(block)
+                self._points.append(block)
         if not self._blocks:
             raise InvalidArgumentError(
                 "include, exclude: expected at least one parameter to get a posterior, got "
                 f"include={include}, exclude={exclude}"
             )
-        device = self._blocks[0].mean.device
+        device = self._blocks[0].device
         if generator is None:
             generator = torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
         for block in self._blocks:
-            if block.mean.device != generator.device:
+            if block.device != generator.device:
                 raise InvalidArgumentError(
-                    f"generator: expected one on the parameters' device {block.mean.device}, got one on "
+                    f"generator: expected one on the parameters' device {block.device}, got one on "
                     f"{generator.device}"
                 )
         self.generator = generator
@@ -105,23 +112,36 @@ class PosteriorOptimizer(Optimizer):
     # What a method defines ------------------------------------------------------------------------------
 
     @abstractmethod
-    def _new_state(self, flat: FlatParameters, group: dict[str, Any]) -> dict[str, Tensor]:
+    def _new_state(self, block: ParameterBlock, group: dict[str, Any]) -> dict[str, Tensor]:
         """Return the initial tensors a block keeps."""
 
-    @abstractmethod
-    def _draw(self, block: Block, group: dict[str, Any], *, training: bool) -> Tensor:
+    def _draw(self, block: ParameterBlock, group: dict[str, Any], *, training: bool) -> Tensor:
         """Return weights drawn from the current posterior, removed ones zero.
 
         When `training`, remember on the block what `_update` needs; else leave it as it is.
         """
+        raise NotImplementedError
 
-    @abstractmethod
-    def _update(self, block: Block, group: dict[str, Any], gradient: Tensor) -> Tensor:
+    def _update(self, block: ParameterBlock, group: dict[str, Any], gradient: Tensor) -> Tensor:
         """Move the block's state by one step and return the new posterior mean, removed entries zero."""
+        raise NotImplementedError
+
+    def _put_draw(self, block: ParameterBlock, group: dict[str, Any], *, training: bool) -> None:
+        """Write a draw into the parameters; a method that goes part by part overrides this, not `_draw`."""
+        block.write(self._draw(block, group, training=training))
+
+    def _take_step(self, block: ParameterBlock, group: dict[str, Any]) -> None:
+        """Write new means into the parameters; a method that goes part by part overrides this."""
+        (whole,) = block.parts
+        block.means = block.read()
+        try:
+            block.write(self._update(block, group, block.gather(block.gradients(), whole)))
+        finally:
+            block.means = None
 
     @abstractmethod
     def _moments(
-        self, block: Block, group: dict[str, Any]
+        self, block: ParameterBlock, group: dict[str, Any]
     ) -> tuple[Tensor, Tensor | float, dict[str, Tensor]]:
         """Return flat mean, flat precision (or a number), and named prior precisions."""
 
@@ -135,14 +155,15 @@ class PosteriorOptimizer(Optimizer):
         inside another block, whose draw then returns. A block that ends in an error counts for nothing.
         """
         training = torch.is_grad_enabled()
-        before = [block.flat.read() for block in self._blocks]
+        self._follow_masks()
+        before = [block.read() for block in self._blocks]
+        outermost = self._depth == 0
         try:
             for block, weights in zip(self._blocks, before, strict=True):
-                if not self._depth:
-                    block.mean = weights
-                group = self.param_groups[block.group_index]
+                if outermost:
+                    block.means = weights
                 with torch.no_grad():
-                    block.flat.write(self._draw(block, group, training=training))
+                    self._put_draw(block, self.param_groups[block.group_index], training=training)
             self._depth += 1
             try:
                 yield
@@ -150,7 +171,9 @@ class PosteriorOptimizer(Optimizer):
                 self._depth -= 1
         finally:
             for block, weights in zip(self._blocks, before, strict=True):
-                block.flat.write(weights)
+                block.write(weights)
+                if outermost:
+                    block.means = None
         self._samples_with_gradient += training
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -168,6 +191,8 @@ class PosteriorOptimizer(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the posterior from the gradients taken inside `sampled_parameters()`.
 
+        Entries that a mask of the model removes (`secateur.modules.masks`) get no noise and stay zero.
+
         Args:
             closure: Clears the gradients, computes the loss and its gradients, and returns the loss; it is
                 called inside `sampled_parameters()`.
@@ -179,6 +204,7 @@ class PosteriorOptimizer(Optimizer):
             InvalidArgumentError: If gradients were not taken under exactly one draw, which has ended.
         """
         self._outside("step")
+        self._follow_masks()
         loss = None
         if closure is not None:
             with torch.enable_grad(), self.sampled_parameters():
@@ -190,23 +216,25 @@ class PosteriorOptimizer(Optimizer):
                 f"{num_samples}; accumulate inside one block, predict under torch.no_grad()"
             )
         for block in self._blocks:
-            group = self.param_groups[block.group_index]
-            block.mean = block.flat.read()
-            block.flat.write(self._update(block, group, block.flat.read_gradient()))
+            self._take_step(block, self.param_groups[block.group_index])
             block.drawn = {}
         for block in self._points:
-            state, lr = block.state, self.param_groups[block.group_index]["lr"]
-            state["step"] += 1
-            moments = state["first_moment"], state["second_moment"]
-            direction = adam_direction(
-                block.flat.read_gradient(), *moments, state["step"], (0.9, 0.999), 1e-8
-            )
-            block.flat.write(block.flat.read() - lr * direction)
+            self._step_points(block, self.param_groups[block.group_index])
         return loss
+
+    def _step_points(self, block: ParameterBlock, group: dict[str, Any]) -> None:
+        (whole,), state = block.parts, block.state
+        state["step"] += 1
+        moments = state["first_moment"], state["second_moment"]
+        gradient = block.gather(block.gradients(), whole)
+        direction = adam_direction(gradient, *moments, state["step"], (0.9, 0.999), 1e-8)
+        moved = block.read() - group["lr"] * direction
+        block.write(moved if block.keep is None else moved * block.keep)
 
     @torch.no_grad()
     def posterior(self, **options: Any) -> Posterior:
         """Return the current posterior of the parameters that have one, as a copy."""
+        self._follow_masks()
         fields: dict[str, dict[str, Tensor]] = {
             "mean": {},
             "precision": {},
@@ -214,15 +242,24 @@ class PosteriorOptimizer(Optimizer):
             "keep": {},
         }
         for block in self._blocks:
-            if not self._depth:
-                block.mean = block.flat.read()
             mean, precision, prior = self._moments(block, self.param_groups[block.group_index], **options)
-            fields["mean"] |= block.flat.named(mean.clone())
-            fields["precision"] |= block.flat.named(precision + torch.zeros_like(mean))
+            if not isinstance(precision, Tensor):
+                precision = torch.full_like(mean, precision)
+            fields["mean"] |= block.named(mean.clone() if mean is block.means else mean)
+            fields["precision"] |= block.named(precision)
             fields["prior_precision"] |= prior
             if block.keep is not None:
-                fields["keep"] |= block.flat.named(block.keep > 0)
+                fields["keep"] |= block.named(block.keep > 0)
         return Posterior(**fields)
+
+    @torch.no_grad()
+    def _follow_masks(self) -> None:
+        """Take over the masks held in the model, if any changed since the last look."""
+        if self._depth or model_masks.version() == self._masks_version:
+            return
+        self._masks_version = model_masks.version()
+        for block in [*self._blocks, *self._points]:
+            block.follow_model()
 
     @property
     def curvature_has_settled(self) -> bool:
@@ -234,8 +271,8 @@ class PosteriorOptimizer(Optimizer):
         """Remove entries for good: zero weight, no noise, and no step ever brings them back.
 
         Args:
-            masks: Where each parameter stays (True or 1), keyed by qualified name; parameters without a
-                posterior are left alone, since `torch.nn.utils.prune` masks those in the model.
+            masks: Where each parameter stays (True or 1), keyed by qualified name. Parameters without a
+                posterior are left alone: hold those in the model, whose masks the optimizer follows.
 
         Raises:
             InvalidArgumentError: If a name or a shape is not that of a parameter; nothing is then held.
@@ -248,7 +285,7 @@ class PosteriorOptimizer(Optimizer):
         for block in self._blocks:
             block.check_masks(masks)
         for block in self._blocks:
-            block.flat.write(block.flat.read() * block.hold(masks))
+            block.hold(masks)
 
     # Complete state -------------------------------------------------------------------------------------
 
@@ -313,7 +350,7 @@ class PosteriorOptimizer(Optimizer):
                 f"{action}: expected a call after the sampled_parameters() block, got one inside it"
             )
 
-    def _scalar(self, block: Block, value: float) -> Tensor:
+    def _scalar(self, block: ParameterBlock, value: float) -> Tensor:
         # A 0-dim tensor filled on the device: no synchronisation, and a compiled pass is not rebuilt when
         # a schedule moves the value.
         return torch.full((), value, dtype=block.mean.dtype, device=block.mean.device)
@@ -322,5 +359,5 @@ class PosteriorOptimizer(Optimizer):
         return torch.compile(function, dynamic=False) if self.compiled else function
 
 
-def _flatten(pairs: list[tuple[str, nn.Parameter]]) -> FlatParameters:
-    return FlatParameters([name for name, _ in pairs], [parameter for _, parameter in pairs])
+def _names_and_parameters(pairs: list[tuple[str, nn.Parameter]]) -> tuple[list[str], list[nn.Parameter]]:
+    return [name for name, _ in pairs], [parameter for _, parameter in pairs]

@@ -1,17 +1,245 @@
-"""The parameters of one group as one vector, with the vectors an update keeps for them."""
+"""The parameters of one group, read and written as one vector, with the vectors an update keeps for them.
 
-from collections.abc import Mapping
+The parameters stay the model's own; nothing is aliased, so moving, wrapping or compiling the model does not
+disturb them. A large block is worked on in parts, so that temporaries stay small.
+
+Shapes: `n` is the number of weights of all the parameters together, or of a part of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from secateur.errors import ArtifactError, InvalidArgumentError
-from secateur.inference.flat import FlatParameters
+from secateur.modules.masks import mask_of
 
-__all__ = ["Block", "Moments", "adam_direction"]
+__all__ = ["Moments", "ParameterBlock", "Part", "adam_direction"]
+
+UNDIVIDED = 1 << 21
+"""Weights up to which a block is one part."""
+
+PART_SIZE = 1 << 18
+"""Weights of a part of a larger block; a multiple of 64, the signs in a word of noise."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a block's vector.
+
+    Attributes:
+        span: Where it lies in the vector.
+        pieces: Index of each parameter it covers, with the first of its entries and the one after the last.
+    """
+
+    span: slice
+    pieces: tuple[tuple[int, int, int], ...]
+
+
+class ParameterBlock:
+    """Named parameters of one group that are treated alike.
+
+    Args:
+        names: Qualified names.
+        parameters: The parameters, on one device, all float32 or all float64.
+        group_index: Position of the parameter group the hyper-parameters come from.
+        divided: Whether a large block has several parts.
+
+    Raises:
+        InvalidArgumentError: If dtypes or devices differ, or the dtype is another.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        parameters: Sequence[nn.Parameter],
+        *,
+        group_index: int = 0,
+        divided: bool = False,
+    ) -> None:
+        self.names = tuple(names)
+        self.parameters: list[Tensor] = list(parameters)
+        self.group_index = group_index
+        self.sizes = [parameter.numel() for parameter in self.parameters]
+        self.num_weights = sum(self.sizes)
+        kinds = {(parameter.dtype, parameter.device) for parameter in self.parameters}
+        if len(kinds) > 1:
+            found = ", ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
+            raise InvalidArgumentError(
+                f"parameters: expected one dtype and device per parameter group, got {found}; "
+                "give each kind a group of its own"
+            )
+        ((dtype, self.device),) = kinds
+        if dtype not in {torch.float32, torch.float64}:
+            # A running average in half precision does not move, so its precision would mean nothing.
+            raise InvalidArgumentError(
+                f"parameters: expected float32 or float64, got {dtype}; keep the parameters in float32 and "
+                "use torch.autocast"
+            )
+        whole = self.num_weights <= UNDIVIDED or not divided
+        self.parts = _parts(self.sizes, max(self.num_weights, 1) if whole else PART_SIZE)
+        self.state: dict[str, Tensor] = {}  # tensors that affect the next step; all of them are saved
+        self.layout: Any = None  # what a method knows about the layers in this vector
+        self.drawn: dict[str, Tensor] = {}  # between a training draw and its step
+        self.inner: Optimizer | None = None  # over vectors of `state`, where one is used
+        self.means: Tensor | None = None  # while the parameters hold a draw
+        # 1 where an entry stays, 0 where it is removed; None while all stay. Booleans where they save memory.
+        self.keep: Tensor | None = None
+        self._held: Tensor | None = None  # the same, of masks given to `hold` alone
+
+    # Values ----------------------------------------------------------------------------------------------
+
+    @property
+    def mean(self) -> Float[Tensor, " n"]:
+        """The posterior means as one vector: the parameters' values, or those that return after a draw."""
+        return self.read() if self.means is None else self.means
+
+    def full(self, value: float) -> Float[Tensor, " n"]:
+        """Return a vector of `value` on the parameters' device."""
+        return torch.full((self.num_weights,), value, dtype=self.parameters[0].dtype, device=self.device)
+
+    def read(self) -> Float[Tensor, " n"]:
+        """Return the parameters' values, copied into one vector."""
+        return torch.cat([parameter.detach().reshape(-1) for parameter in self.parameters])
+
+    def mean_of(self, part: Part) -> Float[Tensor, " n"]:
+        """Return a part of `mean`; it may share memory with a parameter."""
+        if self.means is not None:
+            return self.means[part.span]
+        return self.gather([parameter.detach() for parameter in self.parameters], part)
+
+    def gradients(self) -> list[Tensor]:
+        """Return the parameters' gradients, dense; zero where there is none."""
+        gradients = [
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            for parameter in self.parameters
+        ]
+        return [gradient.to_dense() if gradient.is_sparse else gradient for gradient in gradients]
+
+    def gather(self, tensors: Sequence[Tensor], part: Part) -> Float[Tensor, " n"]:
+        """Return a part of tensors that have the parameters' shapes, as a vector that may share memory."""
+        pieces = [_stretch(tensors[index], first, last) for index, first, last in part.pieces]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    @torch.no_grad()
+    def write(self, values: Float[Tensor, " n"], part: Part | None = None) -> None:
+        """Copy a vector, or a part of one, into the parameters."""
+        if part is None or len(self.parts) == 1:
+            torch._foreach_copy_(self.parameters, self.split(values))
+            return
+        sizes = [last - first for _, first, last in part.pieces]
+        for (index, first, last), piece in zip(part.pieces, values.split(sizes), strict=True):
+            parameter = self.parameters[index]
+            if parameter.is_contiguous():
+                parameter.view(-1)[first:last].copy_(piece)
+            else:  # rows that the piece lies in, whatever their layout in memory
+                row = parameter[0].numel()
+                rows = parameter[first // row : -(-last // row)]
+                flat = rows.reshape(-1).clone()
+                flat[first % row : first % row + last - first] = piece
+                rows.copy_(flat.view(rows.shape))
+
+    def split(self, flat: Tensor) -> list[Tensor]:
+        """Return views of a vector in the parameters' shapes."""
+        return [
+            part.view(parameter.shape)
+            for part, parameter in zip(flat.split(self.sizes), self.parameters, strict=True)
+        ]
+
+    def named(self, flat: Tensor) -> dict[str, Tensor]:
+        """Return views of a vector keyed by parameter name."""
+        return dict(zip(self.names, self.split(flat), strict=True))
+
+    # Masks -----------------------------------------------------------------------------------------------
+
+    def check_masks(self, masks: Mapping[str, Tensor]) -> None:
+        """Raise unless every mask has the shape of its parameter and no nan."""
+        for name, parameter in zip(self.names, self.parameters, strict=True):
+            if name in masks and masks[name].shape != parameter.shape:
+                got = tuple(masks[name].shape)
+                raise InvalidArgumentError(
+                    f"masks[{name!r}]: expected shape {tuple(parameter.shape)}, got {got}"
+                )
+            if name in masks and masks[name].isnan().any():
+                raise InvalidArgumentError(f"masks[{name!r}]: expected True where an entry stays, got nan")
+
+    def hold(self, masks: Mapping[str, Tensor]) -> None:
+        """Intersect the entries that stay with `masks`, for good, and zero the others."""
+        self._held = self._intersection(self._held, masks)
+        if self._held is None:
+            self._held = self._all()
+        self.follow_model()
+
+    def follow_model(self) -> None:
+        """Keep what `hold` and the masks held in the model both keep, and zero the other entries."""
+        found = {name: mask_of(each) for name, each in zip(self.names, self.parameters, strict=True)}
+        held = {name: mask for name, mask in found.items() if mask is not None}
+        self.keep = self._intersection(self._held, held)
+        if self.keep is not None:
+            for part in self.parts:
+                self.write(self.gather(self.parameters, part) * self.keep[part.span], part)
+
+    def kept(self, part: Part) -> Tensor | None:
+        """Return a part of `keep`."""
+        return None if self.keep is None else self.keep[part.span]
+
+    def _all(self) -> Tensor:
+        return self.full(1.0) if len(self.parts) == 1 else self.full(1.0).bool()
+
+    def _intersection(self, held: Tensor | None, masks: Mapping[str, Tensor]) -> Tensor | None:
+        if not any(name in masks for name in self.names):
+            return held
+        keep = self._all() if held is None else held.clone()
+        for name, view in self.named(keep).items():
+            if name in masks:
+                view.mul_((masks[name] != 0).to(view))
+        return keep
+
+    # Complete state --------------------------------------------------------------------------------------
+
+    def saved(self) -> dict[str, Tensor]:
+        """Return copies of every tensor the next step depends on, besides the parameters."""
+        held = {} if self.keep is None else {"keep": self.keep}
+        return {key: tensor.clone() for key, tensor in (self.state | held).items()}
+
+    def check(self, saved: Mapping[str, Any]) -> None:
+        """Raise unless `saved` is what a block of these parameters and this method returned."""
+        found = saved.keys() - {"keep"}
+        if found != self.state.keys():
+            raise ArtifactError(
+                f"optimizer state: expected {sorted(self.state)}, got {sorted(found)}; it belongs to another "
+                "method"
+            )
+        for key, tensor in saved.items():
+            expected = torch.Size([self.num_weights]) if key == "keep" else self.state[key].shape
+            if tensor.shape != expected:
+                raise ArtifactError(
+                    f"optimizer state {key!r}: expected shape {tuple(expected)}, got "
+                    f"{tuple(tensor.shape)}; it belongs to another network"
+                )
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take over tensors that `saved` returned."""
+        for key, tensor in self.state.items():
+            tensor.copy_(saved[key])
+        self._held = (saved["keep"] != 0).to(self._all()) if "keep" in saved else None
+        self.keep = self._held
+        self.drawn = {}
+
+
+class Moments(dict[str, Tensor]):
+    """Adam's zero-initialised moments and step count for one block."""
+
+    def __init__(self, block: ParameterBlock) -> None:
+        super().__init__(
+            step=torch.zeros((), dtype=torch.float32, device=block.device),
+            first_moment=block.full(0.0),
+            second_moment=block.full(0.0),
+        )
 
 
 def adam_direction(
@@ -38,79 +266,26 @@ def adam_direction(
     return corrected / ((second / (1 - betas[1] ** step)).sqrt() + eps)
 
 
-class Block:
-    """The parameters of one group that are treated alike.
-
-    Args:
-        flat: The parameters as one vector.
-        state: Named tensors that affect the next step; all of them are saved.
-        group_index: Position of the parameter group the hyper-parameters come from.
-    """
-
-    def __init__(self, flat: FlatParameters, state: dict[str, Tensor], group_index: int) -> None:
-        self.flat = flat
-        self.state = state
-        self.group_index = group_index
-        # 1 where an entry stays, 0 where it is removed; None while all stay
-        self.keep: Tensor | None = None
-        self.mean = flat.read()
-        self.drawn: dict[str, Tensor] = {}  # between a training draw and its step
-        # a torch optimizer over flat vectors of `state`, where one is used
-        self.inner: Optimizer | None = None
-
-    def check_masks(self, masks: Mapping[str, Tensor]) -> None:
-        """Raise unless every mask has the shape of its parameter."""
-        for name, parameter in zip(self.flat.names, self.flat.parameters, strict=True):
-            if name in masks and masks[name].shape != parameter.shape:
-                got = tuple(masks[name].shape)
-                raise InvalidArgumentError(
-                    f"masks[{name!r}]: expected shape {tuple(parameter.shape)}, got {got}"
-                )
-
-    def hold(self, masks: Mapping[str, Tensor]) -> Float[Tensor, " n"]:
-        """Intersect the entries that stay with `masks`, and return 1 where they do and 0 elsewhere."""
-        keep = self.flat.full(1.0) if self.keep is None else self.keep.clone()
-        for name, view in self.flat.named(keep).items():
-            if name in masks:
-                view.mul_((masks[name] != 0).to(view))
-        self.keep = keep
-        return keep
-
-    def saved(self) -> dict[str, Tensor]:
-        """Return copies of every tensor the next step depends on, besides the parameters."""
-        held = {} if self.keep is None else {"keep": self.keep}
-        return {key: tensor.clone() for key, tensor in (self.state | held).items()}
-
-    def check(self, saved: Mapping[str, Any]) -> None:
-        """Raise unless `saved` is what a block of these parameters and this method returned."""
-        found = saved.keys() - {"keep"}
-        if found != self.state.keys():
-            raise ArtifactError(
-                f"optimizer state: expected {sorted(self.state)}, got {sorted(found)}; it belongs to another "
-                "method"
-            )
-        for key, tensor in saved.items():
-            expected = self.mean.shape if key == "keep" else self.state[key].shape
-            if tensor.shape != expected:
-                raise ArtifactError(
-                    f"optimizer state {key!r}: expected shape {tuple(expected)}, got "
-                    f"{tuple(tensor.shape)}; it belongs to another network"
-                )
-
-    def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Take over tensors that `saved` returned."""
-        for key, tensor in self.state.items():
-            tensor.copy_(saved[key])
-        self.keep = saved["keep"].to(self.mean, copy=True) if "keep" in saved else None
-        self.drawn = {}
+def _parts(sizes: Sequence[int], length: int) -> tuple[Part, ...]:
+    """Cut the vector of parameters of such sizes into parts of one length, the last may be shorter."""
+    parts, pieces, start, filled = [], [], 0, 0
+    for index, size in enumerate(sizes):
+        first = 0
+        while first < size:
+            last = min(size, first + length - filled)
+            pieces.append((index, first, last))
+            filled, first = filled + last - first, last
+            if filled == length:
+                parts.append(Part(slice(start, start + filled), tuple(pieces)))
+                pieces, start, filled = [], start + filled, 0
+    if pieces:
+        parts.append(Part(slice(start, start + filled), tuple(pieces)))
+    return tuple(parts)
 
 
-class Moments(dict[str, Tensor]):
-    """Adam's zero-initialised moments and step count for one block."""
-
-    def __init__(self, flat: FlatParameters) -> None:
-        super().__init__(
-            step=torch.zeros((), dtype=torch.float32, device=flat.parameters[0].device),
-            first_moment=flat.full(0.0),
-            second_moment=flat.full(0.0),
-        )
+def _stretch(tensor: Tensor, first: int, last: int) -> Tensor:
+    """Entries of a tensor in row-major order, as a view where its layout allows."""
+    if tensor.is_contiguous() or last - first == tensor.numel():
+        return tensor.reshape(-1)[first:last]
+    row = tensor[0].numel()
+    return tensor[first // row : -(-last // row)].reshape(-1)[first % row : first % row + last - first]

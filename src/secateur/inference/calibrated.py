@@ -23,10 +23,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from secateur.inference.arguments import check_positive
-from secateur.inference.base import PosteriorOptimizer
-from secateur.inference.block import Block, Moments, adam_direction
-from secateur.inference.flat import FlatParameters
-from secateur.inference.hessian import HessianSampler, hessian_moments, track_hessian
+from secateur.inference.block import Moments, ParameterBlock, Part, adam_direction
+from secateur.inference.hessian import HessianOptimizer, track_hessian
 
 __all__ = ["PRIOR_PRECISION", "Calibrated"]
 
@@ -57,7 +55,7 @@ def _adam_update(
     return moved if keep is None else moved * keep
 
 
-class Calibrated(PosteriorOptimizer):
+class Calibrated(HessianOptimizer):
     """Fit a Gaussian posterior whose precision is right, whatever optimiser moves its mean.
 
     Args:
@@ -126,9 +124,11 @@ class Calibrated(PosteriorOptimizer):
             "eps": eps,
         }
         self._has_inner = inner is not None
+        self.divides_blocks = inner is None  # another optimiser sees its parameter whole
         super().__init__(
             params,
             defaults,
+            noise=noise,
             num_data=num_data,
             include=include,
             exclude=exclude,
@@ -138,56 +138,51 @@ class Calibrated(PosteriorOptimizer):
         if inner is not None:
             for block in self._blocks:
                 block.inner = inner([block.mean.clone().requires_grad_()])
-        self._sampler = HessianSampler(noise, self._kernel)
         self._update_kernel = self._kernel(_adam_update)
         self._hessian_kernel = self._kernel(track_hessian)
 
-    def _new_state(self, flat: FlatParameters, group: dict[str, Any]) -> dict[str, Tensor]:
-        moments = {} if self._has_inner else Moments(flat)
-        return {"hessian": flat.full(group["hessian_init"]), **moments}
+    def _new_state(self, block: ParameterBlock, group: dict[str, Any]) -> dict[str, Tensor]:
+        moments = {} if self._has_inner else Moments(block)
+        return {"hessian": block.full(group["hessian_init"]), **moments}
 
-    def _draw(self, block: Block, group: dict[str, Any], *, training: bool) -> Tensor:
-        return self._sampler.draw(
-            block,
-            delta=group["weight_decay"],
-            num_data=self._scalar(block, self.num_data / group["temperature"]),
-            generator=self.generator,
-            training=training,
-        )
-
-    def _update(self, block: Block, group: dict[str, Any], gradient: Tensor) -> Tensor:
+    def _moved(
+        self,
+        block: ParameterBlock,
+        group: dict[str, Any],
+        part: Part,
+        gradient: Tensor,
+        noise: Tensor,
+        num_data: Tensor,
+    ) -> Tensor:
         state, delta, rate = block.state, group["weight_decay"], group["hessian_rate"]
+        mean, hessian, keep = block.mean_of(part), state["hessian"][part.span], block.kept(part)
         if block.inner is None:
-            state["step"] += 1
             return self._update_kernel(
-                block.mean,
-                state["hessian"],
-                state["first_moment"],
-                state["second_moment"],
+                mean,
+                hessian,
+                state["first_moment"][part.span],
+                state["second_moment"][part.span],
                 gradient,
-                block.drawn["noise"],
-                block.keep,
+                noise,
+                keep,
                 state["step"],
                 self._scalar(block, group["lr"]),
-                block.drawn["num_data"],
+                num_data,
                 delta,
                 rate,
                 group["betas"],
                 group["eps"],
             )
-        if block.keep is not None:
-            gradient = gradient * block.keep
-        self._hessian_kernel(
-            state["hessian"], gradient, block.drawn["noise"], delta, block.drawn["num_data"], rate
-        )
+        if keep is not None:
+            gradient = gradient * keep
+        self._hessian_kernel(hessian, gradient, noise, delta, num_data, rate)
         (inner_group,) = block.inner.param_groups
         inner_group["lr"] = group["lr"]
-        (mean,) = inner_group["params"]
-        mean.data.copy_(block.mean)
-        mean.grad = gradient + delta * block.mean
+        (point,) = inner_group["params"]
+        point.data.copy_(mean)
+        point.grad = gradient + delta * mean
         block.inner.step()
-        moved = mean.detach()
-        return moved if block.keep is None else moved * block.keep
+        return point.detach() if keep is None else point.detach() * keep
 
     @property
     def curvature_has_settled(self) -> bool:
@@ -200,8 +195,8 @@ class Calibrated(PosteriorOptimizer):
         )
 
     def _moments(
-        self, block: Block, group: dict[str, Any], temperature: float | None = None
+        self, block: ParameterBlock, group: dict[str, Any], temperature: float | None = None
     ) -> tuple[Tensor, Tensor | float, dict[str, Tensor]]:
         temperature = group["evidence_temperature"] if temperature is None else temperature
         check_positive(temperature=temperature)
-        return hessian_moments(block, delta=group["weight_decay"], num_data=self.num_data / temperature)
+        return self._hessian_moments(block, group, num_data=self.num_data / temperature)

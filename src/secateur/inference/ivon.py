@@ -16,10 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.inference.base import PosteriorOptimizer
-from secateur.inference.block import Block
-from secateur.inference.flat import FlatParameters
-from secateur.inference.hessian import HessianSampler, hessian_moments, track_hessian
+from secateur.inference.block import ParameterBlock, Part
+from secateur.inference.hessian import HessianOptimizer, track_hessian
 
 __all__ = ["IVON"]
 
@@ -47,7 +45,7 @@ def _newton_update(
     return moved if keep is None else moved * keep
 
 
-class IVON(PosteriorOptimizer):
+class IVON(HessianOptimizer):
     """Fit a Gaussian posterior by the improved variational online Newton method.
 
     Args:
@@ -99,51 +97,47 @@ class IVON(PosteriorOptimizer):
         super().__init__(
             params,
             defaults,
+            noise=noise,
             num_data=num_data,
             include=include,
             exclude=exclude,
             generator=generator,
             compile=compile,
         )
-        self._sampler = HessianSampler(noise, self._kernel)
         self._update_kernel = self._kernel(_newton_update)
 
-    def _new_state(self, flat: FlatParameters, group: dict[str, Any]) -> dict[str, Tensor]:
+    def _new_state(self, block: ParameterBlock, group: dict[str, Any]) -> dict[str, Tensor]:
         return {
-            "step": torch.zeros((), dtype=torch.float32, device=flat.parameters[0].device),
-            "hessian": flat.full(group["hessian_init"]),
-            "momentum": flat.full(0.0),
+            "step": torch.zeros((), dtype=torch.float32, device=block.device),
+            "hessian": block.full(group["hessian_init"]),
+            "momentum": block.full(0.0),
         }
 
-    def _draw(self, block: Block, group: dict[str, Any], *, training: bool) -> Tensor:
-        return self._sampler.draw(
-            block,
-            delta=group["weight_decay"],
-            num_data=self._scalar(block, self.num_data / group["temperature"]),
-            generator=self.generator,
-            training=training,
-        )
-
-    def _update(self, block: Block, group: dict[str, Any], gradient: Tensor) -> Tensor:
-        state = block.state
-        state["step"] += 1
+    def _moved(
+        self,
+        block: ParameterBlock,
+        group: dict[str, Any],
+        part: Part,
+        gradient: Tensor,
+        noise: Tensor,
+        num_data: Tensor,
+    ) -> Tensor:
         return self._update_kernel(
-            block.mean,
-            state["hessian"],
-            state["momentum"],
+            block.mean_of(part),
+            block.state["hessian"][part.span],
+            block.state["momentum"][part.span],
             gradient,
-            block.drawn["noise"],
-            block.keep,
-            state["step"],
+            noise,
+            block.kept(part),
+            block.state["step"],
             self._scalar(block, group["lr"]),
-            block.drawn["num_data"],
+            num_data,
             group["weight_decay"],
             group["betas"],
             group["clip_radius"],
         )
 
     def _moments(
-        self, block: Block, group: dict[str, Any]
+        self, block: ParameterBlock, group: dict[str, Any]
     ) -> tuple[Tensor, Tensor | float, dict[str, Tensor]]:
-        num_data = self.num_data / group["temperature"]
-        return hessian_moments(block, delta=group["weight_decay"], num_data=num_data)
+        return self._hessian_moments(block, group, num_data=self.num_data / group["temperature"])

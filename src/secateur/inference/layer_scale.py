@@ -18,11 +18,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from secateur.inference.block import Block
-from secateur.inference.flat import FlatParameters
+from secateur.inference.block import ParameterBlock
 from secateur.modules import layer_of
 
-__all__ = ["GAMMA_RATE", "GAMMA_SHAPE", "LayerSizes", "adabelief", "inner_step"]
+__all__ = ["GAMMA_RATE", "GAMMA_SHAPE", "LayerSizes", "adabelief", "inner_step", "spread_start"]
 
 GAMMA_SHAPE = 2.0
 GAMMA_RATE = 2.0
@@ -45,23 +44,23 @@ class LayerSizes:
 
     @classmethod
     def of(
-        cls, flat: FlatParameters, *, last_layer: str, hidden_factor: float = 0.1, last_factor: float = 1.0
+        cls, block: ParameterBlock, *, last_layer: str, hidden_factor: float = 0.1, last_factor: float = 1.0
     ) -> "LayerSizes":
         """Group a vector's parameters by the module they belong to.
 
         Args:
-            flat: Parameters in the network's order.
+            block: Parameters in the network's order.
             last_layer: Name of the network's last module, which may be in another vector.
             hidden_factor: f_l of all layers but the last.
             last_factor: f_l of the last layer.
         """
-        pairs = zip(flat.names, flat.sizes, strict=True)
+        pairs = zip(block.names, block.sizes, strict=True)
         modules = groupby(pairs, key=lambda pair: layer_of(pair[0]))
         layers = [(module, list(group)) for module, group in modules]
         factors = [last_factor if module == last_layer else hidden_factor for module, _ in layers]
         return cls(
             tuple(sum(size for _, size in layer) for _, layer in layers),
-            flat.full(0.0).new_tensor([math.log(factor) for factor in factors]),
+            block.full(0.0).new_tensor([math.log(factor) for factor in factors]),
             tuple(tuple(name for name, _ in layer) for _, layer in layers),
         )
 
@@ -102,11 +101,11 @@ def adabelief(latents: Sequence[Tensor], lr: float, *, compile: bool) -> Optimiz
     return create_optimizer(leaves, "adabelief", lr=lr, compile=compile, foreach=True)
 
 
-def inner_step(block: Block, gradients: Sequence[Tensor], lr: float) -> None:
+def inner_step(block: ParameterBlock, gradients: Sequence[Tensor], lr: float) -> None:
     """Let a block's inner optimizer move its latents by one step.
 
     Args:
-        block: Block whose `inner` holds the latents.
+        block: ParameterBlock whose `inner` holds the latents.
         gradients: Gradient of each latent, in the order they were given.
         lr: Step size of this step.
     """
@@ -116,3 +115,22 @@ def inner_step(block: Block, gradients: Sequence[Tensor], lr: float) -> None:
     for latent, gradient in zip(group["params"], gradients, strict=True):
         latent.grad = gradient
     block.inner.step()
+
+
+def spread_start(block: ParameterBlock, init_range: float, *, generator: torch.Generator) -> None:
+    """Start z of a block's weight matrices and their biases uniform in (-init_range, init_range).
+
+    A network's usual initial weights lie far inside this prior, and a deep network that starts there may
+    collapse onto the prior before it has learned. The authors' public code starts all z uniform in (-2, 2).
+    Modules without a matrix, such as normalisation layers, keep their own start.
+
+    Args:
+        block: Its state holds z as `loc`.
+        init_range: Bound of the uniform distribution.
+        generator: Source of the draws.
+    """
+    parameters = zip(block.names, block.parameters, strict=True)
+    matrices = {layer_of(name) for name, parameter in parameters if parameter.dim() > 1}
+    for name, z in block.named(block.state["loc"]).items():
+        if layer_of(name) in matrices:
+            z.uniform_(-init_range, init_range, generator=generator)

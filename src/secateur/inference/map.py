@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from secateur.inference.base import PosteriorOptimizer
-from secateur.inference.block import Block
-from secateur.inference.flat import FlatParameters
+from secateur.inference.block import ParameterBlock
 from secateur.inference.layer_scale import GAMMA_RATE, GAMMA_SHAPE, LayerSizes, adabelief, inner_step
 
 __all__ = ["FlatMAP"]
@@ -71,24 +70,23 @@ class FlatMAP(PosteriorOptimizer):
             generator=generator,
             compile=compile,
         )
-        self._layers = [LayerSizes.of(block.flat, last_layer=self.last_layer) for block in self._blocks]
         for block in self._blocks:
             latents = [block.state["z"], block.state["log_precision"]]
             block.inner = adabelief(latents, lr, compile=compile)
         self._gradient_kernel = self._kernel(_gradients)
         self._weight_kernel = self._kernel(_weights)
 
-    def _new_state(self, flat: FlatParameters, group: dict[str, Any]) -> dict[str, Tensor]:
-        layers = LayerSizes.of(flat, last_layer=self.last_layer)
-        mean = flat.read()
+    def _new_state(self, block: ParameterBlock, group: dict[str, Any]) -> dict[str, Tensor]:
+        block.layout = layers = LayerSizes.of(block, last_layer=self.last_layer)
+        mean = block.mean
         log_precision = mean.new_zeros(len(layers.num_weights))
         return {"z": mean / layers.spread(layers.scale(log_precision)), "log_precision": log_precision}
 
-    def _draw(self, block: Block, group: dict[str, Any], *, training: bool) -> Tensor:
+    def _draw(self, block: ParameterBlock, group: dict[str, Any], *, training: bool) -> Tensor:
         return block.mean if block.keep is None else block.mean * block.keep
 
-    def _update(self, block: Block, group: dict[str, Any], gradient: Tensor) -> Tensor:
-        layers, state = self._layers[self._blocks.index(block)], block.state
+    def _update(self, block: ParameterBlock, group: dict[str, Any], gradient: Tensor) -> Tensor:
+        layers, state = block.layout, block.state
         gradients = self._gradient_kernel(
             state["z"], state["log_precision"], gradient, block.keep, layers, self.num_data
         )
@@ -96,8 +94,8 @@ class FlatMAP(PosteriorOptimizer):
         return self._weight_kernel(state["z"], state["log_precision"], block.keep, layers)
 
     def _moments(
-        self, block: Block, group: dict[str, Any]
+        self, block: ParameterBlock, group: dict[str, Any]
     ) -> tuple[Tensor, Tensor | float, dict[str, Tensor]]:
-        layers = self._layers[self._blocks.index(block)]
+        layers: LayerSizes = block.layout
         prior = layers.prior_precision(layers.scale(block.state["log_precision"]))
         return block.mean, math.inf, prior

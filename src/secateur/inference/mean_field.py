@@ -24,10 +24,15 @@ from torch import Tensor
 from secateur.errors import InvalidArgumentError
 from secateur.inference.arguments import check_positive
 from secateur.inference.base import PosteriorOptimizer
-from secateur.inference.block import Block
-from secateur.inference.flat import FlatParameters
-from secateur.inference.layer_scale import GAMMA_RATE, GAMMA_SHAPE, LayerSizes, adabelief, inner_step
-from secateur.inference.start import spread_start
+from secateur.inference.block import ParameterBlock
+from secateur.inference.layer_scale import (
+    GAMMA_RATE,
+    GAMMA_SHAPE,
+    LayerSizes,
+    adabelief,
+    inner_step,
+    spread_start,
+)
 from secateur.posterior import Posterior
 
 __all__ = ["FlatFF"]
@@ -137,18 +142,22 @@ class FlatFF(PosteriorOptimizer):
             generator=generator,
             compile=compile,
         )
-        self._layers = [self._sizes(block.flat) for block in self._blocks]
         for block in self._blocks:
             if init_range is not None:
                 spread_start(block, init_range, generator=self.generator)
-                block.flat.write(self._center(block))
+                block.write(self._center(block))
             block.inner = adabelief([block.state[name] for name in LATENTS], lr, compile=compile)
         self._build_kernel = self._kernel(_build)
         self._gradient_kernel = self._kernel(_gradients)
 
-    def _new_state(self, flat: FlatParameters, group: dict[str, Any]) -> dict[str, Tensor]:
-        layers = self._sizes(flat)
-        mean = flat.read()
+    def _new_state(self, block: ParameterBlock, group: dict[str, Any]) -> dict[str, Tensor]:
+        block.layout = layers = LayerSizes.of(
+            block,
+            last_layer=self.last_layer,
+            hidden_factor=self._hidden_factor,
+            last_factor=self._last_factor,
+        )
+        mean = block.mean
         precision_loc = mean.new_zeros(len(layers.num_weights))
         return {
             "loc": mean / layers.spread(layers.scale(precision_loc)),
@@ -158,18 +167,7 @@ class FlatFF(PosteriorOptimizer):
             **({"gamma": torch.ones_like(mean)} if self.adaptive else {}),
         }
 
-    def _sizes(self, flat: FlatParameters) -> LayerSizes:
-        return LayerSizes.of(
-            flat,
-            last_layer=self.last_layer,
-            hidden_factor=self._hidden_factor,
-            last_factor=self._last_factor,
-        )
-
-    def _layers_of(self, block: Block) -> LayerSizes:
-        return self._layers[self._blocks.index(block)]
-
-    def _draw(self, block: Block, group: dict[str, Any], *, training: bool) -> Tensor:
+    def _draw(self, block: ParameterBlock, group: dict[str, Any], *, training: bool) -> Tensor:
         state = block.state
         noise = torch.empty_like(block.mean).normal_(generator=self.generator)
         layer_noise = torch.empty_like(state["precision_loc"]).normal_(generator=self.generator)
@@ -183,10 +181,10 @@ class FlatFF(PosteriorOptimizer):
             noise,
             block.keep,
             state.get("gamma"),
-            self._layers_of(block),
+            block.layout,
         )
 
-    def _update(self, block: Block, group: dict[str, Any], gradient: Tensor) -> Tensor:
+    def _update(self, block: ParameterBlock, group: dict[str, Any], gradient: Tensor) -> Tensor:
         latents = [block.state[name] for name in LATENTS]
         gradients = self._gradient_kernel(
             *latents,
@@ -195,28 +193,28 @@ class FlatFF(PosteriorOptimizer):
             block.drawn["layer_noise"],
             block.keep,
             block.state.get("gamma"),
-            self._layers_of(block),
+            block.layout,
             self.num_data,
         )
         inner_step(block, gradients, group["lr"])
         return self._center(block)
 
-    def _center(self, block: Block) -> Tensor:
+    def _center(self, block: ParameterBlock) -> Tensor:
         center = self._prior_std(block) * block.state["loc"]
         return center if block.keep is None else center * block.keep
 
-    def _prior_std(self, block: Block) -> Tensor:
+    def _prior_std(self, block: ParameterBlock) -> Tensor:
         """Return s_l gamma of each weight, s_l at the median of q(t_l)."""
-        return _scale(block.state["precision_loc"], block.state.get("gamma"), self._layers_of(block))
+        return _scale(block.state["precision_loc"], block.state.get("gamma"), block.layout)
 
     def _moments(
-        self, block: Block, group: dict[str, Any]
+        self, block: ParameterBlock, group: dict[str, Any]
     ) -> tuple[Tensor, Tensor | float, dict[str, Tensor]]:
         prior_std = self._prior_std(block)
         precision = (-2 * block.state["log_std"]).exp() / prior_std.square()
         if "gamma" in block.state:
-            return self._center(block), precision, block.flat.named(prior_std.square().reciprocal())
-        layers = self._layers_of(block)
+            return self._center(block), precision, block.named(prior_std.square().reciprocal())
+        layers: LayerSizes = block.layout
         prior = layers.prior_precision(layers.scale(block.state["precision_loc"]))
         return self._center(block), precision, prior
 
@@ -237,8 +235,8 @@ class FlatFF(PosteriorOptimizer):
         if not self.adaptive:
             raise InvalidArgumentError("adopt: expected an optimizer with adaptive=True, got one without")
         for block in self._blocks:
-            layers, state = self._layers_of(block), block.state
-            names, shapes = block.flat.names, [each.shape for each in block.flat.parameters]
+            layers, state = block.layout, block.state
+            names, shapes = block.names, [each.shape for each in block.parameters]
             mean, precision, prior, stays = (
                 torch.cat([part.expand(shape).reshape(-1) for part, shape in zip(parts, shapes, strict=True)])
                 for parts in (
@@ -254,4 +252,4 @@ class FlatFF(PosteriorOptimizer):
             state["loc"].copy_(torch.where(stays, mean / prior_std, state["loc"]))
             narrower = -0.5 * precision.log() - prior_std.log()
             state["log_std"].copy_(torch.where(stays, narrower, state["log_std"]))
-            block.flat.write(self._center(block))
+            block.write(self._center(block))

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from secateur.inference.flat import FlatParameters
+from secateur.inference.block import ParameterBlock
 from secateur.modules import layer_of
 
 __all__ = ["ScaleGroup", "ScaleLayout"]
@@ -57,16 +57,16 @@ class ScaleLayout:
     global_scale: float
 
     @classmethod
-    def of(cls, flat: FlatParameters, *, last_layer: str, full: bool, global_scale: float) -> "ScaleLayout":
+    def of(cls, block: ParameterBlock, *, last_layer: str, full: bool, global_scale: float) -> "ScaleLayout":
         """Group a vector's parameters by module and rows.
 
         Args:
-            flat: Parameters in the network's order.
+            block: Parameters in the network's order.
             last_layer: Name of the network's last module.
             full: Whether each weight gets scales of its own.
             global_scale: tau0.
         """
-        parameters = zip(flat.names, flat.parameters, strict=True)
+        parameters = zip(block.names, block.parameters, strict=True)
         keyed = [
             (layer_of(name), each.shape[0] if each.dim() else 1, each.numel()) for name, each in parameters
         ]

@@ -7,13 +7,13 @@ import torch
 from torch.optim import Optimizer
 
 from secateur.errors import ArtifactError
-from secateur.inference.block import Block
+from secateur.inference.block import ParameterBlock
 
 __all__ = ["check_state", "gather_state", "restore_state"]
 
 
 def gather_state(
-    blocks: Sequence[Block], points: Sequence[Block], generator: torch.Generator
+    blocks: Sequence[ParameterBlock], points: Sequence[ParameterBlock], generator: torch.Generator
 ) -> dict[str, Any]:
     """Return copies of all that the next step depends on besides parameters and hyper-parameters.
 
@@ -32,8 +32,8 @@ def gather_state(
 
 def check_state(
     saved: Mapping[str, Any],
-    blocks: Sequence[Block],
-    points: Sequence[Block],
+    blocks: Sequence[ParameterBlock],
+    points: Sequence[ParameterBlock],
     *,
     names: Sequence[Sequence[str]],
     saved_names: Sequence[Sequence[str]],
@@ -73,7 +73,10 @@ def check_state(
 
 
 def restore_state(
-    saved: Mapping[str, Any], blocks: Sequence[Block], points: Sequence[Block], generator: torch.Generator
+    saved: Mapping[str, Any],
+    blocks: Sequence[ParameterBlock],
+    points: Sequence[ParameterBlock],
+    generator: torch.Generator,
 ) -> None:
     """Take over a state that `check_state` passed.
 
@@ -91,7 +94,7 @@ def restore_state(
     generator.set_state(saved["generator"].cpu())
 
 
-def _inner_optimizers(blocks: Sequence[Block]) -> list[Optimizer]:
+def _inner_optimizers(blocks: Sequence[ParameterBlock]) -> list[Optimizer]:
     return [block.inner for block in blocks if block.inner is not None]
 
 

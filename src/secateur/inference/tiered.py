@@ -21,11 +21,9 @@ from torch import Tensor
 from secateur.errors import InvalidArgumentError
 from secateur.inference.arguments import check_positive
 from secateur.inference.base import PosteriorOptimizer
-from secateur.inference.block import Block
-from secateur.inference.flat import FlatParameters
-from secateur.inference.layer_scale import adabelief, inner_step
+from secateur.inference.block import ParameterBlock
+from secateur.inference.layer_scale import adabelief, inner_step, spread_start
 from secateur.inference.scale_layout import ScaleLayout
-from secateur.inference.start import spread_start
 
 __all__ = ["SCALES", "HorseshoeFF"]
 
@@ -127,7 +125,6 @@ class HorseshoeFF(PosteriorOptimizer):
             generator=generator,
             compile=compile,
         )
-        self._layouts = [self._layout(block.flat) for block in self._blocks]
         for block in self._blocks:
             if init_range is not None:
                 before = self._center(block)
@@ -135,21 +132,16 @@ class HorseshoeFF(PosteriorOptimizer):
                 scale_loc.uniform_(-init_range, init_range, generator=self.generator)
                 block.state["loc"].copy_(before / self._gamma(block))  # keeps the network's own weights ...
                 spread_start(block, init_range, generator=self.generator)  # ... but for its matrices
-                block.flat.write(self._center(block))
+                block.write(self._center(block))
             block.inner = adabelief([block.state[name] for name in LATENTS], lr, compile=compile)
         self._weights_kernel = self._kernel(_weights)
         self._gradients_kernel = self._kernel(_gradients)
 
-    def _layout(self, flat: FlatParameters) -> ScaleLayout:
-        return ScaleLayout.of(
-            flat, last_layer=self.last_layer, full=self._full, global_scale=self._global_scale
+    def _new_state(self, block: ParameterBlock, group: dict[str, Any]) -> dict[str, Tensor]:
+        block.layout = layout = ScaleLayout.of(
+            block, last_layer=self.last_layer, full=self._full, global_scale=self._global_scale
         )
-
-    def _layout_of(self, block: Block) -> ScaleLayout:
-        return self._layouts[self._blocks.index(block)]
-
-    def _new_state(self, flat: FlatParameters, group: dict[str, Any]) -> dict[str, Tensor]:
-        layout, mean = self._layout(flat), flat.read()
+        mean = block.mean
         scale_loc = mean.new_zeros(layout.total())
         return {
             "loc": mean * (0.5 * layout.log_inverse_square(scale_loc)).exp(),
@@ -158,39 +150,39 @@ class HorseshoeFF(PosteriorOptimizer):
             "scale_log_std": torch.full_like(scale_loc, self._log_init_std),
         }
 
-    def _draw(self, block: Block, group: dict[str, Any], *, training: bool) -> Tensor:
+    def _draw(self, block: ParameterBlock, group: dict[str, Any], *, training: bool) -> Tensor:
         noise = torch.empty_like(block.mean).normal_(generator=self.generator)
         scale_noise = torch.empty_like(block.state["scale_loc"]).normal_(generator=self.generator)
         if training:
             block.drawn = {"noise": noise, "scale_noise": scale_noise}
         latents = [block.state[name] for name in LATENTS]
-        return self._weights_kernel(*latents, noise, scale_noise, block.keep, self._layout_of(block))
+        return self._weights_kernel(*latents, noise, scale_noise, block.keep, block.layout)
 
-    def _update(self, block: Block, group: dict[str, Any], gradient: Tensor) -> Tensor:
+    def _update(self, block: ParameterBlock, group: dict[str, Any], gradient: Tensor) -> Tensor:
         gradients = self._gradients_kernel(
             *[block.state[name] for name in LATENTS],
             gradient,
             block.drawn["noise"],
             block.drawn["scale_noise"],
             block.keep,
-            self._layout_of(block),
+            block.layout,
             self.num_data,
         )
         inner_step(block, gradients, group["lr"])
         return self._center(block)
 
-    def _gamma(self, block: Block) -> Tensor:
+    def _gamma(self, block: ParameterBlock) -> Tensor:
         """Return gamma at the medians of the scales."""
-        layout = self._layout_of(block)
+        layout = block.layout
         return (-0.5 * layout.log_inverse_square(block.state["scale_loc"])).exp()
 
-    def _center(self, block: Block) -> Tensor:
+    def _center(self, block: ParameterBlock) -> Tensor:
         center = self._gamma(block) * block.state["loc"]
         return center if block.keep is None else center * block.keep
 
     def _moments(
-        self, block: Block, group: dict[str, Any]
+        self, block: ParameterBlock, group: dict[str, Any]
     ) -> tuple[Tensor, Tensor | float, dict[str, Tensor]]:
-        inverse_square = self._layout_of(block).log_inverse_square(block.state["scale_loc"]).exp()
+        inverse_square = block.layout.log_inverse_square(block.state["scale_loc"]).exp()
         precision = inverse_square * (-2 * block.state["log_std"]).exp()
-        return self._center(block), precision, block.flat.named(inverse_square)
+        return self._center(block), precision, block.named(inverse_square)
