@@ -4,19 +4,20 @@ import copy
 import pickle
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import prune
 
 from secateur.compaction import CompactionWarning, compact, plain_copy
 from secateur.errors import InvalidArgumentError
+from secateur.modules import call, hold, largest_relative_difference
 from secateur.networks import build
-from secateur.modules.masks import hold
 
 
 class Residual(nn.Module):
@@ -164,6 +165,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "vgg": (vgg, IMAGE),
     "text": (Text, (7,)),
 }
+NOTHING_DEAD = "ignore:.* cannot be made smaller:secateur.compaction.CompactionWarning"
 GRANULARITIES = ("weight", "neuron", "channel")
 
 
@@ -211,6 +213,7 @@ def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+@pytest.mark.filterwarnings(NOTHING_DEAD)
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_compacted_network_equals_the_masked_one(name: str, granularity: str) -> None:
@@ -233,6 +236,7 @@ def test_single_precision_keeps_five_digits(name: str) -> None:
     assert_equal(model, small, example(name, 4, 12, torch.float32), 1e-5)
 
 
+@pytest.mark.filterwarnings(NOTHING_DEAD)
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(
     name=st.sampled_from(sorted(NETWORKS)),
@@ -251,6 +255,7 @@ def test_a_compacted_network_is_ordinary() -> None:
     assert small.training
     assert all(module.training for module in small.modules())
     x = example("vgg", 2, 1)
+    assert type(small) is nn.Sequential
     clone = pickle.loads(pickle.dumps(small)).eval()
     clone.load_state_dict(small.state_dict())
     assert_equal(model.eval(), clone, x, 1e-10)
@@ -432,7 +437,7 @@ def test_sizes_that_python_took_follow_the_batch() -> None:
         assert_equal(model, small, torch.randn(batch, 12, dtype=torch.float64), 1e-12)
 
 
-def test_shared_layers_are_left_alone() -> None:
+def test_shared_layers_keep_their_size_and_are_named() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -446,9 +451,9 @@ def test_shared_layers_are_left_alone() -> None:
     with torch.no_grad():
         model.again.weight[1:3] = 0
         model.first.weight[1:3] = 0
-    small = compact(model, torch.zeros(1, 4, dtype=torch.float64))
-    assert small.get_submodule("first").weight.shape == (5, 4)
-    assert small.get_submodule("again").weight.shape == (5, 5)
+    with pytest.warns(CompactionWarning, match=r"Tied cannot .*: 2 dead units at first .* again \(Linear\)"):
+        small = compact(model, torch.zeros(1, 4, dtype=torch.float64))
+    assert num_parameters(small) == num_parameters(model)
     assert_equal(model, small, torch.randn(3, 4, dtype=torch.float64), 1e-12)
 
 
@@ -456,12 +461,152 @@ def test_torch_s_own_transformer_layer_loses_its_dead_units() -> None:
     model = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True).double().eval()
     removed = {"linear1.weight": (torch.arange(32) % 2 == 0).unsqueeze(1).expand(32, 16)}
     removed["self_attn.out_proj.weight"] = torch.arange(16).unsqueeze(1).expand(16, 16) % 3 > 0
-    hold(model, {k: v for k, v in removed.items()})
+    hold(model, removed)
     x = torch.randn(2, 5, 16, dtype=torch.float64)
     small = compact(model, x)
     assert small.get_submodule("linear1").out_features == 16
     assert not any(module._forward_pre_hooks for module in small.modules())
     assert_equal(model, small, torch.randn(3, 5, 16, dtype=torch.float64), 1e-10)
+
+
+class Fixed(nn.Module):
+    """Two heads of three, by numbers in the code or by an attribute."""
+
+    def __init__(self, heads: int | None) -> None:
+        super().__init__()
+        self.values, self.out = nn.Linear(4, 6), nn.Linear(6, 2)
+        if heads is not None:
+            self.heads = heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = getattr(self, "heads", 2)
+        return self.out(torch.tanh(self.values(x)).view(-1, heads, 3).flatten(1))
+
+
+@pytest.mark.parametrize("heads", [None, 2])
+def test_a_size_in_the_code_makes_a_graph_and_an_attribute_is_changed(heads: int | None) -> None:
+    model = Fixed(heads).double()
+    with torch.no_grad():
+        model.values.weight[:3] = 0
+    x = torch.randn(4, 4, dtype=torch.float64)
+    kept = compact(model, x, as_graph=False) if heads else None
+    small, graph = compact(model, x), compact(model, x, as_graph=True)
+    for network in (small, graph, *([kept] if kept else [])):
+        assert_equal(model, network, torch.randn(5, 4, dtype=torch.float64), 1e-12)
+        assert network.get_submodule("values").out_features == 3
+    assert isinstance(graph, fx.GraphModule)
+    assert type(small) is (Fixed if heads else type(small))
+    assert isinstance(small, Fixed if heads else fx.GraphModule)
+    assert heads is None or (small.heads, model.heads) == (1, 2)
+
+
+def test_where_sizes_stay_the_code_that_holds_them_is_named() -> None:
+    model = nn.Sequential(Fixed(None), nn.ReLU(), nn.Linear(2, 2))
+    with torch.no_grad():
+        model[0].values.weight[:3] = 0
+    with pytest.warns(CompactionWarning, match=r"3 dead units at 0.values .* written out in the code of 0"):
+        small = compact(model, torch.zeros(2, 4), as_graph=False)
+    assert type(small) is nn.Sequential
+    assert num_parameters(small) == num_parameters(model)
+
+
+def test_where_nothing_is_dead_that_is_said() -> None:
+    with pytest.warns(CompactionWarning, match="Linear cannot be made smaller: no neuron, channel or head"):
+        compact(nn.Linear(4, 2), torch.zeros(1, 4))
+
+
+def test_torch_s_attention_keeps_its_heads_and_is_named() -> None:
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.attention = nn.Linear(4, 8), nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            return self.attention(x, x, x, need_weights=False)[0]
+
+    model = Attending()
+    with torch.no_grad():
+        model.first.weight[2] = 0
+    with pytest.warns(CompactionWarning, match=r"1 dead units at first .* attention \(MultiheadAttention\)"):
+        compact(model, torch.randn(2, 3, 4))
+
+
+class Flexible(nn.Module):
+    """Takes a tensor, a pair, a dict, and answers in kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.output = nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Any, mask: Tensor | None = None, *, scale: float = 1.0, extra: Any = None) -> Any:
+        if isinstance(x, tuple):
+            x = x[0] + x[1]
+        hidden = torch.relu(self.hidden(x))
+        if mask is not None:
+            if not mask.bool().all():  # a question about whole numbers is answered by the example
+                hidden = hidden * mask[:, None]
+            hidden = hidden + 0.0
+        return (
+            {"y": self.output(hidden) * scale, "more": (x.sum(1), None)}
+            if extra
+            else self.output(hidden)
+        )
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        torch.ones(2, 4),
+        (torch.ones(2, 4), torch.tensor([1, 0])),
+        {"x": torch.ones(1, 4), "scale": 2.0},
+        {"x": torch.ones(2, 4), "mask": torch.tensor([1, 0]), "extra": {"any": 1}},
+        ((torch.ones(3, 4),), {"mask": torch.ones(3, dtype=torch.int64)}),
+        ((((torch.ones(2, 4), torch.zeros(2, 4))),), {}),
+        (((torch.ones(2, 4), torch.zeros(2, 4)),), {"mask": None}),
+    ],
+)
+def test_inputs_of_any_kind(example: Any) -> None:
+    model = Flexible()
+    with torch.no_grad():
+        model.hidden.weight[1:3] = 0
+        model.hidden.bias[1:3] = 0
+    small = compact(model, example)
+    assert type(small) is Flexible
+    assert small.hidden.out_features == 4
+    assert largest_relative_difference(call(model, example), call(small, example)) < 1e-6
+
+
+class Odd(nn.Module):
+    def __init__(self, returned: Any) -> None:
+        super().__init__()
+        self.returned = returned
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.returned
+
+
+@pytest.mark.parametrize(
+    "example", [torch.zeros(()), torch.zeros(0, 3), (), {}, None, 3, "text", [1], (1, {"a": 2})]
+)
+@pytest.mark.parametrize("returned", [None, 3, "text", {"a": torch.ones(2)}, (torch.ones(2), None), []])
+def test_networks_without_parameters_and_odd_examples(example: Any, returned: Any) -> None:
+    model = Odd(returned)
+    with pytest.warns(CompactionWarning, match="Odd cannot be "):
+        assert type(compact(model, example)).__name__ == "Odd"
+
+
+@pytest.mark.parametrize(
+    "example", [torch.zeros(()), torch.zeros(2, 5), (), {}, None, 3, {"y": 1}, "text", [1], ((), {})]
+)
+def test_examples_that_the_network_does_not_take(example: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="example_input: expected a batch that Linear takes, got"):
+        compact(nn.Linear(4, 2), example)
+
+
+def test_a_network_on_meta_is_refused() -> None:
+    with torch.device("meta"), pytest.raises(InvalidArgumentError, match="on meta: load its weights first"):
+        compact(nn.Linear(4, 2), torch.zeros(1, 4))
 
 
 def test_bad_arguments_are_named() -> None:

@@ -161,7 +161,10 @@ CASES = {
     "llama": Case(
         transformer("llama", num_attention_heads=8, num_key_value_heads=4, **TINY, **TOKENS),
         sentences,
-        {"model.layers.0.mlp.gate_proj.weight": (0, (1, 5)), "model.layers.1.self_attn.o_proj.weight": (1, HEAD)},
+        {
+            "model.layers.0.mlp.gate_proj.weight": (0, (1, 5)),
+            "model.layers.1.self_attn.o_proj.weight": (1, HEAD),
+        },
         2 * 3 * 32 + (8 * 32 + 2 * 4 * 32 + 32 * 8),
         {"model.layers.0.mlp.intermediate_size": 46, "model.layers.1.self_attn.k_proj.out_features": 12},
     ),

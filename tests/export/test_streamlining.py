@@ -12,6 +12,7 @@ from secateur.compaction import CompactionWarning, compact
 from secateur.export import Streamlining, artifact, measure_streamlining, onnx, streamlined
 from secateur.export.inlined import StraightModule
 from secateur.export.onnx_graph import onnx_session
+from secateur.modules import batch_size
 from secateur.networks import build, image_size, names
 
 NETWORKS = [name for name in names() if f"{name}-small" not in names()]  # of two sizes, the smaller
@@ -200,7 +201,7 @@ def test_what_is_faster_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         answers = iter(times)
 
         def medians(forms: list[nn.Module], inputs: tuple[Tensor], seconds: float) -> list[float]:
-            asked.append(len(inputs[0]))
+            asked.append(batch_size(inputs[0]))
             for form in forms:
                 form(*inputs)
             return next(answers)

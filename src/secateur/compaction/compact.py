@@ -98,7 +98,7 @@ def compact(
     for small, candidate in sorted(zip(built, candidates, strict=True), key=lambda pair: _size(pair[1])):
         difference = _difference(precise, candidate, precise_example, in_double=traced.in_double)
         if difference <= _tolerance(plain, example):
-            if _size(candidate) == _size(plain) and as_graph is None and not fold_batch_norm:
+            if _size(candidate) == _size(plain) and as_graph is not True and not fold_batch_norm:
                 _warn(f"{name} cannot be made smaller: {small.why_not()}")
             return candidate
     _warn(

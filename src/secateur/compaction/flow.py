@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
+from torch.utils import _pytree as pytree
 
 from secateur.compaction.slots import Axes, Slots
 
@@ -131,7 +132,17 @@ def _strip(known: Any) -> Any:
         return known.value
     if isinstance(known, tuple):
         return tuple(_strip(item) for item in known)
+    if isinstance(known, dict):
+        return {key: _strip(item) for key, item in known.items()}
     return known
+
+
+def _flows(known: Any) -> list[Flow]:
+    """Return the flows in what is known of a node."""
+    if isinstance(known, (tuple, dict)):
+        parts = known.values() if isinstance(known, dict) else known
+        return [flow for part in parts for flow in _flows(part)]
+    return [known] if isinstance(known, Flow) else []
 
 
 def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
@@ -192,7 +203,7 @@ def analyse(
         for node in graph.nodes:
             if node.op == "placeholder":
                 value = next(remaining, *node.args)
-                analysis.flows[node] = _input(value) if isinstance(value, Tensor) else value
+                analysis.flows[node] = _opaque(value, True)
             elif node.op == "get_attr":
                 analysis.flows[node] = _parameter(analysis, str(node.target))
             elif node.op == "output":
@@ -202,10 +213,6 @@ def analyse(
             else:
                 _call(analysis, node, rules)
     return analysis
-
-
-def _input(value: Tensor) -> Flow:
-    return Flow(value, torch.ones_like(value, dtype=torch.bool), [None] * value.dim())
 
 
 def _parameter(analysis: Analysis, target: str) -> Any:
@@ -224,7 +231,7 @@ def _call(analysis: Analysis, node: fx.Node, rules: Mapping[str, Rule]) -> None:
     args = map_arg(node.args, analysis._value)
     kwargs = map_arg(node.kwargs, analysis._value)
     value = analysis._execute(node, args, kwargs)
-    if not isinstance(value, (Tensor, tuple, list)) or not _has_tensor(value):
+    if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value)):
         analysis.flows[node] = tuple(value) if isinstance(value, (tuple, list)) else value
         return
     flows = [flow for flow in known if isinstance(flow, Flow)]
@@ -232,23 +239,22 @@ def _call(analysis: Analysis, node: fx.Node, rules: Mapping[str, Rule]) -> None:
     analysis.slots.cause = _description(analysis, node)
     rule = rules.get(name)
     ruled = node.target not in analysis.shared and all(
-        isinstance(item, Flow) or not _has_flow(item) for item in known
+        isinstance(item, Flow) or not _flows(item) for item in known
     )
     if (
         name == "getitem"
-        and len(known) >= 1
-        and isinstance(known[0], tuple)
-        and isinstance(node.args[1], int)
+        and known
+        and isinstance(known[0], (tuple, dict))
+        and not isinstance(node.args[1], slice)
     ):
         analysis.flows[node] = known[0][node.args[1]]
         return
     result = rule(analysis, node, flows, value) if rule is not None and ruled else None
     if result is None:
-        for item in known:
-            _freeze(analysis, item)
+        _freeze(analysis, tuple(known))
         random = any(word in name for word in _UNKNOWN)
         unknown_module = node.op == "call_module" and not name
-        varying = random or unknown_module or any(_any_varying(item) for item in known)
+        varying = random or unknown_module or any(flow.varying.any() for flow in _flows(tuple(known)))
         result = _opaque(value, varying)
     analysis.flows[node] = result
 
@@ -265,31 +271,14 @@ def _opaque(value: Any, varying: bool) -> Any:
         return Flow(value, torch.full_like(value, varying, dtype=torch.bool), [None] * value.dim())
     if isinstance(value, (tuple, list)):
         return tuple(_opaque(item, varying) for item in value)
+    if isinstance(value, dict):
+        return {key: _opaque(item, varying) for key, item in value.items()}
     return value
 
 
-def _has_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor) or (
-        isinstance(value, (tuple, list)) and any(_has_tensor(v) for v in value)
-    )
-
-
-def _has_flow(known: Any) -> bool:
-    return isinstance(known, Flow) or (isinstance(known, tuple) and any(_has_flow(item) for item in known))
-
-
-def _any_varying(known: Any) -> bool:
-    if isinstance(known, Flow):
-        return bool(known.varying.any())
-    return isinstance(known, tuple) and any(_any_varying(item) for item in known)
-
-
 def _freeze(analysis: Analysis, known: Any) -> None:
-    if isinstance(known, Flow):
-        analysis.slots.freeze_all(known.axes)
-    elif isinstance(known, tuple):
-        for item in known:
-            _freeze(analysis, item)
+    for flow in _flows(known):
+        analysis.slots.freeze_all(flow.axes)
 
 
 def _shared_modules(root: nn.Module, graph: fx.Graph) -> frozenset[str]:

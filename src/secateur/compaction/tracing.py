@@ -263,7 +263,7 @@ class _Recorder(TorchFunctionMode):
         before = [(module, dict(vars(module))) for module in self.root.modules()]
         try:
             for path, module in self.root.named_modules():
-                leaf = path in self.opaque or _is_leaf(module)
+                leaf = path in self.opaque or (path != "" and _is_leaf(module))
                 if not leaf:
                     for name, value in list(vars(module).items()):
                         if type(value) is int:
@@ -450,7 +450,10 @@ def _follow_batch(traced: Trace, longer: Trace) -> None:
     graph = traced.graph
     pairs = list(zip(graph.nodes, longer.graph.nodes, strict=True))
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    batched = next(n for n, value in enumerate(traced.inputs) if isinstance(value, Tensor) and value.dim())
+    tensors = [n for n, value in enumerate(traced.inputs) if isinstance(value, Tensor) and value.dim()]
+    if not tensors:
+        raise UntraceableError("takes its batch in a nest of tensors")
+    batched = tensors[0]
     placeholder, batch = placeholders[batched], len(traced.inputs[batched])
     sizes: dict[int, fx.Node] = {}
 
