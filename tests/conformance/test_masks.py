@@ -8,6 +8,7 @@ In each cell a network is trained a little, half of its weights are removed, and
 """
 
 import copy
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -320,6 +321,10 @@ def test_resumed_by_lightning(case: Case, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="no C++ compiler to compile for a CPU"
+)
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own imports for its compiler
 @pytest.mark.parametrize("kind", ["adamw", "calibrated"], indirect=True)
 def test_compiled_by_inductor(case: Case) -> None:
     torch._dynamo.reset()
