@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.synthetic_run import write_run
 
 from secateur.errors import ArtifactError
 from secateur.grid.lock import locked
 from secateur.reports import run_page
 from secateur.reports.record import read
+from support.synthetic_run import write_run
 
 SCRIPT = '<script>alert("x")</script>'
 
@@ -36,15 +36,9 @@ def test_text_of_a_run_is_escaped_in_its_page(tmp_path: Path, file: str, path: t
     values = json.loads((run / file).read_text())
     set_everywhere(values, path, SCRIPT)
     (run / file).write_text(json.dumps(values))
-    try:
-        page = run_page.render(read(run))
-    except ArtifactError as error:  # a number is asked for, or a name that is known
-        assert "\n" not in str(error)
-        assert path != ("evaluated_on",)
-        return
+    page = run_page.render(read(run))
     assert "<script>alert" not in page
-    if path == ("evaluated_on",):
-        assert "On &lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;" in page
+    assert "&lt;script&gt;alert" in page
 
 
 def test_a_page_is_not_written_through_a_planted_link(tmp_path: Path) -> None:
@@ -53,7 +47,7 @@ def test_a_page_is_not_written_through_a_planted_link(tmp_path: Path) -> None:
     precious.write_bytes(b"mine")
     for name in ("report.html", "report.html.partial"):
         (run / name).symlink_to(precious)
-    assert run_page.write(run).read_text().startswith("<!DOCTYPE html>")
+    assert run_page.write(run).read_text().startswith("<!doctype html>")
     assert precious.read_bytes() == b"mine"
     assert not (run / "report.html").is_symlink()
 

@@ -45,9 +45,11 @@ def test_a_second_process_is_refused_until_the_first_ends(
     directory = RunDirectory(tmp_path / "run")
     (tmp_path / "run" / ".history.jsonl.0123456789abcdef.partial").touch()  # being written by the other
     for _ in range(2):
-        with pytest.raises(ArtifactError, match=rf"{tmp_path}/run: expected no other process") as caught:
-            with directory.claimed(resume=True):
-                pass
+        with (
+            pytest.raises(ArtifactError, match=rf"{tmp_path}/run: expected no other process") as caught,
+            directory.claimed(resume=True),
+        ):
+            pass
         assert "\n" not in str(caught.value)
     assert (tmp_path / "run" / ".history.jsonl.0123456789abcdef.partial").exists()
     holder.send_signal(end)
@@ -62,9 +64,9 @@ def test_the_lock_is_free_after_an_error(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     with directory.claimed(resume=False):
         directory.write_json(directory.config, {})
-    with directory.claimed(resume=True), pytest.raises(ArtifactError, match="expected no other process"):
-        with only_writer(tmp_path):
-            pass
+    refused = pytest.raises(ArtifactError, match="expected no other process")
+    with directory.claimed(resume=True), refused, only_writer(tmp_path):
+        pass
 
 
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
@@ -74,9 +76,11 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     for target in ("precious", "nowhere"):
         (tmp_path / "run" / LOCK).unlink()
         (tmp_path / "run" / LOCK).symlink_to(tmp_path / target)
-        with pytest.raises(ArtifactError, match="expected a file to lock"):
-            with RunDirectory(tmp_path / "run").claimed(resume=True):
-                pass
+        with (
+            pytest.raises(ArtifactError, match="expected a file to lock"),
+            RunDirectory(tmp_path / "run").claimed(resume=True),
+        ):
+            pass
     assert (tmp_path / "precious").read_bytes() == b"mine"
     assert not (tmp_path / "nowhere").exists()
 
@@ -86,9 +90,11 @@ def test_directories_that_are_no_runs_stay_as_they_are(tmp_path: Path) -> None:
     for resume in (False, True):
         with pytest.raises(ArtifactError, match="expected a"), RunDirectory(tmp_path).claimed(resume=resume):
             pass
-    with pytest.raises(ArtifactError, match="writable directory"):
-        with RunDirectory(tmp_path / "thesis.tex" / "run").claimed(resume=False):
-            pass
+    with (
+        pytest.raises(ArtifactError, match="writable directory"),
+        RunDirectory(tmp_path / "thesis.tex" / "run").claimed(resume=False),
+    ):
+        pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 

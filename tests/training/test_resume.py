@@ -11,6 +11,8 @@ import time
 import pytest
 import torch
 
+from secateur.errors import ArtifactError
+
 METHODS = (
     "calibrated",
     "ivon",
@@ -86,12 +88,13 @@ def test_leftovers_of_a_killed_write_do_no_harm(fit, stop_at, repeatable, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         fit(out=out, progress=stop_at(50))
     for name in ("checkpoint.safetensors", "config.json", "history.jsonl", "model.safetensors"):
-        (out / f"{name}.partial").write_bytes(b"half a fi")
+        (out / f".{name}.0123456789abcdef.partial").write_bytes(b"half a fi")
     fit(out=out, resume=True)
+    assert not list(out.glob(".*.partial"))
     assert repeatable(out) == repeatable(tmp_path / "whole")
     only = tmp_path / "only"
     only.mkdir()
-    (only / "config.json.partial").write_bytes(b"{")
+    (only / ".config.json.0123456789abcdef.partial").write_bytes(b"{")
     fit(out=only, resume=True)
     assert repeatable(only) == repeatable(tmp_path / "whole")
 
@@ -164,15 +167,21 @@ class Driver:
         assert line, "the driver died"
         return line.strip()
 
-    def fit(self, out, *, epochs: int, operation: int = 0, kill_after: float | None = None) -> int:
+    def begin(self, out, *, epochs: int, operation: int = 0) -> int:
         order = {"out": str(out), "epochs": epochs, "operation": operation}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
-        child = int(self.read())
+        return int(self.read())
+
+    def end(self) -> int:
+        return os.waitstatus_to_exitcode(int(self.read()))
+
+    def fit(self, out, *, epochs: int, operation: int = 0, kill_after: float | None = None) -> int:
+        child = self.begin(out, epochs=epochs, operation=operation)
         if kill_after is not None:
             time.sleep(kill_after)
             os.kill(child, signal.SIGKILL)
-        return os.waitstatus_to_exitcode(int(self.read()))
+        return self.end()
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +206,27 @@ def test_killed_at_every_file_operation(driver, repeatable, tmp_path):
         assert driver.fit(out, epochs=3) == 0
         assert repeatable(out) == whole
     assert deaths >= 3 * 4 + 6  # history and checkpoint of each epoch, then the files of the end
+
+
+def test_two_processes_do_not_meet_in_one_run(driver, fit, tmp_path):
+    """The second is refused while the first is at it, and goes on as soon as that is dead."""
+    out = tmp_path / "run"
+    child = driver.begin(out, epochs=100_000)
+    until = time.monotonic() + 60
+    while not (out / "checkpoint.safetensors").exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    before = (out / "config.json").read_bytes()
+    with pytest.raises(
+        ArtifactError, match=f"{out}: expected no other process that writes this run"
+    ) as caught:
+        fit(out=out, epochs=3, resume=True)
+    assert "\n" not in str(caught.value)
+    os.kill(child, signal.SIGKILL)
+    assert driver.end() == -signal.SIGKILL
+    assert (out / "config.json").read_bytes() == before
+    with pytest.raises(ArtifactError, match="expected the run's own epochs"):  # the lock is free again
+        fit(out=out, epochs=3, resume=True)
 
 
 def killed_at_random(driver, repeatable, tmp_path, *, epochs, kills, seed):
