@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from secateur.curvature import estimate
 from secateur.curvature.batches import read_batch
-from secateur.curvature.gather import make_plan
+from secateur.curvature.plan import make_plan
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Gaussian, resolve
 from support.curvature_oracle import jacobian, split, whole_ggn

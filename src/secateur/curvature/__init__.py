@@ -1,6 +1,7 @@
 """Curvature of a trained network by one pass over data: Kronecker factors of each layer, exact diagonals."""
 
-from secateur.curvature.estimate import CurvaturePass, estimate
+from secateur.curvature.curvature_pass import CurvaturePass
+from secateur.curvature.estimate import estimate
 from secateur.curvature.evidence import evidence_priors
 from secateur.curvature.value import Curvature, LayerCurvature
 

@@ -48,11 +48,10 @@ def laplace_posterior(
             f"prior_precision: expected a number for each parameter, got none for {missing[0]!r}"
         )
     priors = {name: weights[name].new_tensor(prior_precision[name]) for name in names}
-    diagonals = {
-        name: value * curvature.num_data
-        for name, value in curvature.diagonals().items()
-        if names[name] is None or curvature.layers[names[name]].A is None
-    }
+    diagonals = {name: value * curvature.num_data for name, value in curvature.diagonal.items()}
+    for found in curvature.layers.values():
+        if found.A is None:
+            diagonals |= found.matrix.unpack(found.expected_diagonal() * curvature.num_data)
     order = {name: place for place, name in enumerate(parameters)}
     by_block: dict[str, list[str]] = {}
     for name in sorted(names, key=order.__getitem__):
@@ -64,19 +63,21 @@ def laplace_posterior(
     blocks: list[Block] = []
     for layer, of in by_block.items():
         mean, prior, kept = own(weights, of), own(priors, of), own(keep, of)
-        found = curvature.layers.get(layer)
-        if found is None or found.A is None:
-            transposed = found is not None and found.matrix.transposed
+        own_layer = curvature.layers.get(layer)
+        if own_layer is None or own_layer.A is None:
+            transposed = own_layer is not None and own_layer.matrix.transposed
             precision = {name: diagonals[name].to(weights[name].dtype) + prior[name] for name in of}
             blocks.append(Diagonal(layer, mean, precision, prior, kept, transposed))
-        elif found.G is None:
-            scale = found.row_scale * curvature.num_data
+        elif own_layer.G is None:
+            scale = own_layer.row_scale * curvature.num_data
             blocks.append(
-                Rowwise.factored(layer, mean, scale, found.A, prior, kept, transposed=found.matrix.transposed)
+                Rowwise.factored(
+                    layer, mean, scale, own_layer.A, prior, kept, transposed=own_layer.matrix.transposed
+                )
             )
         else:
-            rows = found.output_factor * curvature.num_data
-            blocks.append(Kronecker(layer, mean, rows, found.A, prior, kept, found.matrix.transposed))
+            rows = own_layer.output_factor * curvature.num_data
+            blocks.append(Kronecker(layer, mean, rows, own_layer.A, prior, kept, own_layer.matrix.transposed))
     return Posterior.of(blocks)
 
 

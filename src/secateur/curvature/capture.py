@@ -25,6 +25,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from secateur.curvature.sources import Sources, expanded, padded, slice_of, tensors_among
 from secateur.curvature.uses import ConvUse, LinearUse, LookupUse, MatrixUse, ProbeUse, by_datum
 
 __all__ = ["Capture"]
@@ -77,10 +78,9 @@ class Capture(TorchFunctionMode):
         self.layouts: dict[str, bool] = {} if layouts is None else layouts
         self._decides = biases is None
         self._parameters = parameters
-        self._names = {id(parameter): name for name, parameter in parameters.items()}
+        self._sources = Sources(parameters)
         self._batch = batch
         self._axis = 0
-        self._derived: dict[int, tuple[Tensor, str, Tensor]] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -90,7 +90,7 @@ class Capture(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if func is F.multi_head_attention_forward:
             return self._attention(func, args, kwargs)
-        tracked = [hit for value in _tensors(args, kwargs) if (hit := self._source(value))]
+        tracked = [hit for value in tensors_among(args, kwargs) if (hit := self._sources.name(value))]
         if not tracked:
             return func(*args, **kwargs)
         if func is F.linear:
@@ -107,7 +107,7 @@ class Capture(TorchFunctionMode):
             return self._normalisation(func, args, kwargs)
         if name in ELEMENTWISE and len(args) == 2:
             return self._elementwise(func, args, kwargs)
-        if name in {"expand", "repeat"} and self._source(args[0]):
+        if name in {"expand", "repeat"} and self._sources.name(args[0]):
             return self._expand(func, args, kwargs)
         result = func(*args, **kwargs)
         self._note(result, tracked)
@@ -115,30 +115,14 @@ class Capture(TorchFunctionMode):
 
     def __exit__(self, *exception: Any) -> None:
         """Leave the mode and forget intermediate tensors."""
-        self._derived.clear()
+        self._sources.forget()
         super().__exit__(*exception)
 
     def _note(self, result: Any, tracked: list[str]) -> None:
         """Count an unknown use, unless the result is a view (followed further) or takes no gradient."""
         for value in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(value, Tensor) and value.requires_grad and self._source(value) is None:
+            if isinstance(value, Tensor) and value.requires_grad and self._sources.name(value) is None:
                 self.others.update(tracked)
-
-    def _source(self, value: Any) -> str | None:
-        """Return the name of the parameter that a tensor is, or is a view of."""
-        if not isinstance(value, Tensor):
-            return None
-        for tensor in (value, value._base):
-            if tensor is not None:
-                if (name := self._names.get(id(tensor))) is not None:
-                    return name
-                if (derived := self._derived.get(id(tensor))) is not None:
-                    return derived[1]
-        return None
-
-    def _whole(self, value: Any) -> str | None:
-        """Return the name of the parameter that a tensor is, not of one that it is a view of."""
-        return self._names.get(id(value)) if isinstance(value, Tensor) else None
 
     # Linear maps
 
@@ -148,9 +132,9 @@ class Capture(TorchFunctionMode):
         key, value = (args[i] if len(args) > i else kwargs[n] for i, n in ((1, "key"), (2, "value")))
         bound = inspect.signature(func).bind(*args, **kwargs).arguments
         loose = [bound.get("bias_k"), bound.get("bias_v")]
-        self.others.update(name for tensor in loose if (name := self._source(tensor)))
+        self.others.update(name for tensor in loose if (name := self._sources.name(tensor)))
         for tensor in (query, key, value):
-            if name := self._source(tensor):
+            if name := self._sources.name(tensor):
                 self.others.add(name)
         before, self._axis = self._axis, 1
         try:
@@ -164,23 +148,23 @@ class Capture(TorchFunctionMode):
 
     def _product(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """A product with the weight on the right, stored (inputs, outputs)."""
-        if not isinstance(input, Tensor) or self._source(input) or not isinstance(weight, Tensor):
-            tracked = [hit for value in (input, weight, bias) if (hit := self._source(value))]
+        if not isinstance(input, Tensor) or self._sources.name(input) or not isinstance(weight, Tensor):
+            tracked = [hit for value in (input, weight, bias) if (hit := self._sources.name(value))]
             result = torch.matmul(input, weight) if bias is None else torch.addmm(bias, input, weight)
             self._note(result, tracked)
             return result
         return self._map(input, weight, bias, stored_transposed=True)
 
     def _map(self, rows: Tensor, weight: Tensor, bias: Tensor | None, *, stored_transposed: bool) -> Tensor:
-        name = self._source(weight)
+        name = self._sources.name(weight)
         joined = self._joined(name, weight, bias)
-        apart = bias is not None and not joined and self._source(bias) is not None
+        apart = bias is not None and not joined and self._sources.name(bias) is not None
         shown = None if apart else bias
         if stored_transposed:
             result = torch.matmul(rows, weight) if shown is None else torch.addmm(shown, rows, weight)
         else:
             result = _torch_linear(rows, weight, shown)
-        if (hit := self._source(rows)) is not None:
+        if (hit := self._sources.name(rows)) is not None:
             self.others.add(hit)
         if name is not None and result.requires_grad:
             use = self._linear_use(name, rows, weight, result, joined, stored_transposed)
@@ -194,7 +178,7 @@ class Capture(TorchFunctionMode):
         self, name: str, rows: Tensor, weight: Tensor, result: Tensor, joined: bool, stored_transposed: bool
     ) -> LinearUse | None:
         parameter = self._parameters[name]
-        place = _slice_of(weight, parameter)
+        place = slice_of(weight, parameter)
         axis = self._axis_of(name, rows)
         if place is None or by_datum(rows, self._batch, axis) is None:
             return None
@@ -218,12 +202,12 @@ class Capture(TorchFunctionMode):
 
     def _joined(self, name: str | None, weight: Tensor, bias: Tensor | None) -> bool:
         """Return whether a bias is the last column of this weight, and of no other."""
-        shift = self._source(bias)
-        if name is None or shift is None or bias is None or id(bias) in self._derived:
+        shift = self._sources.name(bias)
+        if name is None or shift is None or bias is None or self._sources.is_looked_up(bias):
             return False
         parameter, whole = self._parameters[name], self._parameters[shift]
         if weight is not parameter:  # a slice of the weight needs the same slice of the bias
-            place = _slice_of(weight, parameter)
+            place = slice_of(weight, parameter)
             if place is None or (place[0], len(weight)) != (
                 bias.storage_offset() - whole.storage_offset(),
                 len(bias),
@@ -259,12 +243,12 @@ class Capture(TorchFunctionMode):
         dilation: Any = 1,
         groups: int = 1,
     ) -> Tensor:
-        name = self._whole(weight)
+        name = self._sources.whole(weight)
         joined = self._joined(name, weight, bias)
-        apart = bias is not None and not joined and self._source(bias) is not None
+        apart = bias is not None and not joined and self._sources.name(bias) is not None
         result = func(input, weight, None if apart else bias, stride, padding, dilation, groups)
         for value in (input, None if name else weight):
-            if (hit := self._source(value)) is not None:
+            if (hit := self._sources.name(value)) is not None:
                 self.others.add(hit)
         dims = CONVOLUTIONS[func]
         if name is not None and result.requires_grad:
@@ -276,18 +260,18 @@ class Capture(TorchFunctionMode):
                     ConvUse(
                         weight=name,
                         edge=get_gradient_edge(result),
-                        inputs=_padded(input.detach(), kernel, steps[1], padding),
+                        inputs=padded(input.detach(), kernel, steps[1], padding),
                         batch=self._batch,
                         kernel=kernel,
-                        stride=_expanded(steps[0], dims),
-                        dilation=_expanded(steps[1], dims),
+                        stride=expanded(steps[0], dims),
+                        dilation=expanded(steps[1], dims),
                         groups=groups,
                         column=self._column(name, joined),
                     )
                 )
             else:
                 self.others.add(name)
-        if not apart:
+        if not apart or bias is None:
             return result
         return self._elementwise(torch.add, (result, bias.view(-1, *[1] * dims)), {})
 
@@ -296,11 +280,11 @@ class Capture(TorchFunctionMode):
     def _embedding(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         bound = inspect.signature(F.embedding).bind(*args, **kwargs).arguments
         result = F.embedding(*args, **kwargs)
-        index, name, padding = bound["input"], self._whole(bound["weight"]), bound.get("padding_idx")
+        index, name, padding = bound["input"], self._sources.whole(bound["weight"]), bound.get("padding_idx")
         if not result.requires_grad:
             return result
         if name is None or bound.get("scale_grad_by_freq"):
-            self._note(result, [hit for hit in [self._source(bound["weight"])] if hit])
+            self._note(result, [hit for hit in [self._sources.name(bound["weight"])] if hit])
         elif index.dim() and len(index) == self._batch and name not in self.positions_first:
             if padding is not None and padding < 0:
                 padding += len(bound["weight"])
@@ -310,7 +294,7 @@ class Capture(TorchFunctionMode):
         elif padding is None and (index.dim() == 1 or len(index) == 1):  # positions, the same for all data
             width = result.shape[-1]
             flat = index.unsqueeze(-1) * width + torch.arange(width, device=index.device)
-            self._derived[id(result)] = (result, name, flat)
+            self._sources.looked_up(result, name, flat)
         else:
             self.others.add(name)
         return result
@@ -329,14 +313,14 @@ class Capture(TorchFunctionMode):
         for operation, parameter in ((torch.mul, scale), (torch.add, shift)):
             if parameter is not None:
                 shaped = parameter.view(*parameter.shape, *[1] * trailing) if trailing else parameter
-                if self._source(shaped) is None:
+                if self._sources.name(shaped) is None:
                     value = operation(value, shaped)
                 else:
                     value = self._elementwise(operation, (value, shaped), {})
         return value
 
     def _elementwise(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        sources = [self._source(value) for value in args]
+        sources = [self._sources.name(value) for value in args]
         tracked = [name for name in sources if name]
         which = 0 if sources[0] else 1
         mine, other = args[which], args[1 - which]
@@ -359,12 +343,12 @@ class Capture(TorchFunctionMode):
 
     def _copies(self, name: str, value: Tensor, shape: list[int], axis: int, count: int) -> Tensor | None:
         """Return the value with a zero of its own added for each datum, and record the zeros."""
-        index = self._index(value)
+        index = self._sources.index(value)
         if index is None:
             return None
         probe_shape = [self._batch, *shape[:axis], *shape[axis + 1 :]]
         probe = value.new_zeros(probe_shape).requires_grad_()
-        whole = self._whole(value) is not None
+        whole = self._sources.whole(value) is not None
         size = self._parameters[name].numel()
         self.probes.append(ProbeUse(name, probe, None if whole else index.flatten(), size))
         copies = value.reshape(shape) + probe.movedim(0, axis)
@@ -372,21 +356,10 @@ class Capture(TorchFunctionMode):
             copies = copies.repeat_interleave(count // self._batch, 0)
         return copies
 
-    def _index(self, value: Tensor) -> Tensor | None:
-        """Return the position in the flat parameter of every entry of a parameter or of a view of one."""
-        base = value if value._base is None or id(value) in self._derived else value._base
-        if (derived := self._derived.get(id(base))) is not None:
-            index, start = derived[2].contiguous(), derived[0].storage_offset()
-        else:
-            index, start = torch.arange(base.numel(), device=base.device), base.storage_offset()
-        if not base.is_contiguous():
-            return None
-        return index.flatten().as_strided(value.size(), value.stride(), value.storage_offset() - start)
-
     def _expand(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         value = args[0]
         result = func(*args, **kwargs)
-        name = self._source(value)
+        name = self._sources.name(value)
         assert name is not None
         lead = result.dim() - value.dim()
         shape = [1] * lead + list(value.shape)
@@ -402,48 +375,3 @@ class Capture(TorchFunctionMode):
 
 
 _torch_linear = F.linear
-
-
-def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    found: list[Tensor] = []
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, tuple | list):
-            found += [each for each in value if isinstance(each, Tensor)]
-    return found
-
-
-def _slice_of(view: Tensor, parameter: Tensor) -> tuple[int, bool] | None:
-    """Return the first row and whether it is transposed, where a view is some rows of a matrix."""
-    if view.dim() != 2 or parameter.dim() != 2 or not parameter.is_contiguous():
-        return None
-    width = parameter.shape[1]
-    first, rest = divmod(view.storage_offset() - parameter.storage_offset(), max(width, 1))
-    if rest:
-        return None
-    if view.shape[1] == width and (view.stride() == parameter.stride() or len(view) == 1):
-        return first, False
-    if view.shape[0] == width and view.stride() == parameter.stride()[::-1]:
-        return first, True
-    return None
-
-
-def _expanded(values: tuple[int, ...], dims: int) -> tuple[int, ...]:
-    return values * dims if len(values) == 1 else values
-
-
-def _padded(images: Tensor, kernel: tuple[int, ...], dilation: tuple[int, ...], padding: Any) -> Tensor:
-    """Return images with zeros around them, as a convolution pads them."""
-    dims = len(kernel)
-    if padding == "valid":
-        return images
-    if padding == "same":
-        totals = [gap * (width - 1) for width, gap in zip(kernel, _expanded(dilation, dims), strict=True)]
-        sides = [(total // 2, total - total // 2) for total in totals]
-    else:
-        widths = (padding,) if isinstance(padding, int) else tuple(padding)
-        sides = [(width, width) for width in _expanded(widths, dims)]
-    if not any(side for pair in sides for side in pair):
-        return images
-    return F.pad(images, [side for pair in reversed(sides) for side in pair])

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 from torch.nn import functional as F
 
-__all__ = ["ConvUse", "LinearUse", "LookupUse", "MatrixUse", "ProbeUse", "by_datum"]
+__all__ = ["ConvUse", "LinearUse", "LookupUse", "MatrixUse", "ProbeUse", "Use", "by_datum"]
 
 
 def by_datum(rows: Tensor, batch: int, axis: int) -> Tensor | None:
@@ -195,3 +195,6 @@ class ProbeUse:
         if self.index is None:
             return rows
         return rows.new_zeros(len(rows), self.size).index_add_(1, self.index, rows)
+
+
+Use = MatrixUse | LookupUse | ProbeUse

@@ -131,7 +131,7 @@ class Curvature:
                 mine,
                 A=mean(mine.A, theirs.A),
                 G=mean(mine.G, theirs.G, mine.num_positions / positions if positions else 0.5),
-                row_sums=mean(mine.row_sums, theirs.row_sums),
+                row_sums=mine.row_sums * own + theirs.row_sums * (1 - own),
                 diagonal=mean(mine.diagonal, theirs.diagonal),
                 num_positions=positions,
             )

@@ -1,0 +1,254 @@
+"""A curvature pass that has begun: batches are added one by one.
+
+What is summed, and the two ways of choosing directions of the outputs: `secateur.curvature.estimate`.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.curvature.batches import Batch, label_shift, read_batch
+from secateur.curvature.checks import (
+    require_finite_batch,
+    require_finite_outputs,
+    require_finite_weights,
+)
+from secateur.curvature.gather import Gatherer
+from secateur.curvature.plan import make_plan
+from secateur.curvature.sums import MatrixSums
+from secateur.curvature.value import Curvature, LayerCurvature
+from secateur.errors import InvalidArgumentError
+from secateur.likelihoods import Likelihood, resolve
+from secateur.modules.matrix import LayerMatrix
+from secateur.modules.modes import evaluation_mode
+from secateur.modules.names import layer_of, matching
+
+__all__ = ["CurvaturePass"]
+
+STRUCTURES = ("diagonal", "row", "kronecker")
+OUTPUTS = ("sampled", "exact")
+
+
+class CurvaturePass:
+    """A pass over data that has begun: add batches, then ask for the result.
+
+    Args:
+        model: As for `estimate`.
+        likelihood: As for `estimate`.
+        structure: As for `estimate`.
+        outputs: As for `estimate`.
+        diagonal: As for `estimate`.
+        include: As for `estimate`.
+        exclude: As for `estimate`.
+        largest_factor: As for `estimate`.
+        seed: As for `estimate`.
+        generator: As for `estimate`.
+
+    Raises:
+        InvalidArgumentError: As for `estimate`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        likelihood: str | Likelihood = "categorical",
+        structure: str = "kronecker",
+        outputs: str = "sampled",
+        diagonal: bool = False,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        largest_factor: int = 8192,
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        for argument, value, valid in (("structure", structure, STRUCTURES), ("outputs", outputs, OUTPUTS)):
+            if value not in valid:
+                raise InvalidArgumentError(f"{argument}: expected one of {', '.join(valid)}, got {value!r}")
+        self.likelihood = resolve(likelihood)
+        self.parameters = _chosen(model, include, exclude)
+        require_finite_weights(dict(model.named_parameters()))
+        self._model = model
+        self._structure = structure
+        self._outputs = outputs
+        self._diagonal = diagonal
+        self._largest = largest_factor
+        self._device = next(iter(self.parameters.values())).device
+        self._generator = generator or torch.Generator(self._device).manual_seed(seed)
+        self._gatherer: Gatherer | None = None
+        self._shift = 0
+        self._num_batches = 0
+        self._num_seen = 0
+        self._loss: Tensor | None = torch.zeros((), dtype=torch.float64)
+
+    def add(self, batch: Any) -> None:
+        """Add one batch of a loader.
+
+        Args:
+            batch: As the loader of `estimate` gives it.
+
+        Raises:
+            InvalidArgumentError: If the batch is not finite, or outputs do not fit the likelihood.
+        """
+        self._num_batches += 1
+        read = read_batch(batch, self._device)
+        place = f"batch {self._num_batches}"
+        require_finite_batch(read, place)
+        with evaluation_mode(self._model):
+            if self._gatherer is None:
+                self._shift = 0 if read.targets is None else label_shift(self._model, read, self.likelihood)
+                plan = make_plan(
+                    self._model,
+                    self.parameters,
+                    read,
+                    structure=self._structure,
+                    with_diagonal=self._diagonal,
+                    largest_factor=self._largest,
+                )
+                self._gatherer = Gatherer(self._model, self.parameters, plan)
+            outputs, capture = self._gatherer.forward(read)
+            require_finite_outputs(outputs.detach(), capture, place)
+            self.likelihood.check(outputs.detach())
+            if not outputs.requires_grad:
+                raise InvalidArgumentError(
+                    "model: expected outputs that depend on the chosen parameters, got none that do; "
+                    "call the network without torch.no_grad"
+                )
+            directions, count, loss = self._directions(outputs.detach(), read)
+            if count:
+                self._gatherer.add(read, outputs, capture, directions)
+        self._num_seen += count
+        if self._loss is not None:
+            self._loss = None if loss is None else self._loss + loss.double().cpu()
+        if self._loss is not None and not self._loss.isfinite():
+            raise InvalidArgumentError(f"loader: expected a finite loss, got {self._loss.item()} in {place}")
+
+    def diagonals(self) -> dict[str, Tensor]:
+        """Return the mean diagonals of all sums so far, to see whether they have settled."""
+        assert self._gatherer is not None
+        seen = max(self._num_seen, 1)
+        found = {name: value / seen for name, value in self._gatherer.diagonal.items()}
+        for name, sums in self._gatherer.matrices.items():
+            found[f"{name} rows"] = sums.row_sums / seen
+            if sums.inputs is not None:
+                found[f"{name} columns"] = sums.inputs.diagonal() / seen
+        return found
+
+    def result(self, num_data: int | None = None) -> Curvature:
+        """Return the curvature of all batches so far.
+
+        Args:
+            num_data: As for `estimate`.
+
+        Raises:
+            InvalidArgumentError: If there were no data.
+        """
+        if self._gatherer is None:
+            raise InvalidArgumentError("loader: expected at least one batch, got none")
+        if not self._num_seen:
+            raise InvalidArgumentError("loader: expected at least one datum with a label, got none")
+        if num_data is not None and num_data < 1:
+            raise InvalidArgumentError(f"num_data: expected at least 1, got {num_data}")
+        matrices = self._gatherer.matrices
+        layers = {}
+        modules = [layer_of(name) for name in matrices]
+        for name, sums in matrices.items():
+            module = layer_of(name)
+            alone = modules.count(module) == 1
+            layers[module if alone else name] = self._layer(sums)
+        loss = None if self._loss is None else float(self._loss) / self._num_seen
+        return Curvature(
+            layers=layers,
+            diagonal={name: value / self._num_seen for name, value in self._gatherer.diagonal.items()},
+            num_data=self._num_seen if num_data is None else num_data,
+            num_seen=self._num_seen,
+            loss=loss,
+        )
+
+    def _layer(self, sums: MatrixSums) -> LayerCurvature:
+        layout, seen = sums.layout, self._num_seen
+        shapes = [tuple(self.parameters[name].shape) for name in layout.names]
+        return LayerCurvature(
+            matrix=LayerMatrix.of(layout.names, shapes, transposed=layout.transposed),
+            A=None if sums.inputs is None else sums.inputs / seen,
+            G=None if sums.outputs is None else sums.outputs / max(sums.num_positions, 1),
+            row_sums=sums.row_sums / seen,
+            diagonal=None if sums.squares is None else sums.squares / seen,
+            num_positions=sums.num_positions,
+        )
+
+    def _directions(self, outputs: Tensor, batch: Batch) -> tuple[list[Tensor], int, Tensor | None]:
+        """Return directions of the outputs, the number of data, and the summed loss of the targets."""
+        targets, attended = batch.targets, batch.attended
+        tokens = attended is not None and outputs.dim() > 2 and outputs.shape[:2] == attended.shape
+        counted = outputs
+        if self._shift and targets is not None:
+            counted, targets = outputs[:, :-1], targets[:, 1:]
+            attended = None if attended is None else attended[:, 1:]
+        ignore = getattr(self.likelihood, "ignore_label", None)
+        if tokens and attended is not None and targets is not None and ignore is not None:
+            targets = torch.where(attended, targets, ignore)
+        loss = None
+        if targets is not None:
+            if self.likelihood.num_data(targets) == 0:
+                return [], 0, None if self._loss is None else torch.zeros(())
+            self.likelihood.check(counted, targets)
+            losses = self.likelihood.loss(counted, targets)
+            loss = losses.sum()
+        if targets is not None and not (tokens and ignore is None):
+            count = self.likelihood.num_data(targets)
+        elif tokens and attended is not None:
+            count = int(attended.sum())
+        else:
+            count = math.prod(counted.shape[:-1]) if counted.dim() > 1 else len(counted)
+        if self._outputs == "exact":
+            if outputs.dim() > 2:
+                got = ", ".join(["batch", *map(str, outputs.shape[1:])])
+                raise InvalidArgumentError(
+                    f"model: expected outputs of shape (batch, outputs), got ({got}); "
+                    'use outputs="sampled" for outputs with positions'
+                )
+            root = self.likelihood.root(outputs)
+            if targets is not None and ignore is not None:
+                root = root * (targets != ignore).view(-1, 1, 1)
+            return list(root.reshape(*outputs.shape, -1).unbind(-1)), count, loss
+        if targets is None:
+            drawn = self.likelihood.sample(counted, self._generator)
+        else:
+            drawn = self.likelihood.sample_like(counted, targets, self._generator)
+        with torch.enable_grad():
+            leaf = counted.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(self.likelihood.loss(leaf, drawn).sum(), leaf)
+        if tokens and attended is not None:
+            slope = slope * attended.unsqueeze(-1)
+        direction = torch.zeros_like(outputs)
+        direction[:, : counted.shape[1]] = slope if self._shift else 0
+        return [direction if self._shift else slope], count, loss
+
+
+def _chosen(
+    model: nn.Module, include: Sequence[str] | None, exclude: Sequence[str] | None
+) -> dict[str, nn.Parameter]:
+    """Return the parameters to study, in the model's order."""
+    parameters = dict(model.named_parameters())
+    names = matching(parameters, include, exclude)
+    frozen = [name for name in names if not parameters[name].requires_grad]
+    if include is not None and frozen:
+        raise InvalidArgumentError(
+            f"include: expected parameters that take a gradient, got the frozen {frozen[0]}; "
+            "call requires_grad_() on it"
+        )
+    found = {
+        name: parameters[name]
+        for name in names
+        if parameters[name].requires_grad and parameters[name].is_floating_point()
+    }
+    if not found:
+        raise InvalidArgumentError(
+            "include, exclude: expected at least one parameter that takes a gradient, "
+            f"got include={include}, exclude={exclude}"
+        )
+    return found
