@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from secateur import Posterior
 from secateur.errors import InvalidArgumentError
 from secateur.inference import laplace
+from secateur.likelihoods import Bernoulli, Categorical, Gaussian, Poisson
 from secateur.posterior import Diagonal, Kronecker, Rowwise
 from secateur.pruning import prune
 
@@ -52,6 +53,44 @@ def test_curvature_is_the_diagonal_of_the_dense_ggn(any_task, loss_fn):
     for name, curvature in expected.items():
         torch.testing.assert_close(posterior.precision[name], curvature + 0.7, rtol=1e-8, atol=1e-8)
         assert torch.equal(posterior.mean[name], dict(model.named_parameters())[name])
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [Bernoulli(), Poisson(), Gaussian(noise=0.3), Gaussian(noise="learned", rate=5.0), Categorical()],
+    ids=lambda each: f"{each.name}-{getattr(each, 'noise', '')}",
+)
+def test_curvature_of_every_likelihood_is_that_of_its_loss(make_task, likelihood):
+    """J^T H J by whole Jacobians and autograd's Hessian of the loss, at targets that have no say."""
+    task = make_task("mlp")
+    model, inputs = task.model.double(), task.inputs.double()[:6]
+    targets = likelihood.sample(model(inputs), torch.Generator().manual_seed(0))
+    posterior = laplace(model, [(inputs, targets)], likelihood=likelihood, prior_precision=0.5)
+    learned = likelihood.updated(model(inputs), targets)
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    expected = {name: torch.full_like(weight, 0.5) for name, weight in weights.items()}
+    for example, target in zip(inputs, targets, strict=True):
+        jacobians = jacrev(lambda w, x=example: functional_call(model, w, (x[None],))[0])(weights)
+        hessian = torch.autograd.functional.hessian(
+            lambda f, y=target: learned.loss(f[None], y[None]).sum(), model(example[None])[0].detach()
+        )
+        for name, jacobian in jacobians.items():
+            rows = jacobian.flatten(1)
+            expected[name] += (rows * (hessian @ rows)).sum(0).view(weights[name].shape)
+    for name, precision in expected.items():
+        torch.testing.assert_close(posterior.precision[name], precision, rtol=1e-8, atol=1e-10)
+
+
+def test_a_single_logit_is_refused_under_classes_with_the_remedy():
+    model = nn.Linear(4, 1)
+    with pytest.raises(InvalidArgumentError, match='got 1; use likelihood="bernoulli" for a single logit'):
+        laplace(model, [(torch.randn(3, 4), torch.zeros(3).long())])
+    assert laplace(model, [(torch.randn(3, 4), torch.zeros(3))], likelihood="bernoulli").mean.keys() == {
+        "weight",
+        "bias",
+    }
+    with pytest.raises(InvalidArgumentError, match="likelihood: expected one of categorical"):
+        laplace(model, [(torch.randn(3, 4), torch.zeros(3))], likelihood="hinge")
 
 
 def test_batches_and_chunks_change_nothing(make_task):
