@@ -140,7 +140,7 @@ def reduce_mean_field(problem: Problem) -> tuple[Tensor, Tensor]:
 def reduce_jointly(mean: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
     """Greedy search under a covariance, and the reduced posterior mean of the best model found."""
     prior = PRIOR_PRECISION * torch.eye(len(mean), dtype=torch.float64)
-    removed = search_subsets(mean, precision, prior_precision=prior, method="greedy").best
+    removed = search_subsets(mean, precision, prior_precision=prior, method="greedy").best_removed
     kept_mean, kept_precision = conditional_prior(removed, prior_precision=prior)
     after, _ = dense_reduced_posterior(
         mean, precision, prior_precision=prior, reduced_mean=kept_mean, reduced_precision=kept_precision

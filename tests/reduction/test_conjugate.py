@@ -296,3 +296,64 @@ def test_normal_gamma_is_batched_and_names_bad_parts() -> None:
         InvalidArgumentError, match=r"reduced.rate must be positive and finite, got -1.7 at index \(0,\)"
     ):
         normal_gamma_delta_f(posterior, prior=batch, reduced=bad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, FLOAT64])
+@pytest.mark.parametrize("count", [0.0, 3.0, 1e3, 1e5, 1e15, 1e20])
+def test_large_counts_cost_no_digits(count: float, dtype: torch.dtype) -> None:
+    """Under prior (1, 1) and reduced prior (2, 1), n successes give ln 2 (n + 1) / (n + 3)."""
+    posterior = torch.tensor([1 + count, 2.0], dtype=dtype, requires_grad=True)
+    got = dirichlet_delta_f(
+        posterior, prior=torch.ones(2, dtype=dtype), reduced=torch.tensor([2.0, 1.0], dtype=dtype)
+    )
+    seen = posterior.detach().double()[0].item() - 1
+    expected = math.log(2) + math.log1p(-2 / (seen + 3))
+    assert got.item() == pytest.approx(expected, abs=60 * torch.finfo(dtype).eps)
+    got.backward()
+    assert posterior.grad is not None
+    assert posterior.grad.isfinite().all()
+    by_beta = beta_delta_f(
+        posterior[0].detach(), 2.0, prior_alpha=1.0, prior_beta=1.0, reduced_alpha=2.0, reduced_beta=1.0
+    )
+    assert by_beta.item() == got.item()
+
+
+@given(st.floats(-2, 16), st.floats(-2, 8), st.floats(-2, 8), st.floats(-3, 8), st.floats(-3, 8))
+def test_gamma_evidence_over_many_decades(
+    counts: float, shape: float, shape_after: float, rate: float, rate_after: float
+) -> None:
+    n, a0, a1, b0, b1 = (10.0**value for value in (counts, shape, shape_after, rate, rate_after))
+    a, b = a0 + n, b0 + 2 * n
+    got = gamma_delta_f(
+        a, b, prior_concentration=a0, prior_rate=b0, reduced_concentration=a1, reduced_rate=b1
+    ).item()
+    with mpmath.workdps(60):
+        n_, e_, a0_, b0_, a1_, b1_ = (mpmath.mpf(v) for v in (a, b, a0, b0, a1, b1))
+        n_, e_ = n_ - a0_, e_ - b0_
+        terms = [
+            sign * term
+            for sign, x, y in ((1, a1_, b1_), (-1, a0_, b0_))
+            for term in (
+                mpmath.loggamma(x + n_) - mpmath.loggamma(x),
+                x * mpmath.log(y / (y + e_)),
+                -n_ * mpmath.log(y + e_),
+            )
+        ]
+        expected = mpmath.fsum(terms)
+    # what rounding of the arguments alone may change: each parameter's share in the result
+    scale = (a1 + a0) * (2 + math.log1p(n / min(b0, b1)) + abs(math.log(a + a1))) + abs(float(expected)) + 1
+    assert abs(got - float(expected)) < 1e-13 * (scale + n * abs(math.log((b + b1 - b0) / b)))
+
+
+def test_gamma_with_large_counts_is_exact() -> None:
+    """A shape of one more and the same rates: delta_f = ln(A / a) - ln(B / b)."""
+    for n in (1e5, 1e15, 1e20):
+        got = gamma_delta_f(
+            1 + n,
+            1 + n,
+            prior_concentration=1.0,
+            prior_rate=1.0,
+            reduced_concentration=2.0,
+            reduced_rate=1.0,
+        )
+        assert got.item() == pytest.approx(0.0, abs=1e-13)

@@ -72,7 +72,10 @@ def test_bad_draws_are_named(draws: np.ndarray) -> None:
     draws[2, 7, 1, 0] = np.nan
     with pytest.raises(InvalidArgumentError, match=r"draws must be finite, got nan at index \(2, 7, 1, 0\)"):
         from_draws(draws, num_draw_axes=2)
-    with pytest.raises(InvalidArgumentError, match="draws must be at least 8 for 6 parameters, got 7"):
+    with pytest.raises(
+        InvalidArgumentError,
+        match=r"at least 8 for 6 parameters, got 7; .* along the first 1 of the axes \(7, 6\)",
+    ):
         from_draws(np.zeros((7, 6)), covariance=True)
     with pytest.raises(
         InvalidArgumentError, match=r"draws must be of positive variance, got 0 at index \(0,\)"
@@ -85,3 +88,12 @@ def test_bad_draws_are_named(draws: np.ndarray) -> None:
         from_draws({"a": np.zeros(5), "b": np.zeros(5)})
     with pytest.raises(InvalidArgumentError, match="num_draw_axes must be 1 to 2, got 3"):
         from_draws(np.zeros((7, 6)), num_draw_axes=3)
+
+
+def test_an_array_that_looks_swapped_is_told_which_axis_holds_the_draws() -> None:
+    swapped = np.random.default_rng(0).normal(size=(3, 400))
+    with pytest.warns(UserWarning, match=r"looks swapped; .* along the first 1 of the axes \(3, 400\)"):
+        from_draws(swapped)
+    assert from_draws(swapped.T).num_draws == 400
+    xarray = pytest.importorskip("xarray")
+    from_draws(xarray.DataArray(swapped, dims=("draw", "weight")))  # is what its labels say

@@ -180,7 +180,7 @@ def test_linear_regression_is_exact_within_monte_carlo_error(prior: Callable[[in
     assert (np.abs(got - expected) < 4 * error + 1e-3).all()
     assert (error[~NONZERO] < 0.1).all()
     assert np.array_equal(got < 0, NONZERO)
-    assert np.array_equal(~search_subsets(*fit, prior_precision=prior(6)).best.numpy(), NONZERO)
+    assert np.array_equal(~search_subsets(*fit, prior_precision=prior(6)).best_removed.numpy(), NONZERO)
 
     joint_pins = torch.diag(torch.where(torch.from_numpy(NONZERO), 0.5, torch.inf).to(FLOAT64))
     joint = dense_delta_f(*fit, prior_precision=prior(6), reduced_precision=joint_pins).item()
@@ -204,7 +204,7 @@ def test_classification_agrees_with_importance_sampling(
     size = draws.shape[-1]
     got = single_delta_f(*fit, prior_precision=prior(size)).numpy()
     assert np.array_equal(got < 0, nonzero)
-    assert np.array_equal(~search_subsets(*fit, prior_precision=prior(size)).best.numpy(), nonzero)
+    assert np.array_equal(~search_subsets(*fit, prior_precision=prior(size)).best_removed.numpy(), nonzero)
 
     rng = np.random.default_rng(3)
     full, full_error = log_evidence(problem, fit, np.ones(size, dtype=bool), rng)

@@ -55,7 +55,7 @@ def test_exhaustive_search_is_the_dense_evidence_of_every_subset(seed: int) -> N
     )
     assert not found.removed[0].any()
     assert found.delta_f[0] == 0
-    assert torch.equal(found.best, found.removed[found.delta_f.argmax()])
+    assert torch.equal(found.best_removed, found.removed[found.delta_f.argmax()])
     torch.testing.assert_close(found.probability, found.delta_f.softmax(0))
     torch.testing.assert_close(found.keep_probability, found.probability @ (~found.removed).to(FLOAT64))
 
@@ -120,15 +120,16 @@ def test_greedy_finds_the_best_subset_where_parameters_are_independent() -> None
     greedy = search_subsets(mean, diagonal, method="greedy", **prior)
     exhaustive = search_subsets(mean, diagonal, **prior)
     per_weight = delta_f(mean, diagonal.diagonal(), prior_precision=prior["prior_precision"].diagonal())
-    assert torch.equal(greedy.best, exhaustive.best)
-    assert torch.equal(greedy.best, per_weight > 0)
+    assert torch.equal(greedy.best_removed, exhaustive.best_removed)
+    assert torch.equal(greedy.best_removed, per_weight > 0)
     torch.testing.assert_close(greedy.delta_f.max(), per_weight.clamp(min=0).sum())
 
 
 def test_prior_log_odds_move_the_threshold() -> None:
     mean, precision, keywords = problem(6, seed=2)
     sizes = [
-        int(search_subsets(mean, precision, log_odds=odds, **keywords).best.sum()) for odds in (-50, 0, 50)
+        int(search_subsets(mean, precision, log_odds=odds, **keywords).best_removed.sum())
+        for odds in (-50, 0, 50)
     ]
     assert sizes == sorted(sizes, reverse=True)
     assert (sizes[0], sizes[-1]) == (6, 0)
@@ -173,3 +174,15 @@ def test_bad_arguments_are_named() -> None:
     other_mean, other_precision, other = problem(4)
     with pytest.raises(InvalidArgumentError, match=r"search.removed must have shape \(..., 4\)"):
         average_models(found, other_mean, other_precision, **other)
+
+
+def test_single_evidence_takes_plain_numbers() -> None:
+    by_numbers = single_delta_f(0.3, 25.0, prior_precision=2.0)
+    eye = torch.eye(1, dtype=torch.float64)
+    by_tensors = single_delta_f(0.3 * torch.ones(1, dtype=torch.float64), 25 * eye, prior_precision=2 * eye)
+    assert by_numbers.item() == pytest.approx(by_tensors.item(), rel=1e-14)
+    means = torch.tensor([0.3, -1.0], dtype=torch.float64)
+    torch.testing.assert_close(
+        single_delta_f(means, 25.0, prior_precision=torch.eye(2, dtype=torch.float64)),
+        single_delta_f(means, 25 * torch.eye(2, dtype=torch.float64), prior_precision=1.0),
+    )

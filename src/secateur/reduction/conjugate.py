@@ -10,7 +10,10 @@ into A' = A + a' - a, so
     delta_f = [ln Z(A') - ln Z(a')] - [ln Z(A) - ln Z(a)].
 
 Dirichlet: ln Z(a) = Σ ln Γ(a_k) - ln Γ(Σ a_k).    Gamma: ln Z(a, b) = ln Γ(a) - a ln b.
-Both brackets are differences of ln Γ at arguments n = A - a apart, taken without forming the large terms.
+
+Four values of ln Γ meet in each category, at the corners of the parallelogram a, A, a', A'. They are paired
+along its shorter side, n = A - a or d = a' - a, and the difference along a side is taken without forming the
+large terms. So a count of 1e15 costs no digits.
 """
 
 import math
@@ -66,14 +69,18 @@ def dirichlet_delta_f(
         >>> dirichlet_delta_f(seen, prior=torch.ones(2), reduced=torch.tensor([1.0, 0.0]))
         tensor(2.0794)
     """
-    big, small, other = _concentrations(posterior, prior, reduced)
-    counts = big - small
+    big, small, other, after = _concentrations(posterior, prior, reduced)
+    counts, change = big - small, other - small
     ruled_out = other == 0
-    inside = torch.where(ruled_out, 1.0, other)
-    gain = log_rising(inside, torch.where(ruled_out, 0.0, counts)) - log_rising(small, counts)
-    gain = torch.where(ruled_out & (counts > 0), -math.inf, gain)
-    total, inside_total = counts.sum(-1), other.sum(-1)
-    return gain.sum(-1) - (log_rising(inside_total, total) - log_rising(small.sum(-1), total))
+    inside = torch.where(ruled_out, small, other)
+    gain = _difference_of_differences(
+        small, big, inside, torch.where(ruled_out, big, after), counts, torch.where(ruled_out, 0.0, change)
+    )
+    gain = torch.where(ruled_out, torch.where(counts > 0, -math.inf, -log_rising(small, counts)), gain)
+    total = _difference_of_differences(
+        small.sum(-1), big.sum(-1), other.sum(-1), after.sum(-1), counts.sum(-1), change.sum(-1)
+    )
+    return gain.sum(-1) - total
 
 
 def dirichlet_reduced_posterior(
@@ -96,8 +103,7 @@ def dirichlet_reduced_posterior(
         InvalidArgumentError: As for `dirichlet_delta_f`.
         NotNestedError: As for `dirichlet_delta_f`.
     """
-    big, small, other = _concentrations(posterior, prior, reduced)
-    return torch.where(other == 0, 0.0, big + (other - small))
+    return _concentrations(posterior, prior, reduced)[-1]
 
 
 def beta_delta_f(
@@ -191,12 +197,35 @@ def gamma_delta_f(
         require_positive(name, value)
     a, b, a0, b0, a1, b1 = values.values()
     counts, exposure = a - a0, b - b0
-    for name, after in (("reduced_concentration", counts + a1), ("reduced_rate", exposure + b1)):
+    after = _sum_of_reduced(a, a0, a1), _sum_of_reduced(b, b0, b1)
+    for name, value in zip(("reduced_concentration", "reduced_rate"), after, strict=True):
         expected = "above prior minus posterior (the reduced posterior must exist)"
-        require(name, values[name], after > 0, expected, NotNestedError)
-    reduced = log_rising(a1, counts) - a1 * (exposure / b1).log1p() - counts * (exposure + b1).log()
-    full = log_rising(a0, counts) - a0 * (exposure / b0).log1p() - counts * b.log()
-    return reduced - full
+        require(name, values[name], value > 0, expected, NotNestedError)
+    shapes = _difference_of_differences(a0, a, a1, after[0], counts, a1 - a0)
+    rates = a0 * (exposure / b0).log1p() - a1 * (exposure / b1).log1p()
+    return shapes + rates - counts * _log_ratio(after[1], b, b1 - b0)
+
+
+def _log_ratio(after: Tensor, before: Tensor, change: Tensor) -> Tensor:
+    """Return ln(after / before), where after = before + change."""
+    near = change.abs() < 0.5 * before
+    exact = torch.where(near, change / before, 0.0).log1p()
+    return torch.where(near, exact, torch.where(near, 1.0, after).log() - before.log())
+
+
+def _sum_of_reduced(posterior: Tensor, prior: Tensor, reduced: Tensor) -> Tensor:
+    """A + a' - a, subtracting a first from the one of the others that it may nearly cancel."""
+    return torch.where(reduced >= 0.5 * prior, posterior + (reduced - prior), (posterior - prior) + reduced)
+
+
+def _difference_of_differences(
+    prior: Tensor, posterior: Tensor, reduced: Tensor, after: Tensor, counts: Tensor, change: Tensor
+) -> Tensor:
+    """Return [ln Γ(A') - ln Γ(a')] - [ln Γ(A) - ln Γ(a)], paired along the shorter of the two sides."""
+    along_change = change.abs() <= counts.abs()
+    step = torch.where(along_change, change, counts)
+    far = _log_gamma_ratio(torch.where(along_change, posterior, reduced), after, step)
+    return far - _log_gamma_ratio(prior, torch.where(along_change, reduced, posterior), step)
 
 
 def log_rising(start: Float[Tensor, "..."], step: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -214,7 +243,11 @@ def log_rising(start: Float[Tensor, "..."], step: Float[Tensor, "..."]) -> Float
         >>> log_rising(torch.tensor(1e12), torch.tensor(1.0))  # ln 1e12
         tensor(27.6310)
     """
-    end = start + step
+    return _log_gamma_ratio(start, start + step, step)
+
+
+def _log_gamma_ratio(start: Tensor, end: Tensor, step: Tensor) -> Tensor:
+    """Return ln Γ(end) - ln Γ(start), where end = start + step."""
     large = (start >= _LARGE) & (end >= _LARGE)
     a, b = torch.where(large, start, _LARGE), torch.where(large, end, _LARGE)
     ratio = torch.where(large, step / a, 0.0)
@@ -234,8 +267,8 @@ def _correction(x: Tensor) -> Tensor:
     return total * inverse
 
 
-def _concentrations(posterior: Tensor, prior: Tensor, reduced: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Checked and broadcast against each other."""
+def _concentrations(posterior: Tensor, prior: Tensor, reduced: Tensor) -> tuple[Tensor, ...]:
+    """Checked and broadcast against each other, and A' = A + a' - a, zero where a category is ruled out."""
     values = common_tensors(posterior=posterior, prior=prior, reduced=reduced)
     shape = broadcast_shape(**{name: value.shape for name, value in values.items()})
     if not shape:
@@ -246,9 +279,9 @@ def _concentrations(posterior: Tensor, prior: Tensor, reduced: Tensor) -> tuple[
     require("reduced", other, (other >= 0) & (other < math.inf), "zero or positive, and finite")
     require("reduced", other.sum(-1), other.sum(-1) > 0, "positive for one category at least")
     big, small, other = (value.expand(shape) for value in values.values())
-    after = big + (other - small)
+    after = torch.where(other == 0, 0.0, _sum_of_reduced(big, small, other))
     holds = (after > 0) | (other == 0)
     require(
         "reduced", other, holds, "above prior - posterior (the reduced posterior must exist)", NotNestedError
     )
-    return big, small, other
+    return big, small, other, after

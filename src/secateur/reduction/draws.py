@@ -8,6 +8,7 @@ that of the effective number of draws; with n parameters the inverse covariance 
 n / (effective draws), so have at least a hundred times as many.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -105,13 +106,17 @@ def from_draws(
         InvalidArgumentError: If the variable is not there, a draw is not finite, or there are too few draws
             or draws that do not vary.
 
+    Warns:
+        UserWarning: If an array without labels has so few draws of so many parameters that its axes are
+            likely swapped.
+
     Example:
         >>> import numpy as np
         >>> mean, precision = from_draws(np.random.default_rng(0).normal(1.0, 0.1, (4000, 3)))
         >>> mean.shape, bool((precision - 100).abs().max() < 10)
         (torch.Size([3]), True)
     """
-    values, num_draw_axes = _array(draws, variable, num_draw_axes)
+    values, num_draw_axes, labelled = _array(draws, variable, num_draw_axes)
     if not 0 < num_draw_axes <= values.dim():
         raise InvalidArgumentError(f"num_draw_axes must be 1 to {values.dim()}, got {num_draw_axes}")
     shape = values.shape[num_draw_axes:]
@@ -119,8 +124,15 @@ def from_draws(
     flat = values.reshape(values.shape[:num_draw_axes].numel(), -1)
     num_draws, size = flat.shape
     needed = size + 2 if covariance else 2
+    expected = f"draws are expected along the first {num_draw_axes} of the axes {tuple(values.shape)}"
     if num_draws < needed:
-        raise InvalidArgumentError(f"draws must be at least {needed} for {size} parameters, got {num_draws}")
+        raise InvalidArgumentError(
+            f"draws must be at least {needed} for {size} parameters, got {num_draws}; {expected}"
+        )
+    if num_draws < min(100, size / 10) and not labelled:
+        warnings.warn(
+            f"draws: got {num_draws} of {size} parameters, which looks swapped; {expected}", stacklevel=2
+        )
     mean = flat.mean(0)
     centred = flat - mean
     if covariance:
@@ -131,10 +143,10 @@ def from_draws(
     return DrawnGaussian(mean.reshape(shape), (1 / variance).reshape(shape), num_draws)
 
 
-def _array(draws: Any, variable: str | None, num_draw_axes: int) -> tuple[Tensor, int]:
-    """The numbers with draw axes first, and how many such axes there are."""
+def _array(draws: Any, variable: str | None, num_draw_axes: int) -> tuple[Tensor, int, bool]:
+    """The numbers with draw axes first, how many such axes there are, and whether they were found by name."""
     if isinstance(draws, Tensor):
-        return draws.detach().to(torch.float64), num_draw_axes
+        return draws.detach().to(torch.float64), num_draw_axes, False
     if isinstance(draws, InferenceGroups):
         return _array(draws.posterior, variable, num_draw_axes)
     if isinstance(draws, LabelledArrays):
@@ -146,8 +158,8 @@ def _array(draws: Any, variable: str | None, num_draw_axes: int) -> tuple[Tensor
         if not first:
             raise InvalidArgumentError(f"draws must have a dimension of {DRAW_DIMENSIONS}, got {draws.dims}")
         values = np.moveaxis(np.asarray(draws.values, dtype=np.float64), first, range(len(first)))
-        return torch.from_numpy(np.array(values)), len(first)
-    return torch.from_numpy(np.array(draws, dtype=np.float64)), num_draw_axes
+        return torch.from_numpy(np.array(values)), len(first), True
+    return torch.from_numpy(np.array(draws, dtype=np.float64)), num_draw_axes, False
 
 
 def _chosen(variables: Mapping[Any, Any], name: str | None) -> Any:

@@ -41,7 +41,7 @@ class SubsetSearch:
         removed: Which parameters each model lacks, shape (num_models, n).
         delta_f: Joint log evidence of each model against the full one, nats.
         probability: Posterior probability of each model among those visited.
-        best: Which parameters the most probable model lacks.
+        best_removed: Which parameters the most probable model lacks.
         keep_probability: For each parameter, the probability of the visited models that keep it.
         method: How models were visited.
     """
@@ -49,25 +49,26 @@ class SubsetSearch:
     removed: Bool[Tensor, "num_models n"]
     delta_f: Float[Tensor, " num_models"]
     probability: Float[Tensor, " num_models"]
-    best: Bool[Tensor, " n"]
+    best_removed: Bool[Tensor, " n"]
     keep_probability: Float[Tensor, " n"]
     method: Literal["exhaustive", "greedy"]
 
 
 def single_delta_f(
-    mean: Float[Tensor, "..."],
-    precision: Float[Tensor, "..."],
+    mean: Values,
+    precision: Values,
     *,
-    prior_precision: Float[Tensor, "..."],
+    prior_precision: Values,
     prior_mean: Values = 0.0,
     reduced_mean: Values = 0.0,
 ) -> Float[Tensor, "..."]:
     """Return the log evidence of removing each parameter alone, under full covariances.
 
     Args:
-        mean: Posterior mean, shape (*b, n).
-        precision: Posterior inverse covariance, shape (*b, n, n); positive definite.
-        prior_precision: Prior inverse covariance, shape (*b, n, n); positive definite.
+        mean: Posterior mean, shape (*b, n), or a number.
+        precision: Posterior inverse covariance, shape (*b, n, n); positive definite. A number is that
+            multiple of the identity.
+        prior_precision: Prior inverse covariance, likewise.
         prior_mean: Prior mean.
         reduced_mean: Where a removed parameter is pinned.
 
@@ -83,11 +84,8 @@ def single_delta_f(
         >>> single_delta_f(torch.zeros(2), precision, prior_precision=torch.eye(2))
         tensor([0.2798, 0.2798])
     """
-    marginals = (
-        _marginal_precision(name, v)
-        for name, v in (("precision", precision), ("prior_precision", prior_precision))
-    )
-    own, prior = marginals
+    values = common_tensors(precision=precision, prior_precision=prior_precision)
+    own, prior = (_marginal_precision(name, value) for name, value in values.items())
     return delta_f(mean, own, prior_precision=prior, prior_mean=prior_mean, reduced_mean=reduced_mean)
 
 
@@ -160,7 +158,7 @@ def search_subsets(
         >>> found = search_subsets(
         ...     torch.tensor([2.0, 0.1]), 50 * torch.eye(2), prior_precision=torch.eye(2)
         ... )
-        >>> found.best
+        >>> found.best_removed
         tensor([False,  True])
     """
     m, p, p0, m0, r0 = one_model(mean, precision, prior_precision, prior_mean, reduced_mean)
@@ -291,7 +289,9 @@ def _covariance(precision: Tensor) -> Tensor:
 
 
 def _marginal_precision(name: str, precision: Tensor) -> Tensor:
-    """Inverse variances of the marginals."""
+    """Inverse variances of the marginals; a number is that of each."""
+    if precision.dim() == 0:
+        return precision
     require_last_axes(name, precision, *precision.shape[-1:] * 2)
     require_symmetric(name, precision.detach())
     return 1 / torch.cholesky_inverse(cholesky(name, precision)).diagonal(dim1=-2, dim2=-1)
