@@ -1,6 +1,7 @@
 """Hooks that keep removed entries of parameters zero; `secateur.modules.masks` is how to use them."""
 
 import copy
+import sys
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary, WeakIdRef
 
-__all__ = ["HELD", "HeldParameters", "Mask", "ModuleMasks"]
+__all__ = ["HELD", "HeldParameters", "Mask", "ModuleMasks", "placed_like"]
 
 
 class Mask:
@@ -26,14 +27,30 @@ class Mask:
         return Mask(self.removed)  # a copy may be moved to another device
 
     def on(self, parameter: Tensor) -> Tensor:
-        """Return `removed` on a parameter's device, where it stays.
+        """Return `removed` on a parameter's device and sharded as it is, where it stays.
 
         Args:
             parameter: The parameter that the mask is of.
         """
-        if self.removed.device != parameter.device:
-            self.removed = self.removed.to(parameter.device)
+        self.removed = placed_like(parameter, self.removed)
         return self.removed
+
+
+def placed_like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """Return a tensor on a parameter's device, in shards over processes where the parameter is a `DTensor`.
+
+    Args:
+        parameter: Any parameter.
+        tensor: Of the parameter's shape, the same in every process.
+    """
+    sharding = sys.modules.get("torch.distributed.tensor")  # no DTensor without it; it takes long to import
+    if sharding is not None and isinstance(parameter, sharding.DTensor):
+        if isinstance(tensor, sharding.DTensor):
+            return tensor
+        mesh, placements = parameter.device_mesh, parameter.placements
+        result: Tensor = sharding.distribute_tensor(tensor, mesh, placements, src_data_rank=None)
+        return result
+    return tensor if tensor.device == parameter.device else tensor.to(parameter.device)
 
 
 class HeldParameters:

@@ -11,7 +11,8 @@ forward pass does nothing new. What keeps the zeros:
 
 Masks go with `copy.deepcopy`, with a pickle of the whole model, and with `.to()`. A `state_dict` has only the
 zeros, and `hold_zeros` holds them again. An average of weights that was set up before `hold` is a network of
-its own: hold it too.
+its own: hold it too. Where parameters are replaced, as by `fully_shard`, the new ones are held by the next
+call of `held_masks` or `hold`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import InvalidArgumentError
-from secateur.modules.holding import HELD, Mask, ModuleMasks
+from secateur.modules.holding import HELD, Mask, ModuleMasks, placed_like
 from secateur.modules.zeros import exact_zeros, require_values
 
 __all__ = ["held_masks", "hold", "hold_zeros", "mask_of", "masked", "masks_of", "release", "version"]
@@ -182,7 +183,7 @@ def _checked(model: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[nn.Par
             )
         if mask.isnan().any():
             raise InvalidArgumentError(f"masks[{name!r}]: expected True where an entry stays, got nan")
-        removed = (mask == 0).to(parameter.device)
+        removed = placed_like(parameter, mask == 0)
         if id(parameter) in found:  # tied
             removed |= found[id(parameter)][1]
         found[id(parameter)] = (parameter, removed)
