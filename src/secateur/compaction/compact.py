@@ -13,11 +13,12 @@ from secateur.compaction.decide import Decision, decide
 from secateur.compaction.flow import Analysis, analyse, weight_of
 from secateur.compaction.fold import fold_batch_norms
 from secateur.compaction.gather import drop_embedding_rows, pick_inputs
+from secateur.compaction.graphs import trace, with_one_more, write_out_attributes
 from secateur.compaction.plain import plain_copy
 from secateur.compaction.rewrite import drop_constant_operands, rewrite
 from secateur.compaction.rules import RULES
 from secateur.compaction.sizes import correct_sizes, fit_code
-from secateur.compaction.tracing import Trace, UntraceableError, trace, with_one_more, write_out_attributes
+from secateur.compaction.tracing import Trace, UntraceableError
 from secateur.compaction.widths import rename_widths
 from secateur.errors import InvalidArgumentError
 from secateur.modules.differences import in_double, largest_relative_difference

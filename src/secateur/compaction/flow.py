@@ -247,7 +247,8 @@ def _call(analysis: Analysis, node: fx.Node, rules: Mapping[str, Rule]) -> None:
         and isinstance(known[0], (tuple, dict))
         and not isinstance(node.args[1], slice)
     ):
-        analysis.flows[node] = known[0][node.args[1]]
+        key: Any = node.args[1]
+        analysis.flows[node] = known[0][key]
         return
     result = rule(analysis, node, flows, value) if rule is not None and ruled else None
     if result is None:

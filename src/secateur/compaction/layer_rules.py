@@ -161,7 +161,8 @@ def _repeated(flow: Flow, value: Tensor) -> Flow:
     times = value.shape[-3] // flow.value.shape[-3]
     heads = flow.axes[-3]
     axes = [*flow.axes[:-3], None if heads is None else heads.repeat_interleave(times), *flow.axes[-2:]]
-    return Flow(*(x.repeat_interleave(times, -3) for x in (flow.value, flow.varying)), axes)
+    value, varying = (x.repeat_interleave(times, -3) for x in (flow.value, flow.varying))
+    return Flow(value, varying, axes)
 
 
 def _lstm(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> Any:
@@ -174,10 +175,11 @@ def _lstm(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> A
         return None
     (x,) = flows
     count = layer.hidden_size
-    read = [(w != 0).unflatten(0, (4, count)) for w in (layer.weight_ih_l0, layer.weight_hh_l0)]
+    read = [w.ne(0).unflatten(0, (4, count)) for w in (layer.weight_ih_l0, layer.weight_hh_l0)]
     fed = read[0][2].any(1)
     if layer.bias:
-        fed = fed | ((layer.bias_ih_l0 != 0) | (layer.bias_hh_l0 != 0)).unflatten(0, (4, count))[2]
+        biased = layer.bias_ih_l0.ne(0) | layer.bias_hh_l0.ne(0)
+        fed = fed | biased.unflatten(0, (4, count))[2]
     for _ in range(count):
         fed = fed | read[1][2][:, fed].any(1)
     outputs, inputs = analysis.slots.new(count), x.axes[-1]

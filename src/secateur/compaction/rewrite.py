@@ -40,10 +40,10 @@ def _take(tensor: Tensor, keep: Tensor | None, axis: int) -> Tensor:
 
 def _replace(owner: nn.Module, name: str, value: Tensor | None, *, like: Tensor | None = None) -> None:
     """Give a parameter or buffer another value, of its type or that of `like`."""
-    old = getattr(owner, name)
+    old: Any = getattr(owner, name)
     if value is None or value is old:
         return
-    model = like if old is None else old
+    model: Any = like if old is None else old
     value = value.detach().to(model).clone()
     parameter = old is None or isinstance(old, nn.Parameter)
     setattr(owner, name, nn.Parameter(value, requires_grad=model.requires_grad) if parameter else value)
@@ -70,7 +70,7 @@ def _slice(layer: nn.Module, slots: LayerSlots, sink: Sink | None, decision: Dec
 
 
 def _slice_lstm(
-    layer: nn.LSTM, kept_in: Tensor | None, outputs: Tensor, sink: Sink | None, decision: Decision
+    layer: Any, kept_in: Tensor | None, outputs: Tensor, sink: Sink | None, decision: Decision
 ) -> None:
     kept = decision.keeps(outputs)
     rows = kept.repeat(4)  # one block of rows for each gate

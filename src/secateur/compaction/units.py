@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.compaction.flow import LayerSlots, analyse, is_transposed
+from secateur.compaction.graphs import trace
 from secateur.compaction.plain import plain_copy
 from secateur.compaction.rules import RULES
-from secateur.compaction.tracing import UntraceableError, trace
+from secateur.compaction.tracing import UntraceableError
 from secateur.modules.differences import in_double
 
 __all__ = ["KINDS", "UnitAxis", "Units", "find_units"]

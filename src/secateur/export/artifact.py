@@ -22,7 +22,7 @@ from safetensors.torch import save as as_bytes
 from torch import Tensor, fx, nn
 
 from secateur.compaction import plain_copy
-from secateur.compaction.tracing import traced_module
+from secateur.compaction.graphs import traced_module
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.export.architecture import DTYPES, build, describe
 from secateur.export.codec import CodedMask, decode_mask, encode_mask, entropy_bits
