@@ -547,11 +547,7 @@ class Flexible(nn.Module):
             if not mask.bool().all():  # a question about whole numbers is answered by the example
                 hidden = hidden * mask[:, None]
             hidden = hidden + 0.0
-        return (
-            {"y": self.output(hidden) * scale, "more": (x.sum(1), None)}
-            if extra
-            else self.output(hidden)
-        )
+        return {"y": self.output(hidden) * scale, "more": (x.sum(1), None)} if extra else self.output(hidden)
 
 
 @pytest.mark.parametrize(

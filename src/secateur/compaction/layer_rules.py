@@ -175,13 +175,13 @@ def _lstm(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> A
         return None
     (x,) = flows
     count = layer.hidden_size
-    read = [w.ne(0).unflatten(0, (4, count)) for w in (layer.weight_ih_l0, layer.weight_hh_l0)]
+    read: list[Any] = [w.ne(0).unflatten(0, (4, count)) for w in (layer.weight_ih_l0, layer.weight_hh_l0)]
     fed = read[0][2].any(1)
     if layer.bias:
-        biased = layer.bias_ih_l0.ne(0) | layer.bias_hh_l0.ne(0)
+        biased: Any = layer.bias_ih_l0.ne(0) | layer.bias_hh_l0.ne(0)
         fed = fed | biased.unflatten(0, (4, count))[2]
-    for _ in range(count):
-        fed = fed | read[1][2][:, fed].any(1)
+    while (more := fed | read[1][2][:, fed].any(1)).sum() > fed.sum():
+        fed = more
     outputs, inputs = analysis.slots.new(count), x.axes[-1]
     analysis.slots.freeze_all(x.axes[:-1])
     if inputs is not None:

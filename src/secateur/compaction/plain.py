@@ -34,6 +34,12 @@ def plain_copy(model: nn.Module) -> nn.Module:
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, prune.BasePruningMethod):
                 prune.remove(module, hook._tensor_name)
+        if parametrize.is_parametrized(module):  # by a class of its own, which deepcopy shares with the model
+            shared = type(module)
+            own = {
+                name: value for name, value in vars(shared).items() if name not in {"__dict__", "__weakref__"}
+            }
+            module.__class__ = type(shared.__name__, shared.__bases__, own)
         for name in list(getattr(module, "parametrizations", {})):
             parametrize.remove_parametrizations(module, name, leave_parametrized=True)
     return duplicate

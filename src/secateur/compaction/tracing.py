@@ -160,7 +160,8 @@ class _Recorder(TorchFunctionMode):
             return self.graph.call_function(_SWAPPED[name], arguments[::-1])
         if name.startswith("__") and hasattr(operator, name):
             return self.graph.call_function(getattr(operator, name), arguments, keywords)
-        if getattr(Tensor, name, None) is func:
+        wrapped = getattr(func, "__module__", None) == "torch._tensor"  # `x ** 2` comes as one of its own
+        if getattr(Tensor, name, None) is func or (wrapped and hasattr(Tensor, name)):
             # Written out of place: what held the old value is not asked again.
             name = name[:-1] if name.endswith("_") and hasattr(Tensor, name[:-1]) else name
             return self.graph.call_method(name, arguments, keywords)

@@ -59,7 +59,7 @@ def compact_run(directory: Path, *, out: Path | None = None, multiple_of: int = 
     """
     run = load_run(directory)
     images = example_images(run)
-    small = compact(run.model, images, multiple_of=multiple_of)
+    small = compact(run.model, images, multiple_of=multiple_of, as_graph=True)
     return _saved(run, small, out or directory / "compact.safetensors", images)
 
 
@@ -93,7 +93,7 @@ def export_run(
         written, network = _onnx(run, path, images, num_samples)
         difference = None if num_samples else written.largest_difference
         return Exported(path, written.num_bytes, network, _count(run.model), (), difference)
-    small = compact(run.model, images)
+    small = compact(run.model, images, as_graph=True)
     if to == "safetensors":
         return _saved(run, small, path, images)
     many = example_images(run, batch)
@@ -103,7 +103,7 @@ def export_run(
 
 def _onnx(run: Run, path: Path, images: Tensor, num_samples: int) -> tuple[OnnxFile, nn.Module | None]:
     if not num_samples:
-        small = compact(run.model, images)
+        small = compact(run.model, images, as_graph=True)
         return onnx(small, path, images), small
     temperature = run.config["predictive_temperature"]
     if temperature == 0:

@@ -97,7 +97,7 @@ def measure_run(
         )
     run = load_run(directory)
     images = example_images(run, max(batches))
-    small = compact(run.model, images[:2], multiple_of=multiple_of)
+    small = compact(run.model, images[:2], multiple_of=multiple_of, as_graph=True)
     small.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the run's own network lies
     kernels = {size: measure_kernels(small, images[:size]) for size in (min(batches), max(batches))}
     variants: dict[str, nn.Module | Path] = {
