@@ -26,7 +26,9 @@ __all__ = ["CRITERIA", "evidence_or_nan", "scores"]
 
 
 def _evidence(block: Block) -> dict[str, Tensor]:
-    return block.delta_f()
+    found = block.delta_f()
+    assert isinstance(found, dict)  # of single entries
+    return found
 
 
 def _magnitude(block: Block) -> dict[str, Tensor]:
@@ -80,7 +82,7 @@ def evidence_or_nan(block: Block) -> dict[str, Tensor]:
         block: Posterior of one layer.
     """
     if _point(block) is None:
-        return block.delta_f()
+        return _evidence(block)
     return {name: mean.new_full((), math.nan).expand(mean.shape) for name, mean in block.mean.items()}
 
 

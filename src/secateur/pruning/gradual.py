@@ -202,7 +202,7 @@ class GradualPruner:
 
     def _reduce(self, posterior: Posterior, *, sparsity: float | None, halving: int = 0) -> PruneResult:
         """Return a reduction under the schedule's caps, or to a share of all the network's weights."""
-        chosen = {"include": self.include, "exclude": self._spared(posterior)}
+        spared = self._spared(posterior)
         if sparsity is None:
             return reduce(
                 posterior,
@@ -210,12 +210,17 @@ class GradualPruner:
                 max_sparsity=self.schedule.max_sparsity,
                 count_removed=self.schedule.count_removed,
                 num_iterations=self.schedule.num_iterations,
-                **chosen,
+                include=self.include,
+                exclude=spared,
             )
         num_weights = sum(parameter.numel() for parameter in self.model.parameters())
         of_posterior = sum(mean.numel() for mean in posterior.mean.values())
         return reduce(
-            posterior, sparsity=sparsity * num_weights / of_posterior, criterion=self.criterion, **chosen
+            posterior,
+            sparsity=sparsity * num_weights / of_posterior,
+            criterion=self.criterion,
+            include=self.include,
+            exclude=spared,
         )
 
     def _within(self, before: Posterior) -> PruneResult:

@@ -234,7 +234,9 @@ def _rows(block: Block, names: Sequence[str], found: dict[str, Tensor], criterio
         score.append(torch.where(present, found[name].reshape(count, -1), 0.0).sum(1))
     total = torch.stack(score).sum(0)
     if criterion == "evidence" and not isinstance(block, Diagonal):
-        total = block.delta_f(_row_labels(block, names))  # entries of a row depend on each other
+        of_rows = block.delta_f(_row_labels(block, names))  # entries of a row depend on each other
+        assert isinstance(of_rows, Tensor)
+        total = of_rows
     return _Units([total], [torch.stack(size).sum(0)])
 
 
