@@ -7,7 +7,7 @@ For LeNet, the MLP and a small vision transformer on images of noise, in batches
 * kronecker, exact: the same with one backward pass per output.
 
 Times are interleaved and given in units of the epoch. Memory is the highest resident size of a process of its
-own that makes one pass, less that of one that makes a forward and backward pass, in units of the model's bytes.
+own that makes one pass, less that of one that trains on the same batches, in units of the model's bytes.
 
     python benchmarks/curvature.py --data 1200 --repeats 3
 """

@@ -10,6 +10,7 @@ from secateur.curvature.batches import read_batch
 from secateur.curvature.plan import make_plan
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Gaussian, resolve
+from secateur.networks import VisionTransformer
 from support.curvature_oracle import jacobian, split, whole_ggn
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-12}
@@ -195,3 +196,14 @@ def test_tokens_with_a_label_are_data():
         assert ((each.mean(0) - value) / error).abs().max() < 6
     with pytest.raises(InvalidArgumentError, match=r'got \(batch, 4, 9\); use outputs="sampled"'):
         exactly(model, [ids])
+
+
+def test_a_gradient_that_cancels_is_no_misreading():
+    """Attention does not change with the biases of its keys: their gradients are rounding noise."""
+    torch.manual_seed(0)
+    model = VisionTransformer((1, 8, 8), depth=2, width=16, num_heads=2)
+    batch = read_batch(torch.randn(20, 1, 8, 8), torch.device("cpu"))
+    options = {"structure": "kronecker", "with_diagonal": False, "largest_factor": 100}
+    plan = make_plan(model.eval(), dict(model.named_parameters()), batch, **options)
+    assert plan.slow == set()
+    assert "blocks.0.attention.key.weight" in plan.matrices
