@@ -90,6 +90,28 @@ def test_a_held_network_differs_by_its_zeros_only() -> None:
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
 
 
+@pytest.mark.parametrize(
+    "kind", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128]
+)
+@pytest.mark.parametrize("shape", [(70_001,), (3, 4, 5, 6), ()], ids=str)
+def test_removed_entries_are_zeros_whatever_they_were(kind: torch.dtype, shape: tuple[int, ...]) -> None:
+    """Also those that a diverged step left nan, and none is -0.0; in any order in memory."""
+    model = nn.Module()
+    values = torch.randn(shape, dtype=kind)
+    if len(shape) == 4:
+        values = values.to(memory_format=torch.channels_last)
+    kept = torch.rand(shape) > 0.5 if shape else torch.tensor(False)
+    values[~kept] = torch.tensor([-torch.inf, torch.nan, -1.0], dtype=kind)[
+        torch.arange(int((~kept).sum())) % 3
+    ]
+    model.weight = nn.Parameter(values.clone())
+    hold(model, {"weight": kept})
+    found = torch.view_as_real(model.weight) if kind.is_complex else model.weight
+    assert torch.equal(model.weight[kept], values[kept])
+    assert not found[~kept].any()
+    assert not found[~kept].signbit().any()
+
+
 def test_what_is_out_stays_out() -> None:
     model = mlp()
     first, second = torch.rand(8, 5) > 0.4, torch.rand(8, 5) > 0.4

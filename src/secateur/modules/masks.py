@@ -46,18 +46,18 @@ def hold(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     checked = _checked(model, masks)
     _hold_replaced(model)
     held = set()
-    for parameter, removed in checked:
+    for parameter, kept in checked:
         before = HELD.get(parameter)
         if before is not None:
-            removed |= before.on(parameter)
-        if removed.any():
+            kept &= before.on(parameter)
+        if not kept.all():
             held.add(id(parameter))
-            if before is None or not torch.equal(removed, before.on(parameter)):
-                HELD.attach(parameter, Mask(removed))
+            if before is None or not torch.equal(kept, before.on(parameter)):
+                HELD.attach(parameter, Mask(kept))
     for module in model.modules() if held else ():
-        for name, parameter in module._parameters.items():
-            if id(parameter) in held:
-                ModuleMasks.made_for(module).hold(name, parameter)
+        for name, own in module._parameters.items():
+            if own is not None and id(own) in held:
+                ModuleMasks.made_for(module).hold(name, own)
 
 
 def held_masks(model: nn.Module) -> dict[str, Tensor]:
@@ -133,7 +133,7 @@ def mask_of(parameter: Tensor) -> Tensor | None:
         parameter: Of any model.
     """
     mask = HELD.get(parameter)
-    return None if mask is None else ~mask.on(parameter)
+    return None if mask is None else mask.on(parameter).clone()
 
 
 def version() -> int:
@@ -153,7 +153,8 @@ def masked(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
         InvalidArgumentError: As for `hold`.
     """
     with torch.no_grad():
-        before = [(parameter, removed, parameter[removed]) for parameter, removed in _checked(model, masks)]
+        checked = [(parameter, ~kept) for parameter, kept in _checked(model, masks)]
+        before = [(parameter, removed, parameter[removed]) for parameter, removed in checked]
         for parameter, removed, _ in before:
             parameter.masked_fill_(removed, 0)
     try:
@@ -165,7 +166,7 @@ def masked(model: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def _checked(model: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[nn.Parameter, Tensor]]:
-    """Return each parameter with new tensors, True where an entry goes; raise if a mask does not fit."""
+    """Return each parameter with a new tensor, True where an entry stays; raise if a mask does not fit."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     found: dict[int, tuple[nn.Parameter, Tensor]] = {}
     for name, mask in masks.items():
@@ -181,12 +182,12 @@ def _checked(model: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[nn.Par
             raise InvalidArgumentError(
                 f"masks[{name!r}]: expected shape {tuple(parameter.shape)}, got {tuple(mask.shape)}"
             )
-        if mask.isnan().any():
+        if mask.is_floating_point() and mask.isnan().any():
             raise InvalidArgumentError(f"masks[{name!r}]: expected True where an entry stays, got nan")
-        removed = placed_like(parameter, mask == 0)
+        kept = placed_like(parameter, mask.to(torch.bool, copy=True))
         if id(parameter) in found:  # tied
-            removed |= found[id(parameter)][1]
-        found[id(parameter)] = (parameter, removed)
+            kept &= found[id(parameter)][1]
+        found[id(parameter)] = (parameter, kept)
     return list(found.values())
 
 
