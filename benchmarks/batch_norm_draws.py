@@ -15,8 +15,8 @@ from torch.func import functional_call
 
 from secateur.data import load
 from secateur.inference import Calibrated, FlatFF
-from secateur.networks.resnet import ResNet
 from secateur.modules import moments, spread
+from secateur.networks.resnet import ResNet
 
 NUM_DRAWS = 30
 NUM_AVERAGED = 16

@@ -3,7 +3,7 @@ import torch
 
 from secateur import Posterior
 from secateur.reduction import delta_f
-from secateur.training.pruned_metrics import shift_epochs, evidence_of_removal
+from secateur.training.pruned_metrics import evidence_of_removal, shift_epochs
 
 
 def test_rows_go_on_counting_and_the_given_ones_stay():

@@ -1,7 +1,7 @@
 """Moments of batch normalisation that belong to the weights in use.
 
-Running moments are an average over batches and over the weights that were in use meanwhile. They no longer fit
-once weights are removed, moved or drawn, so they are taken anew from a pass over training inputs.
+Running moments are an average over batches and over the weights that were in use meanwhile. They no longer
+fit once weights are removed, moved or drawn, so they are taken anew from a pass over training inputs.
 
 Source: weights averaged after training need their moments anew for the same reason, Izmailov et al. 2018,
 arXiv:1803.05407, section 3.2.

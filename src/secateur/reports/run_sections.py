@@ -38,8 +38,8 @@ def header(record: Record) -> str:
         )
     elif record.reductions:
         story += (
-            f" After {len(record.reductions)} of the epochs, weights were removed where the evidence favoured "
-            f"it{_cap(record)}. No final sparsity was set."
+            f" After {len(record.reductions)} of the epochs, weights were removed where the evidence "
+            f"favoured it{_cap(record)}. No final sparsity was set."
         )
     return (
         '<header>\n<p class="kicker">Secateur: report of a run</p>\n'
