@@ -5,9 +5,9 @@
     python scripts/pin_results.py compare before.json after.json
 
 Runs: `lenet` and `mlp` on Fashion-MNIST, six epochs of the default method with its reductions, and every
-method on digits. Recorded of each: the rows of `history.jsonl` but for seconds, in full, and a SHA-256 of the
-weights, the posterior precisions and the masks. One thread, so that sums are added in one order. The sign of
-a zero does not count. `--four-steps` has every spike-and-slab iteration take four steps, as they all did before 0.2.
+method on digits. Recorded of each: the rows of `history.jsonl` but for seconds, in full, and a SHA-256 of
+weights, posterior precisions and masks. One thread, so that sums are added in one order. The sign of a zero
+does not count. `--four-steps` has every spike-and-slab iteration take four steps, as they all did before 0.2.
 """
 
 import argparse
