@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from secateur.errors import DivergenceError
+from secateur.runs.lock import LOCK
 from secateur.training import divergence
 
 
@@ -52,7 +53,8 @@ def test_the_run_keeps_its_last_checkpoint(fit, repeatable, tmp_path):
     out = tmp_path / "part"
     with pytest.raises(DivergenceError):
         fit(network(at=50), out=out)
-    assert {path.name for path in out.iterdir()} == {"config.json", "history.jsonl", "checkpoint.safetensors"}
+    left = {path.name for path in out.iterdir()}
+    assert left == {LOCK, "config.json", "history.jsonl", "checkpoint.safetensors"}
     fit(network(), out=out, resume=True)
     assert repeatable(out) == repeatable(tmp_path / "whole")
 
