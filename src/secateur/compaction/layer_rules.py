@@ -169,7 +169,8 @@ def _lstm(analysis: Analysis, node: fx.Node, flows: list[Flow], value: Any) -> A
     """A unit is zero at all times if its cell is fed zeros: the rows of its gate g, and their biases."""
     name = str(node.target)
     layer: Any = analysis.root.get_submodule(name) if node.op == "call_module" else None
-    if type(layer) is not nn.LSTM or layer.num_layers > 1 or layer.bidirectional or layer.proj_size:
+    kind = type(layer)
+    if kind is not nn.LSTM or layer.num_layers > 1 or layer.bidirectional or layer.proj_size:
         return None
     if len(flows) != 1 or flows[0].value.dim() != 3:  # an initial state, or no batch
         return None
