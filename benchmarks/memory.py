@@ -9,7 +9,7 @@ posterior too; not the activations, which a batch of four examples makes negligi
 holds before there is a model.
 
 * Calibrated: draw, forward, backward, step, each a few times; compiled likewise.
-* reduce, prune: with `sparsity` 0.9 and by the evidence alone, from a posterior at hand.
+* reduce, prune: with `sparsity` 0.8 and by the evidence alone, from a posterior at hand.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def reduce_or_prune(model: nn.Module, work: str) -> None:
     }
     prior = dict.fromkeys(mean, torch.tensor(1.0))
     posterior = Posterior(mean, precision, prior)
-    sparsity = None if work.endswith("evidence") else 0.9
+    sparsity = None if work.endswith("evidence") else 0.8
     reset_peak()
     if work.startswith("reduce"):
         reduce(posterior, sparsity=sparsity)

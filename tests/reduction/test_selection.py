@@ -56,6 +56,21 @@ def test_across_chunks(
     assert_as_sorted(values, int(share * sum(each.numel() for each in values)))
 
 
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_among_some_entries_only(
+    share: float, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selection, "CHUNK_SIZE", 100)
+    values = [torch.randint(9, (30, 40), generator=generator).float(), torch.randn(777, generator=generator)]
+    among = [torch.rand(each.shape, generator=generator) > 0.3 for each in values]
+    count = int(share * sum(int(each.sum()) for each in among))
+    found = select_largest(values, count, among=among)
+    expected = by_sorting([each[place] for each, place in zip(values, among, strict=True)], count)
+    for chosen, place, inside in zip(found, among, expected, strict=True):
+        assert torch.equal(chosen[place], inside)
+        assert not chosen[~place].any()
+
+
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="count: expected 0 to 3"):
         select_largest([torch.zeros(3)], 4)

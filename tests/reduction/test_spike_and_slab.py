@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import digamma, expit
 
 from secateur.errors import InvalidArgumentError
-from secateur.reduction import _streaming, spike_and_slab
+from secateur.reduction import _streaming, spike_and_slab, spike_and_slab_log_odds
 from secateur.reduction._validation import first_index
 
 FLOAT64 = torch.float64
@@ -100,3 +100,29 @@ def test_counts_out_of_range_are_refused(name: str, value: float) -> None:
 def test_first_index_is_row_major() -> None:
     assert first_index(torch.tensor([[False, False], [True, True]])) == (1, 0)
     assert first_index(torch.tensor(True)) == ()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, FLOAT64])
+@pytest.mark.parametrize("chunk_size", [100, 1 << 20])
+@pytest.mark.parametrize("num_removed", [0, 30_000])
+def test_iterates_to_the_fixed_point(
+    dtype: torch.dtype,
+    chunk_size: int,
+    num_removed: int,
+    monkeypatch: pytest.MonkeyPatch,
+    generator: torch.Generator,
+) -> None:
+    """By a histogram or in full: the first fixed point that the plain iteration comes to."""
+    monkeypatch.setattr(_streaming, "CHUNK_SIZE", chunk_size)
+    spread = torch.randn(2, 4000, dtype=FLOAT64, generator=generator)
+    delta_f = torch.cat([spread[0] * 6 - 12, spread[1] + 2]).to(dtype)
+    zeta = digamma(1.0) - digamma(1.0 + num_removed)
+    for _ in range(500):
+        kept = expit(zeta - delta_f.double().numpy()).sum()
+        zeta = digamma(1 + kept) - digamma(1 + num_removed + len(delta_f) - kept)
+    found = spike_and_slab(delta_f, num_removed=num_removed)
+    assert found.log_odds.item() == pytest.approx(zeta, abs=2e-6 if dtype == torch.float32 else 1e-9)
+    assert torch.equal(found.keep, delta_f <= found.log_odds)
+    assert spike_and_slab_log_odds(delta_f, num_removed=num_removed) == found.log_odds
+    four = spike_and_slab(delta_f, num_removed=num_removed, num_iterations=4).log_odds.item()
+    assert abs(four - zeta) > 1e-5  # or the iteration would have nothing to go on with

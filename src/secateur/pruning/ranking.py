@@ -17,7 +17,7 @@ from secateur.modules import by_layer, matching
 from secateur.posterior import Block, Diagonal, Posterior
 from secateur.pruning.criteria import CRITERIA, evidence_or_nan, scores
 from secateur.pruning.result import PruneResult, summarise
-from secateur.reduction import select_largest, spike_and_slab
+from secateur.reduction import select_largest, spike_and_slab_log_odds
 
 __all__ = ["GRANULARITIES", "candidates", "reduce"]
 
@@ -201,7 +201,7 @@ class _Units:
         evidence = present[0] if len(present) == 1 else torch.cat(present)
         num_removed = removed if count_removed else 0
         return float(
-            spike_and_slab(evidence, num_removed=num_removed, num_iterations=num_iterations).log_odds
+            spike_and_slab_log_odds(evidence, num_removed=num_removed, num_iterations=num_iterations)
         )
 
 
@@ -260,14 +260,15 @@ def _cut(units: dict[str, _Units], removed: dict[str, list[Tensor]], limit: int)
         for layer, each in units.items()
         for score, size, gone in zip(each.scores, each.sizes, removed[layer], strict=True)
     ]
-    wanted = [score[gone] for score, _, gone in parts]
     if all(size is None or size.dtype == torch.bool for _, size, _ in parts):
-        chosen = select_largest(wanted, limit)
+        best = select_largest([score for score, *_ in parts], limit, among=[gone for *_, gone in parts])
+        for (*_, gone), part in zip(parts, best, strict=True):
+            gone.copy_(part)
     else:
+        wanted = [score[gone] for score, _, gone in parts]
         sizes = torch.cat([size[gone] for _, size, gone in parts if size is not None])
         order = torch.argsort(torch.cat(wanted), descending=True, stable=True)
         fits = torch.zeros_like(sizes, dtype=torch.bool)
         fits[order[sizes[order].cumsum(0) <= limit]] = True
-        chosen = list(fits.split([len(each) for each in wanted]))
-    for (_, _, gone), part in zip(parts, chosen, strict=True):
-        gone[gone.clone()] = part
+        for (*_, gone), part in zip(parts, fits.split([len(each) for each in wanted]), strict=True):
+            gone[gone.clone()] = part

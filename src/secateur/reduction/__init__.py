@@ -45,7 +45,7 @@ from secateur.reduction.partition import Partition, blocks, channels, columns, h
 from secateur.reduction.rowwise import rowwise_delta_f, rowwise_reduced_posterior
 from secateur.reduction.search import SubsetSearch, conditional_prior, search_subsets, single_delta_f
 from secateur.reduction.selection import select_largest
-from secateur.reduction.spike_and_slab import SpikeAndSlab, spike_and_slab
+from secateur.reduction.spike_and_slab import SpikeAndSlab, spike_and_slab, spike_and_slab_log_odds
 
 __all__ = [
     "DiagonalisedPrecision",
@@ -98,4 +98,5 @@ __all__ = [
     "select_largest",
     "single_delta_f",
     "spike_and_slab",
+    "spike_and_slab_log_odds",
 ]

@@ -30,7 +30,7 @@ from secateur.errors import InvalidArgumentError
 from secateur.reduction import _streaming
 from secateur.reduction._validation import require
 
-__all__ = ["SpikeAndSlab", "spike_and_slab"]
+__all__ = ["SpikeAndSlab", "spike_and_slab", "spike_and_slab_log_odds"]
 
 TOLERANCE = 1e-3
 """Change of the log odds, in nats, at which Newton's steps take over."""
@@ -96,13 +96,42 @@ def spike_and_slab(
         >>> spike_and_slab(torch.tensor([-9.0, 1.0, 2.0, 2.0])).keep
         tensor([ True, False, False, False])
     """
+    log_odds = spike_and_slab_log_odds(
+        delta_f, num_removed=num_removed, alpha=alpha, beta=beta, num_iterations=num_iterations
+    )
+    if _streams(delta_f):
+        keep_probability, keep = _streamed_decision(delta_f, log_odds)
+    else:
+        keep_probability, keep = torch.sigmoid(log_odds - delta_f), delta_f <= log_odds
+    return SpikeAndSlab(keep_probability, log_odds, keep)
+
+
+def spike_and_slab_log_odds(
+    delta_f: Float[Tensor, "*n"],
+    *,
+    num_removed: int = 0,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    num_iterations: int | None = None,
+) -> Float[Tensor, ""]:
+    """Return the threshold of `spike_and_slab` alone: the expected log odds of staying, in nats.
+
+    Args:
+        delta_f: As for `spike_and_slab`.
+        num_removed: As for `spike_and_slab`.
+        alpha: As for `spike_and_slab`.
+        beta: As for `spike_and_slab`.
+        num_iterations: As for `spike_and_slab`.
+
+    Raises:
+        InvalidArgumentError: As for `spike_and_slab`.
+    """
     for name, value in (("alpha", alpha), ("beta", beta)):
         if not 0 < value < math.inf:
             raise InvalidArgumentError(f"{name} must be positive and finite, got {value}")
     for name, count in (("num_removed", num_removed), ("num_iterations", num_iterations or 0)):
         if count < 0:
             raise InvalidArgumentError(f"{name} must not be negative, got {count}")
-
     prior = _Prior(alpha, beta + num_removed)
     if num_iterations is None:
         log_odds = _converged(delta_f, prior)
@@ -111,15 +140,9 @@ def spike_and_slab(
         for _ in range(num_iterations):
             kept, _ = _sums(delta_f, log_odds)
             log_odds = prior.log_odds(delta_f.numel(), kept)
-
-    log_odds = log_odds.to(delta_f)
-    if _streams(delta_f):
-        keep_probability, keep = _streamed_decision(delta_f, log_odds)
-    else:
-        keep_probability, keep = torch.sigmoid(log_odds - delta_f), delta_f <= log_odds
-    if log_odds.isnan() or (num_iterations == 0 and bool(keep_probability.isnan().any())):
+    if log_odds.isnan() or num_iterations == 0:
         require("delta_f", delta_f, ~delta_f.isnan(), "a number of nats")
-    return SpikeAndSlab(keep_probability, log_odds, keep)
+    return log_odds.to(delta_f)
 
 
 @dataclass(frozen=True)
