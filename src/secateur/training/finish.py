@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from secateur.data import Split
 from secateur.modules import hold, prunable_exclude
 from secateur.posterior import Posterior
@@ -30,6 +32,9 @@ def finish(
     Raises:
         ArtifactError: If a file cannot be written.
     """
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(0.0)  # a removed weight may be -0.0, which it no longer is in a resumed run
     posterior, calibration = trainer.posterior(), trainer.calibration
     results = scores(
         trainer.model,
