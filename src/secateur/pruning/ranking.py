@@ -104,7 +104,7 @@ def reduce(
         for layer, names in layers.items()
     }
     total = sum(mean.numel() for mean in posterior.mean.values())
-    out = sum(mask.numel() - int(mask.sum()) for mask in posterior.keep.values())
+    out = sum(mask.numel() - int(mask.count_nonzero()) for mask in posterior.keep.values())
     if sparsity is None:
         thresholds = {layer: each.threshold(count_removed, num_iterations) for layer, each in units.items()}
         removed = {layer: each.above(thresholds[layer]) for layer, each in units.items()}
@@ -180,7 +180,7 @@ class _Units:
     def num_entries(self, removed: list[Tensor]) -> int:
         """Return how many entries that are in some units have together."""
         return sum(
-            int(gone.sum() if size is None else size[gone].sum())
+            int(gone.count_nonzero() if size is None else size[gone].sum())
             for gone, size in zip(removed, self.sizes, strict=True)
         )
 
