@@ -4,6 +4,7 @@
     python benchmarks/training_step.py --network mlp
     python benchmarks/training_step.py --network vit-small
     python benchmarks/training_step.py --network mlp-mixer-small
+    python benchmarks/training_step.py --network lenet --against OTHER/src
 
 All methods run in one process, in turn, round by round, so that a drift of the machine's speed meets all of
 them alike; the ratio is taken within each round. A step is: draw weights, forward, loss, backward, update.
@@ -12,8 +13,11 @@ Of a comparison's methods `flat-map` has dropout, and `magnitude` is the same wi
 """
 
 import argparse
+import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -26,7 +30,7 @@ from secateur.inference import IVON, Calibrated, FlatFF, FlatMAP, HorseshoeFF, P
 
 BATCH_SIZE = 120
 NUM_DATA = 60_000
-PLAIN, POINT = "AdamW", "flat-map, compiled"
+BASES = PLAIN, POINT = "AdamW", "flat-map, compiled"
 
 
 def plain_step(network: str, device: torch.device, **options: bool) -> Callable[[], None]:
@@ -94,30 +98,98 @@ def seconds(step: Callable[[], None], count: int, device: torch.device) -> float
     return (time.perf_counter() - started) / count
 
 
+def all_methods(network: str, device: torch.device) -> dict[str, Callable[[], Callable[[], None]]]:
+    """Return what builds each method's step, by name."""
+    compiled = partial(posterior_step, network=network, device=device, compile=True)
+    return {
+        PLAIN: partial(plain_step, network, device),
+        "AdamW, fused": partial(plain_step, network, device, fused=True),
+        POINT: partial(compiled, FlatMAP, dropout=0.2),
+        "flat-map without dropout, compiled": partial(compiled, FlatMAP),
+        "calibrated": partial(posterior_step, Calibrated, network, device, compile=False),
+        "calibrated, compiled": partial(compiled, Calibrated),
+        "ivon": partial(posterior_step, ivon, network, device, compile=False),
+        "ivon, compiled": partial(compiled, ivon),
+        "flat-ff, compiled": partial(compiled, FlatFF),
+        "tiered-ff, compiled": partial(compiled, HorseshoeFF),
+        "horseshoe-ff, compiled": partial(compiled, partial(HorseshoeFF, scales="full")),
+    }
+
+
+def work(methods: dict[str, Callable[[], Callable[[], None]]], device: torch.device, count: int) -> None:
+    """Serve another process: for each name on the standard input, take steps and print their seconds."""
+    steps: dict[str, Callable[[], None]] = {}
+    for line in sys.stdin:
+        name = line.strip()
+        if name not in steps:
+            steps[name] = methods[name]()
+            seconds(steps[name], 10, device)  # compiles, allocates
+        print(seconds(steps[name], count, device), flush=True)
+
+
+def compare(names: list[str], against: str, rounds: int, arguments: list[str]) -> None:
+    """Take the steps of two source trees in turn, each in a process of its own, and print their ratios."""
+    workers = {}
+    for tree in ("", against):
+        environment = {**os.environ, "PYTHONPATH": tree} if tree else None
+        workers[tree] = subprocess.Popen(
+            [sys.executable, __file__, "--work", *arguments],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def timed(tree: str, name: str) -> float:
+        reads, writes = workers[tree].stdout, workers[tree].stdin
+        assert reads is not None
+        assert writes is not None
+        writes.write(f"{name}\n")
+        writes.flush()
+        return float(reads.readline())
+
+    print(f"| method | ms per step | ms per step of {against} | ratio, median (quartiles) |")
+    print("|---|---:|---:|---|")
+    for name in names:
+        for tree in workers:
+            timed(tree, name)
+        pairs = []
+        for each in range(rounds):
+            order = list(workers) if each % 2 else list(workers)[::-1]
+            times = {tree: timed(tree, name) for tree in order}
+            pairs.append((times[""], times[against]))
+        ours, theirs = ([1e3 * value for value in column] for column in zip(*pairs, strict=True))
+        low, middle, high = statistics.quantiles([a / b for a, b in pairs], n=4)
+        print(
+            f"| {name} | {statistics.median(ours):.2f} | {statistics.median(theirs):.2f} "
+            f"| {middle:.3f} ({low:.3f} to {high:.3f}) |",
+            flush=True,
+        )
+    for worker in workers.values():
+        worker.communicate()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--network", default="lenet")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=20, help="steps of each method in a round")
+    parser.add_argument("--against", help="another source tree, whose steps are taken in turn with these")
+    parser.add_argument("--only", default="", help="methods whose name contains this")
+    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    methods = {
-        PLAIN: plain_step(arguments.network, device),
-        "AdamW, fused": plain_step(arguments.network, device, fused=True),
-        POINT: posterior_step(FlatMAP, arguments.network, device, compile=True, dropout=0.2),
-        "flat-map without dropout, compiled": posterior_step(
-            FlatMAP, arguments.network, device, compile=True
-        ),
-        "calibrated": posterior_step(Calibrated, arguments.network, device, compile=False),
-        "calibrated, compiled": posterior_step(Calibrated, arguments.network, device, compile=True),
-        "ivon, compiled": posterior_step(ivon, arguments.network, device, compile=True),
-        "flat-ff, compiled": posterior_step(FlatFF, arguments.network, device, compile=True),
-        "tiered-ff, compiled": posterior_step(HorseshoeFF, arguments.network, device, compile=True),
-        "horseshoe-ff, compiled": posterior_step(
-            partial(HorseshoeFF, scales="full"), arguments.network, device, compile=True
-        ),
-    }
+    builders = all_methods(arguments.network, device)
+    if arguments.work:
+        work(builders, device, arguments.steps)
+        return
+    if arguments.against:
+        names = [name for name in builders if arguments.only in name]
+        passed = ["--network", arguments.network, "--device", arguments.device]
+        compare(names, arguments.against, arguments.rounds, [*passed, "--steps", str(arguments.steps)])
+        return
+    methods = {name: build() for name, build in builders.items() if arguments.only in name or name in BASES}
     for step in methods.values():
         seconds(step, 10, device)  # compiles, allocates
     rounds: dict[str, list[float]] = {name: [] for name in methods}
