@@ -32,7 +32,7 @@ import secateur
 from secateur.data import Dataset, Split
 from secateur.data.augment import crop_and_flip
 from secateur.export import artifact, bench, streamlined
-from secateur.pruning import finish_structured
+from secateur.pruning import prune_units
 
 # What the trained network's images were standardised with, per channel.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -105,7 +105,7 @@ def without_channels(
         include=["conv*", "layer*.conv*"],
     )
     masked = copy.deepcopy(network)
-    report = finish_structured(
+    result = prune_units(
         masked,
         posterior,
         train.images[:2],
@@ -114,8 +114,8 @@ def without_channels(
         multiply_adds=multiply_adds,
         reduce_again=False,  # what stays is trained again, so no single weight has to go
     )
-    for layer, before in report.units_before.items():
-        print(f"{layer}: {report.units_after[layer]} of {before} channels stay")
+    for layer, before in result.units_before.items():
+        print(f"{layer}: {result.units_after[layer]} of {before} channels stay")
     return secateur.compact(masked, train.images[:2])
 
 

@@ -12,12 +12,15 @@ from secateur.compaction import compact
 from secateur.export import KernelRow, artifact, onnx, sparse
 from secateur.export.onnx_graph import onnx_session
 from secateur.networks import build, image_size, names
-from secateur.pruning import finish_structured
+from secateur.pruning import prune_units
 
 GRANULARITIES = ("weight", "neuron", "channel", "unit")
 EXITS = ("compact", "sparse", "artifact", "onnx")
 NETWORKS = [name for name in names() if f"{name}-small" not in names()]  # of two sizes, the smaller
 QUICK = ("mlp", "lenet")  # to export as ONNX
+
+# Scattered zeros leave nothing to take out, which `compact` says; what it returns must be right all the same.
+pytestmark = pytest.mark.filterwarnings("ignore:.*cannot be made smaller")
 
 
 def masked(name: str, granularity: str) -> tuple[nn.Module, Tensor]:
@@ -51,9 +54,9 @@ def without_units(model: nn.Module, x: Tensor) -> None:
     def share_out(network: nn.Module) -> float:
         return 1 - sum(int(p.count_nonzero()) for p in network.parameters()) / total
 
-    options = {"loss": share_out, "max_loss_rise": 0.33, "reduce_again": False}
-    report = finish_structured(model, posterior, x, price=1e9, **options)
-    assert report.num_units_removed > 0
+    options = {"observe": share_out, "max_loss_rise": 0.33, "reduce_again": False}
+    result = prune_units(model, posterior, x, price=1e9, **options)
+    assert result.num_units_removed > 0
 
 
 def assert_equal(expected: Tensor, found: Tensor, tolerance: float) -> None:

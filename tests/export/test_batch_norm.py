@@ -10,7 +10,7 @@ from secateur.errors import InvalidArgumentError
 from secateur.export.onnx_graph import onnx, onnx_session
 from secateur.modules import moments
 from secateur.networks.resnet import ResNet
-from secateur.pruning import finish_structured
+from secateur.pruning import prune_units
 from secateur.training import load_run
 from secateur.training import prune_run as pruned_run
 from secateur.training.prediction import predictions
@@ -97,11 +97,11 @@ def test_a_removal_is_observed_under_moments_of_what_would_be_left(tmp_path, mon
     )
     observers = []
 
-    def spy(*arguments, loss, **options):
-        observers.append(loss)
-        return finish_structured(*arguments, loss=loss, **options)
+    def spy(*arguments, observe, **options):
+        observers.append(observe)
+        return prune_units(*arguments, observe=observe, **options)
 
-    monkeypatch.setattr(pruned_run, "finish_structured", spy)
+    monkeypatch.setattr(pruned_run, "prune_units", spy)
     prune_run(tmp_path / "run", out=tmp_path / "pruned", granularity="channel", max_loss_rise=0.1)
     (observe,) = observers
     network = load_run(tmp_path / "run").model
