@@ -112,3 +112,12 @@ def test_an_error_nobody_foresaw_is_one_line_too(monkeypatch, capsys):
     monkeypatch.setenv("SECATEUR_DEBUG", "1")
     with pytest.raises(KeyError):
         main()
+
+
+@pytest.mark.parametrize("words", [("compact",), ("export", "--to", "onnx"), ("bench",), ("prune",)])
+def test_a_run_that_is_not_there(secateur, tmp_path, words):
+    result = secateur(words[0], tmp_path / "none", *words[1:])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert "expected a finished run" in result.stderr

@@ -158,7 +158,7 @@ def test_a_sparsity_that_was_asked_for_is_said(run_dir):
 def test_a_cap_on_each_reduction_is_said(run_dir):
     assert "at most 15.0 % of what was left at a time. No final sparsity was set." in page(run_dir).text
     edit(run_dir / "config.json", lambda c: c.update(recipe={}))
-    assert "and such weights were removed. No final sparsity was set." in page(run_dir).text
+    assert "where the evidence favoured it. No final sparsity was set." in page(run_dir).text
 
 
 def test_scores_on_the_training_data_are_called_so(run_dir):

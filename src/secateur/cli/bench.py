@@ -6,13 +6,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from secateur.cli.options import DataDir, FinishedRun
+
 __all__ = ["EXAMPLE", "bench"]
 
 EXAMPLE = "Example: secateur bench runs/mlp-fashion-mnist-calibrated-seed0 --batch 1 --batch 256"
 
 
 def bench(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.")],
+    run: FinishedRun,
     dense: Annotated[
         Path | None,
         typer.Option(metavar="RUN", help="Run of the same network with all its weights, to compare with."),
@@ -27,9 +29,7 @@ def bench(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads to compute with; all by default.")
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder with data sets; else $SECATEUR_DATA.")
-    ] = None,
+    data_dir: DataDir = None,
     accuracy: Annotated[
         bool, typer.Option("--accuracy/--no-accuracy", help="Judge each variant on the test set.")
     ] = True,

@@ -6,13 +6,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from secateur.cli.options import FinishedRun
+
 __all__ = ["EXAMPLE", "compact"]
 
 EXAMPLE = "Example: secateur compact runs/mlp-fashion-mnist-calibrated-seed0 --multiple-of 8"
 
 
 def compact(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.")],
+    run: FinishedRun,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="RUN/compact.safetensors by default.")
     ] = None,

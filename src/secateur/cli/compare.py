@@ -11,6 +11,7 @@ from secateur import networks as network_table
 from secateur import training
 from secateur.cli.failures import FAILED, complain
 from secateur.cli.invocation import command_line
+from secateur.cli.options import Augment, Autocast, DataDir, Device
 from secateur.data import names as data_names
 from secateur.grid.cells import RunOptions, parse_names, parse_seeds
 from secateur.grid.estimate import makespan, paces
@@ -69,20 +70,14 @@ def compare(
         ),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
-    data_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder with data sets; else $SECATEUR_DATA.")
-    ] = None,
+    device: Device = "auto",
+    data_dir: DataDir = None,
     samples: Annotated[
         int | None, typer.Option(min=1, help="Networks averaged in the final test; 100 by default.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Instead of the recipes'.")] = None,
-    augment: Annotated[
-        bool, typer.Option("--augment", help="Crop and mirror training images at random; not for digits.")
-    ] = False,
-    autocast: Annotated[
-        bool, typer.Option("--autocast", help="Train in bfloat16; weights and results stay in float32.")
-    ] = False,
+    augment: Augment = False,
+    autocast: Autocast = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be run and how long it takes; write nothing.")
     ] = False,

@@ -1,12 +1,12 @@
 """`secateur evaluate`: evaluate a finished run again."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from secateur import training
+from secateur.cli.options import DataDir, Device, FinishedRun
 from secateur.reports import summary
 
 __all__ = ["EXAMPLE", "evaluate"]
@@ -15,11 +15,9 @@ EXAMPLE = "Example: secateur evaluate runs/lenet-fashion-mnist-calibrated-seed0 
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.")],
-    data_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder with data sets; else $SECATEUR_DATA.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
+    run: FinishedRun,
+    data_dir: DataDir = None,
+    device: Device = "auto",
     samples: Annotated[int, typer.Option(min=1, help="Networks drawn from the posterior.")] = 100,
     split: Annotated[str, typer.Option(help="test or train.")] = "test",
 ) -> None:

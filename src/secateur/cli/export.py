@@ -6,13 +6,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from secateur.cli.options import FinishedRun
+
 __all__ = ["EXAMPLE", "export"]
 
 EXAMPLE = "Example: secateur export runs/lenet-fashion-mnist-calibrated-seed0 --to onnx"
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.")],
+    run: FinishedRun,
     to: Annotated[
         str,
         typer.Option(

@@ -9,6 +9,7 @@ from rich.console import Console
 from secateur import networks, training
 from secateur.cli.failures import FAILED, complain
 from secateur.cli.invocation import command_line, run_directory
+from secateur.cli.options import Augment, Autocast, DataDir, Device
 from secateur.data import names as data_names
 from secateur.training.progress import for_console
 
@@ -30,10 +31,8 @@ def fit(
         typer.Option(metavar="DIR", help="Holds all results; runs/NETWORK-DATA-METHOD-seedN by default."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
-    data_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder with data sets; else $SECATEUR_DATA.")
-    ] = None,
+    device: Device = "auto",
+    data_dir: DataDir = None,
     sparsity: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Share of weights to remove; by default the evidence decides."),
@@ -45,12 +44,8 @@ def fit(
         bool | None,
         typer.Option("--compile/--no-compile", help="Compile the training step; by default where it pays."),
     ] = None,
-    augment: Annotated[
-        bool, typer.Option("--augment", help="Crop and mirror training images at random; not for digits.")
-    ] = False,
-    autocast: Annotated[
-        bool, typer.Option("--autocast", help="Train in bfloat16; weights and results stay in float32.")
-    ] = False,
+    augment: Augment = False,
+    autocast: Autocast = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Log scalars to DIR/tensorboard as well.")
     ] = False,

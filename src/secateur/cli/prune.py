@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from secateur.cli.invocation import command_line
+from secateur.cli.options import DataDir
 from secateur.training.progress import for_console
 
 __all__ = ["EXAMPLE", "prune"]
@@ -53,9 +54,7 @@ def prune(
         Path | None, typer.Option(metavar="DIR", help="New or empty; RUN-pruned by default.")
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Networks averaged in the test.")] = 100,
-    data_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder with data sets; else $SECATEUR_DATA.")
-    ] = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Remove more of a finished run's network, judge it, and write a new run."""
     given = dict(locals())

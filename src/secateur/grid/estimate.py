@@ -4,11 +4,10 @@ import heapq
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,7 +17,7 @@ from secateur.errors import ArtifactError
 from secateur.grid.cells import Cell, RunOptions
 from secateur.runs.directory import RunDirectory, read_json
 from secateur.training.device import resolve_device
-from secateur.training.progress import Progress
+from secateur.training.progress import SilentProgress
 
 __all__ = ["DataShape", "Pace", "iterations_per_epoch", "makespan", "pace_of_finished", "paces", "timed_pace"]
 
@@ -213,7 +212,7 @@ class _EnoughError(Exception):
     """Ends a fit of which only some steps were wanted."""
 
 
-class _Stopwatch(Progress):
+class _Stopwatch(SilentProgress):
     """Notes when each step ends, and ends the fit."""
 
     def __init__(self, *, on_cuda: bool) -> None:
@@ -224,9 +223,6 @@ class _Stopwatch(Progress):
         """Return the seconds of each step after the first, which also allocates."""
         return [after - before for before, after in zip(self.times, self.times[1:], strict=False)]
 
-    def start(self, *, total_epochs: int, steps_per_epoch: int, resumed_epoch: int = 0) -> None:
-        """Do nothing."""
-
     def step(self, step: int, loss: float | None = None) -> None:
         """Note the time; end the fit once there are enough."""
         if self.on_cuda:
@@ -236,15 +232,6 @@ class _Stopwatch(Progress):
         enough = num_timed >= FEWEST_TIMED_STEPS and self.times[-1] - self.times[0] >= SECONDS_TO_TIME
         if enough or num_timed >= MOST_TIMED_STEPS:
             raise _EnoughError
-
-    def epoch(self, row: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
-    def message(self, text: str) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 def makespan(durations: Sequence[float], jobs: int) -> float:

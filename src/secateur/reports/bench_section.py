@@ -10,7 +10,7 @@ __all__ = ["measured"]
 
 _MEANING = {
     "dense": "every weight stored and multiplied",
-    "masked": "zeros and masks stored, then multiplied",
+    "masked": "zeros stored and multiplied",
     "compact": "dead units removed",
 }
 _MEANING_OF_PART = {

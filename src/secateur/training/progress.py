@@ -68,7 +68,6 @@ class Progress(ABC):
         self.close()
 
 
-@final
 class SilentProgress(Progress):
     """Display nothing."""
 
