@@ -353,7 +353,7 @@ class PosteriorOptimizer(Optimizer):
     def _scalar(self, block: ParameterBlock, value: float) -> Tensor:
         # A 0-dim tensor filled on the device: no synchronisation, and a compiled pass is not rebuilt when
         # a schedule moves the value.
-        return torch.full((), value, dtype=block.mean.dtype, device=block.mean.device)
+        return torch.full((), value, dtype=block.dtype, device=block.device)
 
     def _kernel(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return torch.compile(function, dynamic=False) if self.compiled else function

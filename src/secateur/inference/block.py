@@ -73,12 +73,12 @@ class ParameterBlock:
                 f"parameters: expected one dtype and device per parameter group, got {found}; "
                 "give each kind a group of its own"
             )
-        ((dtype, self.device),) = kinds
-        if dtype not in {torch.float32, torch.float64}:
+        ((self.dtype, self.device),) = kinds
+        if self.dtype not in {torch.float32, torch.float64}:
             # A running average in half precision does not move, so its precision would mean nothing.
             raise InvalidArgumentError(
-                f"parameters: expected float32 or float64, got {dtype}; keep the parameters in float32 and "
-                "use torch.autocast"
+                f"parameters: expected float32 or float64, got {self.dtype}; keep the parameters in "
+                "float32 and use torch.autocast"
             )
         whole = self.num_weights <= UNDIVIDED or not divided
         self.parts = _parts(self.sizes, max(self.num_weights, 1) if whole else PART_SIZE)
@@ -100,7 +100,7 @@ class ParameterBlock:
 
     def full(self, value: float) -> Float[Tensor, " n"]:
         """Return a vector of `value` on the parameters' device."""
-        return torch.full((self.num_weights,), value, dtype=self.parameters[0].dtype, device=self.device)
+        return torch.full((self.num_weights,), value, dtype=self.dtype, device=self.device)
 
     def read(self) -> Float[Tensor, " n"]:
         """Return the parameters' values, copied into one vector."""
@@ -122,6 +122,8 @@ class ParameterBlock:
 
     def gather(self, tensors: Sequence[Tensor], part: Part) -> Float[Tensor, " n"]:
         """Return a part of tensors that have the parameters' shapes, as a vector that may share memory."""
+        if len(self.parts) == 1:
+            return torch.cat([tensor.reshape(-1) for tensor in tensors])
         pieces = [_stretch(tensors[index], first, last) for index, first, last in part.pieces]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 

@@ -175,25 +175,34 @@ def _converged(delta_f: Tensor, prior: _Prior) -> Tensor:
             break
     enough = 4 * math.sqrt(torch.finfo(delta_f.dtype).eps)  # after such a step the error is a few roundings
     for _ in range(MAX_ITERATIONS):
-        kept, spread = _sums(delta_f, log_odds)
-        slope = (prior.slope(total, kept) * spread).detach()
-        step = prior.log_odds(total, kept) - log_odds
-        newton = step / (1 - slope) if slope < STEEP else step
-        log_odds = log_odds + newton
-        if not newton.abs() >= enough or slope >= STEEP:
+        step, steep = _newton_step(sums(log_odds), log_odds, total, prior)
+        log_odds = log_odds + step
+        if steep or not step.abs() >= enough:
             break
+    if _streams(delta_f):
+        log_odds = log_odds + _newton_step(_sums(delta_f, log_odds), log_odds, total, prior)[0]
     return log_odds
+
+
+def _newton_step(
+    sums: tuple[Tensor, Tensor], log_odds: Tensor, total: int, prior: _Prior
+) -> tuple[Tensor, bool]:
+    """Return Newton's step, or a plain one where g' is near 1, and whether it is."""
+    kept, spread = sums
+    slope = (prior.slope(total, kept) * spread).detach()
+    step = prior.log_odds(total, kept) - log_odds
+    return (step, True) if slope >= STEEP else (step / (1 - slope), False)
 
 
 def _histogram_sums(delta_f: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """Return a function that gives the sums of `_sums` by a histogram of the evidence."""
     flat, num_bins = delta_f.detach().reshape(-1), round(2 * _RANGE * _BINS_PER_NAT) + 1
-    lowest, lock = flat.new_tensor(-_RANGE), threading.Lock()
+    lock = threading.Lock()
     counts = torch.zeros(num_bins, dtype=torch.int64)
 
     def count(chunk: slice) -> None:
-        inside = torch.fmax(flat[chunk], lowest).clamp_(max=_RANGE)  # fmax drops nan: the last pass finds it
-        index = inside.add_(_RANGE).mul_(_BINS_PER_NAT).add_(0.5).to(torch.int32)
+        place = (flat[chunk] * _BINS_PER_NAT).add_(_RANGE * _BINS_PER_NAT + 0.5).clamp_(0, num_bins - 1)
+        index = place.to(torch.int32).clamp_(min=0)  # a nan goes anywhere: the last pass finds it
         found = torch.bincount(index, minlength=num_bins)
         with lock:
             counts.add_(found)
