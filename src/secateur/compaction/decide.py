@@ -72,13 +72,13 @@ def _spread(marks: Tensor, roots: Tensor) -> Tensor:
     return marked[roots]
 
 
-def _needed(sinks: list[Sink], roots: Tensor, needed: Tensor, excused: dict[int, int]) -> Tensor:
-    out_of_it = torch.tensor([int(root) in excused for root in roots], dtype=torch.bool)
+def _needed(sinks: list[Sink], roots: Tensor, needed: Tensor, replaced: dict[int, int]) -> Tensor:
+    is_replaced = torch.tensor([int(root) in replaced for root in roots], dtype=torch.bool)
     changed = True
     while changed:
         changed = False
         for sink in reversed(sinks):
-            wanted = sink.reads[needed[sink.outputs]].any(0) & ~sink.foldable & ~out_of_it[sink.inputs]
+            wanted = sink.reads[needed[sink.outputs]].any(0) & ~sink.foldable & ~is_replaced[sink.inputs]
             wanted &= ~needed[sink.inputs]
             if wanted.any():
                 needed[sink.inputs[wanted]] = True
