@@ -3,23 +3,24 @@
 In a process of its own: the shape checks of the tests wrap every function, which the compiler cannot take.
 """
 
-import runpy
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-SCRIPT = """
-import runpy, sys
-import torch
+from support.optimizers import OPTIMIZERS
 
-names = runpy.run_path(sys.argv[1])
-for method in names["OPTIMIZERS"]:
+SCRIPT = """
+import torch
+from support.optimizers import OPTIMIZERS, Build, task as make_task
+
+for method in OPTIMIZERS:
     found = []
     for compile in (False, True):
-        task = names["task"]("mlp")
-        optimizer = names["Build"](method)(task.model.named_parameters(), compile=compile)
+        task = make_task("mlp")
+        optimizer = Build(method)(task.model.named_parameters(), compile=compile)
         generator = torch.Generator().manual_seed(4)
         for step in range(6):
             if step == 3:
@@ -42,9 +43,10 @@ for method in names["OPTIMIZERS"]:
 
 @pytest.mark.slow
 def test_compiled_equals_eager():
-    conftest = Path(__file__).with_name("conftest.py")
+    tests = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, *sys.path])}
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(conftest)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False, env=environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split() == list(runpy.run_path(str(conftest))["OPTIMIZERS"])
+    assert done.stdout.split() == list(OPTIMIZERS)
