@@ -213,7 +213,7 @@ def _histogram_sums(delta_f: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]
 
     def sums(log_odds: Tensor) -> tuple[Tensor, Tensor]:
         stays = torch.sigmoid(log_odds - center)
-        return weights @ stays, weights @ (stays * (1 - stays))
+        return (weights * stays).sum(), (weights * stays * (1 - stays)).sum()
 
     return sums
 
@@ -237,7 +237,8 @@ def _sums(delta_f: Tensor, log_odds: Tensor) -> tuple[Tensor, Tensor]:
 
     def sums(chunk: slice) -> tuple[float, float]:
         stays = (zeta - flat[chunk]).sigmoid_()
-        return stays.sum().item(), torch.dot(stays, 1 - stays).item()
+        kept = stays.sum().item()
+        return kept, stays.mul_(1 - stays).sum().item()  # not torch.dot: BLAS has threads of its own
 
     kept, spread = map(math.fsum, zip(*_streaming.over_chunks(sums, flat.numel()), strict=True))
     return torch.tensor(kept, dtype=torch.float64), torch.tensor(spread, dtype=torch.float64)
