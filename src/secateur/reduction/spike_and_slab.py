@@ -138,8 +138,7 @@ def spike_and_slab_log_odds(
     else:
         log_odds = prior.log_odds(delta_f.numel())
         for _ in range(num_iterations):
-            kept, _ = _sums(delta_f, log_odds)
-            log_odds = prior.log_odds(delta_f.numel(), kept)
+            log_odds = prior.log_odds(delta_f.numel(), _expected_kept(delta_f, log_odds))
     if log_odds.isnan() or num_iterations == 0:
         require("delta_f", delta_f, ~delta_f.isnan(), "a number of nats")
     return log_odds.to(delta_f)
@@ -179,8 +178,9 @@ def _converged(delta_f: Tensor, prior: _Prior) -> Tensor:
         log_odds = log_odds + step
         if steep or not step.abs() >= enough:
             break
-    if _streams(delta_f):
-        log_odds = log_odds + _newton_step(_sums(delta_f, log_odds), log_odds, total, prior)[0]
+    if _streams(delta_f):  # the histogram's sum is a little off, its derivative good enough for a last step
+        pair = _expected_kept(delta_f, log_odds), sums(log_odds)[1]
+        log_odds = log_odds + _newton_step(pair, log_odds, total, prior)[0]
     return log_odds
 
 
@@ -229,19 +229,20 @@ def _streams(delta_f: Tensor) -> bool:
 
 def _sums(delta_f: Tensor, log_odds: Tensor) -> tuple[Tensor, Tensor]:
     """Expected number of weights that stay, and its derivative sum q (1 - q) by the log odds."""
-    zeta = log_odds.to(delta_f)
+    stays = torch.sigmoid(log_odds.to(delta_f) - delta_f)
+    return stays.sum(dtype=torch.float64), (stays * (1 - stays)).sum(dtype=torch.float64)
+
+
+def _expected_kept(delta_f: Tensor, log_odds: Tensor) -> Tensor:
+    """Expected number of weights that stay, chunk by chunk where the evidence streams."""
     if not _streams(delta_f):
-        stays = torch.sigmoid(zeta - delta_f)
-        return stays.sum(dtype=torch.float64), (stays * (1 - stays)).sum(dtype=torch.float64)
-    flat, zeta = delta_f.detach().reshape(-1), zeta.detach()
+        return _sums(delta_f, log_odds)[0]
+    flat, zeta = delta_f.detach().reshape(-1), log_odds.detach().to(delta_f)
 
-    def sums(chunk: slice) -> tuple[float, float]:
-        stays = (zeta - flat[chunk]).sigmoid_()
-        kept = stays.sum().item()
-        return kept, stays.mul_(1 - stays).sum().item()  # not torch.dot: BLAS has threads of its own
+    def kept(chunk: slice) -> float:
+        return (zeta - flat[chunk]).sigmoid_().sum().item()
 
-    kept, spread = map(math.fsum, zip(*_streaming.over_chunks(sums, flat.numel()), strict=True))
-    return torch.tensor(kept, dtype=torch.float64), torch.tensor(spread, dtype=torch.float64)
+    return torch.tensor(math.fsum(_streaming.over_chunks(kept, flat.numel())), dtype=torch.float64)
 
 
 def _streamed_decision(delta_f: Tensor, log_odds: Tensor) -> tuple[Tensor, Tensor]:
