@@ -22,7 +22,6 @@ import torch
 
 import secateur
 from secateur.pruning import ranking
-from secateur.reduction import spike_and_slab
 from secateur.training import method_names
 
 TIMES = ("seconds", "training_seconds")
@@ -97,9 +96,9 @@ def main() -> None:
         sys.exit(bool(found))
     torch.set_num_threads(1)
     if arguments.four_steps:
-        ranking.spike_and_slab = lambda *values, **options: spike_and_slab(
-            *values, **options | {"num_iterations": 4}
-        )
+        name = "spike_and_slab_log_odds" if hasattr(ranking, "spike_and_slab_log_odds") else "spike_and_slab"
+        decide = getattr(ranking, name)
+        setattr(ranking, name, lambda *values, **options: decide(*values, **options | {"num_iterations": 4}))
     results = {}
     for each in RUNS:
         name = " ".join(map(str, each))
