@@ -10,29 +10,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import numpy as np
 import torch
 
-__all__ = ["CHUNK_SIZE", "empty", "over_chunks"]
+__all__ = ["CHUNK_SIZE", "over_chunks"]
 
 T = TypeVar("T")
 
 CHUNK_SIZE = 28_672
 """Elements per chunk: below the 32768 from which PyTorch starts threads for an operation."""
-
-
-def empty(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-    """Allocate a tensor on the CPU without writing to it, in large pages where the system has them.
-
-    NumPy asks for large pages and PyTorch does not; to touch a page for the first time costs more than a
-    chunk's arithmetic.
-
-    Args:
-        shape: Its shape.
-        dtype: Its dtype.
-    """
-    kind = np.dtype(str(dtype).removeprefix("torch."))
-    return torch.from_numpy(np.empty(tuple(shape), kind))
 
 
 def over_chunks(work: Callable[[slice], T], size: int) -> list[T]:

@@ -188,7 +188,7 @@ def _streamed(values: dict[str, Tensor], shape: torch.Size) -> tuple[Tensor, boo
     mean, precision, prior, reduced, prior_mean, reduced_mean = flat
     shared = (prior, reduced, prior_mean, reduced_mean)
     point_mass = all(v.dim() == 0 for v in shared) and reduced.item() == math.inf
-    result = _streaming.empty(shape, mean.dtype)
+    result = torch.empty(shape, dtype=mean.dtype)
     outputs = result.reshape(-1)
     at_prior = prior.log() - prior * (prior_mean - reduced_mean).square() if point_mass else prior
 

@@ -248,8 +248,8 @@ def _expected_kept(delta_f: Tensor, log_odds: Tensor) -> Tensor:
 def _streamed_decision(delta_f: Tensor, log_odds: Tensor) -> tuple[Tensor, Tensor]:
     """Probability of staying and decision, chunk by chunk."""
     flat, zeta = delta_f.detach().reshape(-1), log_odds.detach()
-    keep_probability = _streaming.empty(delta_f.shape, delta_f.dtype)
-    keep = _streaming.empty(delta_f.shape, torch.bool)
+    keep_probability = torch.empty(delta_f.shape, dtype=delta_f.dtype)
+    keep = torch.empty(delta_f.shape, dtype=torch.bool)
     probabilities, decisions = keep_probability.reshape(-1), keep.reshape(-1)
 
     def decide(chunk: slice) -> None:
