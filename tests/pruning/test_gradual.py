@@ -290,16 +290,20 @@ class TestOwnLoop:
         assert removed(model) == first.num_removed + second.num_removed
 
 
-def test_a_layer_that_dies_is_named(posterior):
-    mean = {"a.weight": torch.zeros(3, 3), "b.weight": torch.ones(2, 3)}
+@pytest.mark.parametrize("bias", [False, True], ids=["whole", "all-but-its-bias"])
+def test_a_layer_that_dies_is_named(bias):
     model = nn.Sequential(
-        collections.OrderedDict(a=nn.Linear(3, 3, bias=False), b=nn.Linear(3, 2, bias=False))
+        collections.OrderedDict(a=nn.Linear(3, 3, bias=bias), b=nn.Linear(3, 2, bias=False))
     )
+    mean = {name: torch.ones_like(value) for name, value in model.state_dict().items()}
+    mean["a.weight"] = torch.zeros(3, 3)
     model.load_state_dict(mean)
-    precision = {name: torch.full_like(value, 4.0) for name, value in mean.items()}
+    precision = {name: torch.full_like(value, 50.0) for name, value in mean.items()}
     given = Posterior(mean, precision, dict.fromkeys(mean, torch.tensor(1.0)))
-    with pytest.warns(PruningWarning, match="^a: expected a layer to keep some weights, got none left"):
+    with pytest.warns(PruningWarning, match="^a.weight: expected a layer to keep some weights, got none"):
         GradualPruner(model, given, schedule(1.0), observe=None).step()
+    if bias:
+        assert model.get_parameter("a.bias").all()
 
 
 class TestBatchNorm:

@@ -31,9 +31,9 @@ from secateur.modules import (
     with_weights,
 )
 from secateur.posterior import Posterior
-from secateur.pruning.prune import move_mean, with_masks
+from secateur.pruning.prune import hold_removal, with_masks
 from secateur.pruning.ranking import reduce
-from secateur.pruning.result import PruneResult
+from secateur.pruning.result import PruneResult, sum_where
 from secateur.pruning.schedule import Schedule
 from secateur.pruning.shrinkage import narrow_priors, require_adaptive
 
@@ -137,20 +137,20 @@ class GradualPruner:
         """
         self._warn_if_early()
         before = self._posterior()
-        self.num_steps += 1
         if self.hyperprior is not None:
             result = self._narrow(before)
         elif self.sparsity is None:
             result = self._within(before)
         else:
-            target = self.schedule.target(self.sparsity, number=self.num_steps)
+            target = self.schedule.target(self.sparsity, number=self.num_steps + 1)
             result = self._reduce(before, sparsity=target)
             result = result.measured(self._loss(before, before.keep), self._loss(before, result.masks))
-        self.best_loss = min(self.best_loss, result.loss_before)
         self._hold(before, result)
+        self.num_steps += 1
+        self.best_loss = min(self.best_loss, result.loss_before)
         for name, mask in result.masks.items():
             gone = before.present(name) & ~mask
-            evidence = float(result.delta_f[name][gone].sum(dtype=torch.float64))
+            evidence = sum_where(result.delta_f[name], gone)
             self.removed_delta_f[name] = self.removed_delta_f.get(name, 0.0) + evidence
         return replace(result, observed_delta_f=self._observed(before, result))
 
@@ -275,15 +275,14 @@ class GradualPruner:
 
     def _hold(self, before: Posterior, result: PruneResult) -> None:
         """Hold a removal in model and optimizer, move the means of what stays, and warn where that is due."""
-        hold(self.model, result.masks)
-        move_mean(self.model, before, result.masks)
+        hold_removal(self.model, before, result.masks)
         if isinstance(self._source, PosteriorOptimizer):
             self._source.hold(result.masks)
         elif isinstance(self._source, Posterior):
             self._source = before.given(result.masks)
-        dead = [row.name for row in result.layers if row.num_removed and not row.num_kept]
-        if dead:
-            _warn(f"{dead[0]}: expected a layer to keep some weights, got none left; exclude it")
+        for name, mask in result.masks.items():
+            if mask.dim() > 1 and not mask.any() and before.present(name).any():
+                _warn(f"{name}: expected a layer to keep some weights, got none left; exclude it")
         if self.calibration is not None:
             reestimate(self.model, self.calibration)
         elif result.num_removed and has_batch_norm(self.model) and not self._told_of_moments:

@@ -10,7 +10,7 @@ from secateur.posterior import Posterior
 from secateur.pruning.ranking import candidates, reduce
 from secateur.pruning.result import PruneResult
 
-__all__ = ["move_mean", "prune", "with_masks"]
+__all__ = ["hold_removal", "prune", "with_masks"]
 
 
 def prune(
@@ -61,8 +61,7 @@ def prune(
         include=include,
         exclude=exclude,
     )
-    hold(model, result.masks)
-    move_mean(model, known, result.masks)
+    hold_removal(model, known, result.masks)
     return result
 
 
@@ -81,18 +80,21 @@ def with_masks(posterior: Posterior, masks: Mapping[str, Tensor]) -> Posterior:
     return posterior.given(held) if held else posterior
 
 
-def move_mean(model: nn.Module, posterior: Posterior, masks: Mapping[str, Tensor]) -> None:
-    """Write the means of the kept weights given a removal into a model, where the posterior is structured.
+def hold_removal(model: nn.Module, posterior: Posterior, masks: Mapping[str, Tensor]) -> None:
+    """Hold a removal in a model, and move the kept weights of a structured posterior to their new means.
 
     Args:
-        model: Network that is held at the masks.
+        model: Network to change in place.
         posterior: Posterior before the removal.
         masks: True where an entry stays, by parameter name.
+
+    Raises:
+        InvalidArgumentError: If masks and model do not fit; the model is then unchanged.
     """
-    if posterior.is_diagonal:
-        return
+    moved = {} if posterior.is_diagonal else posterior.given(dict(masks)).point()
+    hold(model, masks)
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    for name, mean in posterior.given(dict(masks)).point().items():
+    for name, mean in moved.items():
         parameters[name].data.copy_(mean)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from secateur.modules import by_layer
 
-__all__ = ["LayerRow", "PruneResult", "PruneRound", "summarise"]
+__all__ = ["LayerRow", "PruneResult", "PruneRound", "sum_where", "summarise"]
 
 MAX_LINES = 20  # of a result that is printed
 ENTRY_COLUMNS = ("layer", "shape", "kept", "out", "predicted nats")
@@ -172,8 +172,15 @@ class PruneResult:
         return "\n".join(lines)
 
 
-def _sum_where(values: Tensor, chosen: Tensor) -> float:
-    """Return the sum of chosen values, a stretch at a time: to gather all at once takes 16 bytes a value."""
+def sum_where(values: Tensor, chosen: Tensor) -> float:
+    """Return the sum of chosen values, in float64.
+
+    It goes a stretch at a time: to gather all at once takes 16 bytes a value.
+
+    Args:
+        values: Numbers of any shape.
+        chosen: True where they count, of the same shape.
+    """
     if not chosen.any():
         return 0.0
     pairs = zip(values.reshape(-1).split(1 << 19), chosen.reshape(-1).split(1 << 19), strict=True)
@@ -210,7 +217,7 @@ def summarise(
                 num_kept=sum(int(masks[name].count_nonzero()) for name in names),
                 num_removed=sum(int(gone.count_nonzero()) for gone in removed.values()),
                 predicted_delta_f=math.fsum(
-                    _sum_where(delta_fs[name].to(gone.device), gone) for name, gone in removed.items()
+                    sum_where(delta_fs[name].to(gone.device), gone) for name, gone in removed.items()
                 ),
                 threshold=(thresholds or {}).get(layer, math.nan),
             )
