@@ -105,10 +105,14 @@ def begin(tmp_path, monkeypatch):
 
 @pytest.fixture
 def interruptible():
-    """Ctrl-C as in a terminal, even if these tests were started where it is ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Signals as in a terminal, even if these tests were started where some are ignored, as under nohup."""
+    before = {
+        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    }
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def under_way(rows):
