@@ -70,7 +70,7 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
                 lines.append(f"{name}: {key} was {old[key]}, is {new[key]}")
         for row, other in zip(old["history"], new["history"], strict=True):
             for key in row.keys() | other.keys():
-                if row.get(key) != other.get(key):
+                if repr(row.get(key)) != repr(other.get(key)):  # nan is nan
                     lines.append(
                         f"{name}: epoch {row['epoch']}: {key} was {row.get(key)}, is {other.get(key)}"
                     )
