@@ -6,7 +6,8 @@ Compared, interleaved in one run, on float32 vectors:
   memory of its own as the evidence has to write to memory of its own;
 * copy, memory reused: the same two copies into buffers that exist already (no page is touched first);
 * evidence: `delta_f(mean, precision, prior_precision=...)` for a point mass at zero;
-* decision: `spike_and_slab(...)` of that, four iterations, with probabilities and decisions.
+* decision: `spike_and_slab(...)` of that, until it has settled, with probabilities and decisions;
+* reduction: evidence, threshold and which weights go, all that `secateur.pruning.reduce` asks for.
 
     python benchmarks/reduction_pass.py --sizes 10_000_000 100_000_000 --threads 2
 """
@@ -19,6 +20,13 @@ from collections.abc import Callable
 import torch
 
 from secateur.reduction import delta_f, spike_and_slab
+
+try:
+    from secateur.reduction import spike_and_slab_log_odds
+except ImportError:  # version 0.1, whose reduction asked for the probabilities too
+
+    def spike_and_slab_log_odds(evidence: torch.Tensor) -> torch.Tensor:
+        return spike_and_slab(evidence).log_odds
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -42,12 +50,17 @@ def measure(size: int, repeats: int, generator: torch.Generator) -> dict[str, li
     def both() -> object:
         return spike_and_slab(delta_f(mean, precision, prior_precision=100.0))
 
+    def reduction() -> object:
+        found = delta_f(mean, precision, prior_precision=100.0)
+        return found > spike_and_slab_log_odds(found)
+
     work: dict[str, Callable[[], object]] = {
         "copy": lambda: (mean.clone(), precision.clone()),
         "copy, memory reused": reuse,
         "evidence": lambda: delta_f(mean, precision, prior_precision=100.0),
         "decision": lambda: spike_and_slab(evidence),
         "evidence and decision": both,
+        "reduction": reduction,
     }
     for function in work.values():
         function()

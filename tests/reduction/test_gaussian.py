@@ -254,7 +254,8 @@ def test_streaming_in_chunks_changes_no_number(
         "tensor priors": {"prior_precision": precision / 2, "reduced_precision": precision + 1},
     }[form]
     whole = delta_f(mean, precision, **keywords)
-    monkeypatch.setattr(_streaming, "CHUNK_SIZE", 10)
+    monkeypatch.setattr(_streaming, "ROW_SIZE", 10)
+    monkeypatch.setattr(_streaming, "CHUNK_SIZE", 3 * 10)
     torch.testing.assert_close(delta_f(mean, precision, **keywords), whole)
     # A transposed tensor is not one run of memory; it must take the other way and agree.
     if not isinstance(keywords["prior_precision"], torch.Tensor):
@@ -264,7 +265,8 @@ def test_streaming_in_chunks_changes_no_number(
 def test_streaming_takes_numbers_shared_by_all_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     mean, precision = torch.linspace(-1, 1, 50, dtype=FLOAT64), torch.linspace(5, 9, 50, dtype=FLOAT64)
     whole = [delta_f(mean, 6.0, prior_precision=2.0), delta_f(0.3, precision, prior_precision=2.0)]
-    monkeypatch.setattr(_streaming, "CHUNK_SIZE", 16)
+    monkeypatch.setattr(_streaming, "ROW_SIZE", 16)
+    monkeypatch.setattr(_streaming, "CHUNK_SIZE", 3 * 16)
     chunked = [delta_f(mean, 6.0, prior_precision=2.0), delta_f(0.3, precision, prior_precision=2.0)]
     torch.testing.assert_close(chunked, whole)
 
@@ -293,7 +295,8 @@ def test_no_weights_no_evidence() -> None:
 def test_bad_values_name_the_argument_and_the_first_index(
     name: str, value: float, message: str, chunk_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_streaming, "CHUNK_SIZE", chunk_size)
+    monkeypatch.setattr(_streaming, "ROW_SIZE", chunk_size)
+    monkeypatch.setattr(_streaming, "CHUNK_SIZE", 3 * chunk_size)
     values = {
         "mean": torch.zeros(3, 4),
         "precision": torch.full((3, 4), 9.0),

@@ -47,7 +47,8 @@ def test_streaming_in_chunks_changes_no_decision(
 ) -> None:
     delta_f = 4 * torch.randn(13, 21, dtype=dtype, generator=generator) - 1
     whole = spike_and_slab(delta_f, num_removed=40)
-    monkeypatch.setattr(_streaming, "CHUNK_SIZE", 10)
+    monkeypatch.setattr(_streaming, "ROW_SIZE", 10)
+    monkeypatch.setattr(_streaming, "CHUNK_SIZE", 3 * 10)
     chunked = spike_and_slab(delta_f, num_removed=40)
     torch.testing.assert_close(chunked.keep_probability, whole.keep_probability)
     torch.testing.assert_close(chunked.log_odds, whole.log_odds)
@@ -80,7 +81,8 @@ def test_is_differentiable() -> None:
 @pytest.mark.parametrize("steps", [0, 4])
 @pytest.mark.parametrize("chunk_size", [2, 1000])
 def test_nan_is_refused_with_its_index(steps: int, chunk_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_streaming, "CHUNK_SIZE", chunk_size)
+    monkeypatch.setattr(_streaming, "ROW_SIZE", chunk_size)
+    monkeypatch.setattr(_streaming, "CHUNK_SIZE", 3 * chunk_size)
     delta_f = torch.zeros(2, 3)
     delta_f[1, 1:] = math.nan
     with pytest.raises(
@@ -113,7 +115,8 @@ def test_iterates_to_the_fixed_point(
     generator: torch.Generator,
 ) -> None:
     """By a histogram or in full: the first fixed point that the plain iteration comes to."""
-    monkeypatch.setattr(_streaming, "CHUNK_SIZE", chunk_size)
+    monkeypatch.setattr(_streaming, "ROW_SIZE", chunk_size)
+    monkeypatch.setattr(_streaming, "CHUNK_SIZE", 3 * chunk_size)
     spread = torch.randn(2, 4000, dtype=FLOAT64, generator=generator)
     delta_f = torch.cat([spread[0] * 6 - 12, spread[1] + 2]).to(dtype)
     zeta = digamma(1.0) - digamma(1.0 + num_removed)

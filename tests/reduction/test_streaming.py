@@ -17,18 +17,21 @@ def num_threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 101])
-def test_every_element_is_visited_once_and_in_order(
-    size: int, num_threads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_chunks_cover_a_vector_once_and_in_order(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_streaming, "CHUNK_SIZE", 10)
-    visits = torch.zeros(size, dtype=torch.int64)
+    found = [index for chunk in _streaming.chunks(size) for index in range(size)[chunk]]
+    assert found == list(range(size))
+    assert len(list(_streaming.chunks(size))) == -(-size // 10)
 
-    def work(chunk: slice) -> float:
-        visits[chunk] += 1
-        return float(chunk.start)
 
-    assert _streaming.over_chunks(work, size) == [float(start) for start in range(0, size, 10)]
-    assert (visits == 1).all()
+def test_a_sum_is_the_same_whatever_the_threads(num_threads: int, generator: torch.Generator) -> None:
+    vector = torch.randn(5 * _streaming.ROW_SIZE + 3, generator=generator)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    expected = _streaming.total(vector)
+    torch.set_num_threads(before)
+    assert _streaming.total(vector) == expected
+    assert expected == pytest.approx(vector.double().sum().item(), rel=1e-5)
 
 
 def test_results_do_not_depend_on_the_threads(num_threads: int, generator: torch.Generator) -> None:
@@ -45,16 +48,8 @@ def test_results_do_not_depend_on_the_threads(num_threads: int, generator: torch
 
 
 def test_streams_under_inference_mode(num_threads: int) -> None:
-    precision = torch.linspace(5, 9, 2 * _streaming.CHUNK_SIZE)
+    precision = torch.linspace(5, 9, 2 * _streaming.ROW_SIZE)
     expected = spike_and_slab(delta_f(0.1, precision, prior_precision=0.5))
     with torch.inference_mode():
         got = spike_and_slab(delta_f(0.1, precision, prior_precision=0.5))
     assert torch.equal(got.keep_probability.clone(), expected.keep_probability)
-
-
-def test_an_error_in_a_thread_reaches_the_caller(num_threads: int) -> None:
-    def work(chunk: slice) -> float:
-        raise RuntimeError("in a thread")
-
-    with pytest.raises(RuntimeError, match="in a thread"):
-        _streaming.over_chunks(work, 4 * _streaming.CHUNK_SIZE)

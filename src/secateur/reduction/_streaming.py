@@ -1,45 +1,32 @@
-"""Work on long vectors in chunks that stay in cache, on PyTorch's number of threads.
+"""Work on long vectors in chunks that stay in cache, so that each operation does not make a trip to memory.
 
-PyTorch splits every operation over its threads and waits for all of them after each. Over a long vector that
-means one trip to memory per operation, and on a busy machine one wait per operation for whichever thread is
-not running. Here each thread takes a stretch of its own and does all operations on one chunk after another;
-a chunk is small enough for PyTorch to leave it to the thread that asks. They wait once, at the end.
+A chunk is long enough for PyTorch to split every operation over its threads. Threads of our own would not
+help: they would wait for each other at every operation, for the interpreter runs one at a time.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+import math
+from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
-__all__ = ["CHUNK_SIZE", "over_chunks"]
+__all__ = ["CHUNK_SIZE", "ROW_SIZE", "chunks", "total"]
 
-T = TypeVar("T")
+ROW_SIZE = 28_672
+"""Elements that one thread sums: a sum is then the same whatever the number of threads."""
 
-CHUNK_SIZE = 28_672
-"""Elements per chunk: below the 32768 from which PyTorch starts threads for an operation."""
+CHUNK_SIZE = 16 * ROW_SIZE
+"""Elements per chunk: three vectors of float32 fit in a few MiB of cache."""
 
 
-def over_chunks(work: Callable[[slice], T], size: int) -> list[T]:
-    """Apply work to consecutive chunks of a vector, without gradients.
+def chunks(size: int) -> Iterator[slice]:
+    """Give the consecutive chunks of a vector of that size."""
+    for start in range(0, size, CHUNK_SIZE):
+        yield slice(start, min(start + CHUNK_SIZE, size))
 
-    Args:
-        work: Takes the slice of a chunk; writes where no other chunk does.
-        size: Length of the vector.
 
-    Returns:
-        What work returned, in the order of the chunks, whatever the number of threads.
-    """
-    starts = range(0, size, CHUNK_SIZE)
-    num_threads = min(torch.get_num_threads(), len(starts))
-    inference = torch.is_inference_mode_enabled()
-
-    def stretch(thread: int) -> list[T]:
-        mine = starts[len(starts) * thread // num_threads : len(starts) * (thread + 1) // num_threads]
-        with torch.inference_mode(inference), torch.no_grad():  # a thread inherits no mode
-            return [work(slice(start, min(start + CHUNK_SIZE, size))) for start in mine]
-
-    if num_threads <= 1:
-        return stretch(0) if starts else []
-    with ThreadPoolExecutor(num_threads) as threads:
-        return [value for values in threads.map(stretch, range(num_threads)) for value in values]
+def total(chunk: Tensor) -> float:
+    """Return the sum of a vector, added up row by row and the rows exactly."""
+    whole = len(chunk) - len(chunk) % ROW_SIZE
+    rows = torch.cat([chunk[:whole].view(-1, ROW_SIZE).sum(1), chunk[whole:].sum().reshape(1)])
+    return math.fsum(rows.tolist())

@@ -175,7 +175,7 @@ def _evidence(
 
 def _streams(values: dict[str, Tensor], shape: torch.Size) -> bool:
     """Whether the arguments are one flat run of memory each, need no gradient and exceed a chunk."""
-    if shape.numel() <= _streaming.CHUNK_SIZE or any(v.device.type != "cpu" for v in values.values()):
+    if shape.numel() <= _streaming.ROW_SIZE or any(v.device.type != "cpu" for v in values.values()):
         return False
     if torch.is_grad_enabled() and any(v.requires_grad for v in values.values()):
         return False
@@ -192,18 +192,20 @@ def _streamed(values: dict[str, Tensor], shape: torch.Size) -> tuple[Tensor, boo
     outputs = result.reshape(-1)
     at_prior = prior.log() - prior * (prior_mean - reduced_mean).square() if point_mass else prior
 
-    def pruned(chunk: slice) -> float:
+    def pruned(chunk: slice) -> Tensor:
         """The case of pruning: every weight pinned to one value, under one prior."""
         out = torch.log(precision[chunk], out=outputs[chunk])
         out.sub_((mean[chunk] - reduced_mean).square_().mul_(precision[chunk]))
-        return out.sub_(at_prior).mul_(0.5).sum().item()
+        return out.sub_(at_prior).mul_(0.5)
 
-    def general(chunk: slice) -> float:
+    def general(chunk: slice) -> Tensor:
         outputs[chunk] = _evidence(*(v if v.dim() == 0 else v[chunk] for v in flat))
-        return outputs[chunk].sum().item()
+        return outputs[chunk]
 
     work = pruned if point_mass and mean.dim() == precision.dim() == 1 else general
-    return result, all(map(math.isfinite, _streaming.over_chunks(work, outputs.numel())))
+    with torch.no_grad():
+        sums = [work(chunk).sum() for chunk in _streaming.chunks(outputs.numel())]
+    return result, math.isfinite(torch.stack(sums).sum().item())
 
 
 def _explain(values: dict[str, Tensor], result: Tensor) -> None:

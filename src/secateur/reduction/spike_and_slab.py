@@ -17,7 +17,6 @@ Theory: arXiv:2309.12095, spike-and-slab reduction.
 """
 
 import math
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -197,17 +196,13 @@ def _newton_step(
 def _histogram_sums(delta_f: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """Return a function that gives the sums of `_sums` by a histogram of the evidence."""
     flat, num_bins = delta_f.detach().reshape(-1), round(2 * _RANGE * _BINS_PER_NAT) + 1
-    lock = threading.Lock()
+    middle = torch.tensor(_RANGE * _BINS_PER_NAT + 0.5, dtype=flat.dtype)
     counts = torch.zeros(num_bins, dtype=torch.int64)
-
-    def count(chunk: slice) -> None:
-        place = (flat[chunk] * _BINS_PER_NAT).add_(_RANGE * _BINS_PER_NAT + 0.5).clamp_(0, num_bins - 1)
-        index = place.to(torch.int32).clamp_(min=0)  # a nan goes anywhere: the last pass finds it
-        found = torch.bincount(index, minlength=num_bins)
-        with lock:
-            counts.add_(found)
-
-    _streaming.over_chunks(count, flat.numel())
+    with torch.no_grad():
+        for chunk in _streaming.chunks(flat.numel()):
+            place = torch.add(middle, flat[chunk], alpha=_BINS_PER_NAT).clamp_(0, num_bins - 1)
+            index = place.to(torch.int32).clamp_(min=0)  # a nan goes anywhere: the last pass finds it
+            counts += torch.bincount(index, minlength=num_bins)
     weights = counts.double()
     center = torch.arange(num_bins, dtype=torch.float64) / _BINS_PER_NAT - _RANGE
 
@@ -222,9 +217,7 @@ def _streams(delta_f: Tensor) -> bool:
     """Whether the evidence is one long run of memory that needs no gradient."""
     if torch.is_grad_enabled() and delta_f.requires_grad:
         return False
-    return (
-        delta_f.device.type == "cpu" and delta_f.is_contiguous() and delta_f.numel() > _streaming.CHUNK_SIZE
-    )
+    return delta_f.device.type == "cpu" and delta_f.is_contiguous() and delta_f.numel() > _streaming.ROW_SIZE
 
 
 def _sums(delta_f: Tensor, log_odds: Tensor) -> tuple[Tensor, Tensor]:
@@ -239,10 +232,11 @@ def _expected_kept(delta_f: Tensor, log_odds: Tensor) -> Tensor:
         return _sums(delta_f, log_odds)[0]
     flat, zeta = delta_f.detach().reshape(-1), log_odds.detach().to(delta_f)
 
-    def kept(chunk: slice) -> float:
-        return (zeta - flat[chunk]).sigmoid_().sum().item()
-
-    return torch.tensor(math.fsum(_streaming.over_chunks(kept, flat.numel())), dtype=torch.float64)
+    with torch.no_grad():
+        kept = [
+            _streaming.total((zeta - flat[chunk]).sigmoid_()) for chunk in _streaming.chunks(flat.numel())
+        ]
+    return torch.tensor(math.fsum(kept), dtype=torch.float64)
 
 
 def _streamed_decision(delta_f: Tensor, log_odds: Tensor) -> tuple[Tensor, Tensor]:
@@ -252,9 +246,8 @@ def _streamed_decision(delta_f: Tensor, log_odds: Tensor) -> tuple[Tensor, Tenso
     keep = torch.empty(delta_f.shape, dtype=torch.bool)
     probabilities, decisions = keep_probability.reshape(-1), keep.reshape(-1)
 
-    def decide(chunk: slice) -> None:
-        torch.sub(zeta, flat[chunk], out=probabilities[chunk]).sigmoid_()
-        torch.le(flat[chunk], zeta, out=decisions[chunk])
-
-    _streaming.over_chunks(decide, flat.numel())
+    with torch.no_grad():
+        for chunk in _streaming.chunks(flat.numel()):
+            torch.sub(zeta, flat[chunk], out=probabilities[chunk]).sigmoid_()
+            torch.le(flat[chunk], zeta, out=decisions[chunk])
     return keep_probability, keep
