@@ -1,0 +1,35 @@
+"""Known methods of pruning a trained network without training, under one protocol.
+
+    from neighbours import METHODS
+
+    masks = METHODS["sparsegpt"](model, batches, sparsity=0.5, weights=[...])
+
+Every method sets weights of the model to zero, changes others where it compensates, and returns masks. The
+arguments are those of `neighbours.task.prune`. Options of a method's own, such as `shots` of LLM Surgeon, are
+keyword arguments too.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor
+
+from .diagonal import optimal_brain_damage, signal_to_noise
+from .magnitude import magnitude, magnitude_per_layer
+from .sparsegpt import sparsegpt
+from .task import prune
+from .wanda import wanda
+
+__all__ = ["METHODS"]
+
+METHODS: dict[str, Callable[..., dict[str, Tensor]]] = {
+    name: partial(prune, method)
+    for name, method in {
+        "magnitude": magnitude,
+        "magnitude-layer": magnitude_per_layer,
+        "obd": optimal_brain_damage,
+        "signal-to-noise": signal_to_noise,
+        "wanda": wanda,
+        "sparsegpt": sparsegpt,
+    }.items()
+}
