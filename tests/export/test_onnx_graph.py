@@ -95,6 +95,19 @@ def test_an_operator_that_onnx_lacks_is_named(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+class ReadsLength(nn.Module):
+    """A network in whose code the batch size becomes a number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([torch.ones(1, 1).expand(len(x), -1), x], 1)
+
+
+def test_a_file_for_one_batch_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"any batch size, got ReadsLength.*x\.shape\[0\]"):
+        onnx(ReadsLength(), tmp_path / "network.onnx", torch.randn(2, 3))
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_graph, "find_spec", lambda name: None if name == "onnxscript" else name)
     with pytest.raises(InvalidArgumentError, match=r"got no onnxscript: pip install 'secateur\[export\]'"):

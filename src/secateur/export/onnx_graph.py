@@ -226,7 +226,14 @@ def _check(network: nn.Module, path: Path, inputs: tuple[Any, ...]) -> float:
     for batch in (inputs, thrice):
         with torch.no_grad():
             expected = network(*batch)
-        worst = max(worst, largest_relative_difference(expected, run(batch)))
+        try:
+            found = run(batch)
+        except Exception as error:  # onnxruntime's errors have no class in common
+            raise InvalidArgumentError(
+                "expected a network that can be exported with any batch size, got "
+                f"{type(network).__name__}, whose file takes one only; use x.shape[0] for len(x) in its code"
+            ) from error
+        worst = max(worst, largest_relative_difference(expected, found))
     if worst > _TOLERANCE:
         raise ArtifactError(
             f"expected onnxruntime to agree with PyTorch within {_TOLERANCE}, got {worst:.1e}"

@@ -122,5 +122,5 @@ class VisionTransformer(nn.Module):
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """Return logits."""
         patches = self.embedding(images)
-        tokens = torch.cat([self.class_token.expand(len(patches), -1, -1), patches], 1) + self.position
+        tokens = torch.cat([self.class_token.expand(patches.shape[0], -1, -1), patches], 1) + self.position
         return self.output(self.norm(self.blocks(self.dropout(tokens))[:, 0]))
