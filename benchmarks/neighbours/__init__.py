@@ -15,7 +15,9 @@ from functools import partial
 from torch import Tensor
 
 from .diagonal import optimal_brain_damage, signal_to_noise
+from .llm_surgeon import llm_surgeon
 from .magnitude import magnitude, magnitude_per_layer
+from .optimal_brain_compression import optimal_brain_compression
 from .sparsegpt import sparsegpt
 from .task import prune
 from .wanda import wanda
@@ -31,5 +33,7 @@ METHODS: dict[str, Callable[..., dict[str, Tensor]]] = {
         "signal-to-noise": signal_to_noise,
         "wanda": wanda,
         "sparsegpt": sparsegpt,
+        "obc": optimal_brain_compression,
+        "llm-surgeon": llm_surgeon,
     }.items()
 }

@@ -18,7 +18,7 @@ from secateur.modules import call
 from .layers import Layer
 from .task import Task
 
-__all__ = ["Call", "Group", "execution_groups", "gather", "input_moments", "whole_calls"]
+__all__ = ["Call", "Group", "damped", "execution_groups", "gather", "input_moments", "whole_calls"]
 
 # A forward pass of a batch, and which of its tokens are no padding.
 Call = tuple[Callable[[], Any], Tensor | None]
@@ -159,3 +159,18 @@ def gather(
         for handle in handles:
             handle.remove()
     return sums
+
+
+def damped(moments: Tensor, damping: float) -> Tensor:
+    """Return moments with a share of their mean diagonal added to the diagonal, in double precision.
+
+    Args:
+        moments: Sum of a a^T. Inputs that are always zero get the mean of the others on the diagonal.
+        damping: The share.
+    """
+    result = moments.to(torch.float64, copy=True)
+    diagonal = result.diagonal()
+    live = diagonal > 0
+    diagonal[~live] = diagonal[live].mean() if live.any() else 1
+    diagonal += damping * diagonal.mean()
+    return result

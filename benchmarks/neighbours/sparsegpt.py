@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .blocks import visit_in_order
 from .layers import Layer
+from .moments import damped
 from .selection import keep_globally, keep_n_of_m
 from .task import Task
 
@@ -66,7 +67,8 @@ def sparsegpt_matrix(
     rows, columns = weights.shape
     dead = moments.diagonal() == 0
     weights[:, dead] = 0  # inputs that are always zero: their weights are free to go
-    root = _inverse_root(moments, damping).to(weights.dtype)
+    factor = torch.linalg.cholesky(damped(moments, damping))
+    root = torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True).to(weights.dtype)
     kept = torch.ones_like(weights, dtype=torch.bool)
     if pattern is not None:
         keep_n_of_m(weights, pattern)  # refuses a width that M does not divide
@@ -94,12 +96,3 @@ def sparsegpt_matrix(
         weights[:, start:stop] = part
         weights[:, stop:] -= errors @ root[start:stop, stop:]
     return weights * kept, kept
-
-
-def _inverse_root(moments: Tensor, damping: float) -> Tensor:
-    """Return the upper Cholesky factor of the inverse of the damped moments, in double precision."""
-    damped = moments.to(torch.float64)
-    diagonal = damped.diagonal()
-    diagonal.copy_(torch.where(diagonal == 0, torch.ones_like(diagonal), diagonal))
-    diagonal += damping * diagonal.mean()
-    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)

@@ -133,13 +133,14 @@ def prune(
 
 @contextmanager
 def _restored_on_error(layers: list[Layer]) -> Iterator[None]:
-    before = [layer.weight.detach().clone() for layer in layers]
+    parameters = [parameter for layer in layers for parameter in layer.module.parameters()]  # biases too
+    before = [parameter.detach().clone() for parameter in parameters]
     try:
         yield
     except BaseException:
         with torch.no_grad():
-            for layer, weight in zip(layers, before, strict=True):
-                layer.weight.copy_(weight)
+            for parameter, value in zip(parameters, before, strict=True):
+                parameter.copy_(value)
         raise
 
 
