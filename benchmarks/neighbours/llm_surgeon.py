@@ -56,6 +56,11 @@ def llm_surgeon(
             num_data=task.num_data,
             seed=task.seed + shot,
         )
+        for layer in task.layers:
+            if layer.name in curvature.diagonal:
+                raise InvalidArgumentError(
+                    f"weights: expected layers with Kronecker factors, got {layer.name!r}; leave it out"
+                )
         values = {name: parameters[name].detach() for name in studied}
         factors = {name: _factors(name, layer, damping) for name, layer in curvature.layers.items()}
         scores = {
