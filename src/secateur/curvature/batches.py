@@ -11,7 +11,15 @@ from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Likelihood
 from secateur.modules.inputs import batch_size, call, call_arguments, to_device
 
-__all__ = ["Batch", "label_shift", "learned_likelihood", "read_batch", "tensor_outputs"]
+__all__ = [
+    "Batch",
+    "Labelled",
+    "label_shift",
+    "labelled",
+    "learned_likelihood",
+    "read_batch",
+    "tensor_outputs",
+]
 
 LABELS = "labels"
 ATTENTION = "attention_mask"
@@ -68,6 +76,43 @@ def read_batch(batch: Any, device: torch.device) -> Batch:
         attended=None if attended is None else attended.bool(),
         size=batch_size(example),
     )
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Outputs beside the targets they are judged by.
+
+    Attributes:
+        outputs: Those that have a target; without the last token where the labels lag behind.
+        targets: Observed targets, ignored where a token is padding; None where the batch has none.
+        attended: False at padding tokens; None where nothing says so.
+        tokens: Whether padding of the batch can be told from the outputs' positions.
+    """
+
+    outputs: Tensor
+    targets: Tensor | None
+    attended: Tensor | None
+    tokens: bool
+
+
+def labelled(outputs: Tensor, batch: Batch, likelihood: Likelihood, shift: int) -> Labelled:
+    """Return a batch's outputs beside their targets.
+
+    Args:
+        outputs: Of the network.
+        batch: What it was called with.
+        likelihood: Distribution of the targets.
+        shift: From `label_shift`.
+    """
+    targets, attended = batch.targets, batch.attended
+    tokens = attended is not None and outputs.dim() > 2 and outputs.shape[:2] == attended.shape
+    if shift and targets is not None:
+        outputs, targets = outputs[:, :-1], targets[:, 1:]
+        attended = None if attended is None else attended[:, 1:]
+    ignore = getattr(likelihood, "ignore_label", None)
+    if tokens and attended is not None and targets is not None and ignore is not None:
+        targets = torch.where(attended, targets, ignore)
+    return Labelled(outputs, targets, attended, tokens)
 
 
 def tensor_outputs(result: Any) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.curvature.batches import Batch, label_shift, read_batch
+from secateur.curvature.batches import Batch, label_shift, labelled, read_batch
 from secateur.curvature.checks import (
     require_finite_batch,
     require_finite_outputs,
@@ -182,15 +182,9 @@ class CurvaturePass:
 
     def _directions(self, outputs: Tensor, batch: Batch) -> tuple[list[Tensor], int, Tensor | None]:
         """Return directions of the outputs, the number of data, and the summed loss of the targets."""
-        targets, attended = batch.targets, batch.attended
-        tokens = attended is not None and outputs.dim() > 2 and outputs.shape[:2] == attended.shape
-        counted = outputs
-        if self._shift and targets is not None:
-            counted, targets = outputs[:, :-1], targets[:, 1:]
-            attended = None if attended is None else attended[:, 1:]
+        found = labelled(outputs, batch, self.likelihood, self._shift)
+        counted, targets, attended, tokens = found.outputs, found.targets, found.attended, found.tokens
         ignore = getattr(self.likelihood, "ignore_label", None)
-        if tokens and attended is not None and targets is not None and ignore is not None:
-            targets = torch.where(attended, targets, ignore)
         loss = None
         if targets is not None:
             if self.likelihood.num_data(targets) == 0:

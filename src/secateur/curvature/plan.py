@@ -156,7 +156,8 @@ def _misread(
             pieces = use.left(gradient, part)[0].transpose(0, 1).mT @ use.right(gradient, part)[0].transpose(
                 0, 1
             )
-            matrix = pieces.flatten(0, 1)
+            order = use.in_order()
+            matrix = pieces.flatten(0, 1) if order is None else pieces.flatten(0, 1)[:, order]
             weight, bias = parameters[use.weight], capture.biases.get(use.weight)
             if bias is not None and use.column is not None:
                 put(bias, matrix[:, -1])

@@ -96,6 +96,7 @@ class MatrixSums:
         numbers = sum(use.numbers(gradients[0][id(use)]) for use in uses)
         if swapped or lookups or self.squares is not None:
             numbers += self.layout.rows * self.layout.columns
+        order = plain[0].in_order() if plain else None
         step = max(1, NUMBERS_AT_ONCE // max(numbers, 1))
         batch = uses[0].batch if uses else len(lookups[0].index)
         for start in range(0, batch, step):
@@ -107,19 +108,20 @@ class MatrixSums:
                 if left_out is not None:
                     fits = left_out.shape[1]
                     typed = [each * left_out if each.shape[1] == fits else each for each in typed]
-                return torch.cat(typed, 1) if typed else None
+                return (torch.cat(typed, 1) if len(typed) > 1 else typed[0]) if typed else None
 
             right = joined([use.right(gradients[0][id(use)], part) for use in plain])
             if right is not None:
                 self.num_positions += _num_positions(right, padding, part)
                 if self.inputs is not None:
                     flat = right.flatten(0, 2)
-                    self.inputs += flat.mT @ flat
+                    product = flat.mT @ flat
+                    self.inputs += product if order is None else product[order][:, order]
             for each in gradients:
                 left = joined([use.left(each[id(use)], part) for use in plain])
                 if left is not None and self.outputs is not None:
                     self._add_outputs(left)
-                self._add_squares(left, right, self._extra(swapped, lookups, each, part))
+                self._add_squares(left, right, self._extra(swapped, lookups, each, part), order)
 
     def _add_outputs(self, left: Tensor) -> None:
         assert self.outputs is not None
@@ -150,7 +152,9 @@ class MatrixSums:
                 total[datum, :, : rows.shape[-1]].index_add_(0, index, rows[datum])
         return total
 
-    def _add_squares(self, left: Tensor | None, right: Tensor | None, extra: Tensor | None) -> None:
+    def _add_squares(
+        self, left: Tensor | None, right: Tensor | None, extra: Tensor | None, order: Tensor | None
+    ) -> None:
         if left is None or right is None:
             if extra is not None:
                 self._add_dense(extra)
@@ -160,7 +164,8 @@ class MatrixSums:
             if self.squares is not None:
                 for group in range(groups):
                     own = slice(group * size, (group + 1) * size)
-                    self.squares[own] += left[:, 0, group].square().mT @ right[:, 0, group].square()
+                    found = left[:, 0, group].square().mT @ right[:, 0, group].square()
+                    self.squares[own] += found if order is None else found[:, order]
             self.row_sums += (left.square() * right.square().sum(-1, keepdim=True)).sum((0, 1)).flatten()
             return
         by_group = left.transpose(1, 2), right.transpose(1, 2)  # (b, g, p, r), (b, g, p, c)
@@ -170,12 +175,12 @@ class MatrixSums:
             self.row_sums += ((gram @ by_group[0]) * by_group[0]).sum(2).sum(0).flatten()
             return
         dense = (by_group[0].mT @ by_group[1]).flatten(1, 2)
-        self._add_dense(dense if extra is None else dense + extra)
+        self._add_dense(dense if extra is None else dense + extra, order)
 
-    def _add_dense(self, gradient: Tensor) -> None:
+    def _add_dense(self, gradient: Tensor, order: Tensor | None = None) -> None:
         squares = gradient.square().sum(0)
         if self.squares is not None:
-            self.squares += squares
+            self.squares += squares if order is None else squares[:, order]
         self.row_sums += squares.sum(-1)
 
 

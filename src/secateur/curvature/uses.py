@@ -78,6 +78,9 @@ class LinearUse:
         rows = self._by_datum(gradient if self.swapped else self.inputs)[part].unsqueeze(2)
         return rows if self.column is None else F.pad(rows, (0, 1), value=self.column)
 
+    def in_order(self) -> None:
+        """Return None: the columns of `right` are in the weight's order."""
+
     def _by_datum(self, rows: Tensor) -> Tensor:
         found = by_datum(rows, self.batch, self.axis)
         assert found is not None, "uses that do not divide into data are not recorded"
@@ -125,20 +128,28 @@ class ConvUse:
         return rows.permute(0, 1, 4, 2, 3).flatten(1, 2)
 
     def right(self, gradient: Tensor, part: slice) -> Tensor:
-        """Return the patches that each output reads, as (b, p, g, c)."""
+        """Return the patches that each output reads, as (b, p, g, c), channels last in a patch.
+
+        `in_order` puts the columns of what is made of them in the weight's order: with its channels last, a
+        patch is a few long runs of memory, which is several times quicker to copy.
+        """
         images = self.inputs.reshape(self.batch, -1, *self.inputs.shape[1:])[part]
         size, per_datum = images.shape[:2]
-        patches = images.flatten(0, 1)
+        patches = images.flatten(0, 1).movedim(1, -1).contiguous()
+        patches = patches.unflatten(-1, (self.groups, -1))  # (n, *space, g, channels)
         dims = len(self.kernel)
         for axis, (width, step, gap) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True)):
-            patches = patches.unfold(2 + axis, gap * (width - 1) + 1, step)[..., ::gap]
-        channels = patches.shape[1] // self.groups
-        patches = patches.unflatten(1, (self.groups, channels))
-        # (n, g, channels, *positions, *kernel) -> (n, *positions, g, channels, *kernel)
-        order = (0, *range(3, 3 + dims), 1, 2, *range(3 + dims, 3 + 2 * dims))
-        patches = patches.permute(order).flatten(2 + dims).flatten(1, dims)
+            patches = patches.unfold(1 + axis, gap * (width - 1) + 1, step)[..., ::gap]
+        # (n, *positions, g, channels, *kernel) -> (n, *positions, g, *kernel, channels)
+        patches = patches.movedim(2 + dims, -1).flatten(2 + dims).flatten(1, dims)
         patches = patches.reshape(size, per_datum * patches.shape[1], *patches.shape[2:])
         return patches if self.column is None else F.pad(patches, (0, 1), value=self.column)
+
+    def in_order(self) -> Tensor:
+        """Return, for each column of the weight's matrix, which column of `right` it is."""
+        channels, taps = self.inputs.shape[1] // self.groups, torch.Size(self.kernel).numel()
+        order = torch.arange(taps * channels, device=self.inputs.device).view(taps, channels).mT.flatten()
+        return order if self.column is None else torch.cat([order, order.new_tensor([taps * channels])])
 
     def numbers(self, gradient: Tensor) -> int:
         """Return how many numbers `left` and `right` hold for one datum."""
