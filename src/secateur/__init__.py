@@ -19,7 +19,7 @@ from secateur import (
 )
 from secateur.modules import hold_zeros, masks_of
 from secateur.posterior import Posterior
-from secateur.pruning import GradualPruner, PruneResult, compact, prune
+from secateur.pruning import GradualPruner, PruneResult, compact, prune, prune_trained
 from secateur.training import fit
 from secateur.version import __version__
 
@@ -41,6 +41,7 @@ __all__ = [
     "networks",
     "posterior",
     "prune",
+    "prune_trained",
     "pruning",
     "reduction",
     "training",

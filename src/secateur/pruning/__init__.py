@@ -8,6 +8,7 @@ from secateur.pruning.ranking import reduce
 from secateur.pruning.result import LayerRow, PruneResult, PruneRound
 from secateur.pruning.schedule import Schedule
 from secateur.pruning.structured import prune_units
+from secateur.pruning.trained import prune_trained
 
 __all__ = [
     "CompactionWarning",
@@ -22,6 +23,7 @@ __all__ = [
     "output_layer",
     "output_parameters",
     "prune",
+    "prune_trained",
     "prune_units",
     "reduce",
 ]

@@ -53,6 +53,10 @@ class PruneRound:
         num_units: Whole units among them; 0 where single weights went.
         predicted_delta_f: Evidence for the removal, in nats.
         loss: Measured loss afterwards, in nats per datum; nan where none was measured.
+        observed_delta_f: Change of the evidence with the measured loss in it, in nats.
+        held_out_loss: Measured loss on data that moved no weight, in nats per datum.
+        held_out_rise: By how much it is above the loss before any removal.
+        held_out_error: Standard error of that rise, paired by datum.
     """
 
     sparsity: float
@@ -60,6 +64,10 @@ class PruneRound:
     predicted_delta_f: float
     loss: float = math.nan
     num_units: int = 0
+    observed_delta_f: float = math.nan
+    held_out_loss: float = math.nan
+    held_out_rise: float = math.nan
+    held_out_error: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,11 @@ class PruneResult:
         observed_delta_f: Measured change of the evidence, in nats; nan where nothing was measured.
         loss_before: Measured loss before, in nats per datum; nan where none was measured.
         trace: One row per round of removal.
+        held_out_before: Measured loss on held-out data before, in nats per datum.
+        chosen_round: Number of rounds of the trace that are in the network; None is all of them.
+        stopped_by: What ended the removal where rounds were tried: "target", "evidence", "held-out loss" or
+            "rounds".
+        num_data: Data that the evidence counts; 0 where a posterior counted them.
         units_before: Units in use before, by the layer that makes them, where whole units went.
         units_after: The same afterwards.
     """
@@ -83,6 +96,10 @@ class PruneResult:
     observed_delta_f: float = math.nan
     loss_before: float = math.nan
     trace: tuple[PruneRound, ...] = ()
+    held_out_before: float = math.nan
+    chosen_round: int | None = None
+    stopped_by: str = ""
+    num_data: int = 0
     units_before: dict[str, int] = field(default_factory=dict)
     units_after: dict[str, int] = field(default_factory=dict)
 
@@ -112,7 +129,12 @@ class PruneResult:
 
         It is optimistic under a diagonal posterior, since weights are not independent.
         """
-        return math.fsum(row.predicted_delta_f for row in self.trace)
+        return math.fsum(row.predicted_delta_f for row in self.rounds)
+
+    @property
+    def rounds(self) -> tuple[PruneRound, ...]:
+        """The rounds that are in the network: the trace without those that were tried and taken back."""
+        return self.trace[: self.chosen_round]
 
     @property
     def num_units_removed(self) -> int:
@@ -127,7 +149,7 @@ class PruneResult:
     @property
     def loss_after(self) -> float:
         """Measured loss after the last round, in nats per datum; nan where none was measured."""
-        return self.trace[-1].loss if self.trace else self.loss_before
+        return self.rounds[-1].loss if self.rounds else self.loss_before
 
     def __str__(self) -> str:
         """Return a table of at most 20 lines: one row per layer, the totals, predicted against observed."""
@@ -141,7 +163,7 @@ class PruneResult:
             )
             for row in self.layers
         ]
-        room = MAX_LINES - 5  # header, the line about layers left out, total, evidence, loss
+        room = MAX_LINES - 6  # header, the line about layers left out, total, evidence, loss, stop
         if len(rows) > room:
             first, last = rows[: room // 2], rows[room // 2 - room :]
             rows = [*first, (f"... {len(self.layers) - room} more layers", "", "", "", ""), *last]
@@ -169,7 +191,21 @@ class PruneResult:
             lines.append(
                 f"Loss in nats per datum: {self.loss_before:.4f} before, {self.loss_after:.4f} after."
             )
+        if self.stopped_by:
+            lines.append(self._stop())
         return "\n".join(lines)
+
+    def _stop(self) -> str:
+        """Return one line on held-out data and what ended the removal."""
+        tried = f"{len(self.rounds)} of {len(self.trace)} rounds kept, {self.num_data:,} data"
+        if not self.rounds:
+            return f"Stopped by {self.stopped_by} before any removal: {tried}."
+        last = self.rounds[-1]
+        return (
+            f"Held-out loss: {self.held_out_before:.4f} before, {last.held_out_loss:.4f} after (rise "
+            f"{last.held_out_rise:+.4f}, s.e. {last.held_out_error:.4f}). "
+            f"Stopped by {self.stopped_by}: {tried}."
+        )
 
 
 def sum_where(values: Tensor, chosen: Tensor) -> float:

@@ -5,8 +5,8 @@ A pruned network is a model of its own, so it is judged under its own prior: the
     F(pi) = -1/2 sum_i ln |(s_i A + pi I)_FF| + 1/2 n_F ln pi - 1/2 pi |W_F|^2
 
 plus the measured log likelihood, which pi does not change. Row i of the layer's matrix has the curvature
-s_i A (`LayerCurvature`), F is what stays in it, n_F how many entries stay in all rows. The maximum is the fixed
-point pi = gamma / |W_F|^2 with gamma the number of directions that the data determine (MacKay 1992).
+s_i A (`LayerCurvature`), F is what stays in it, n_F how many entries stay in all rows. The maximum is the
+fixed point pi = gamma / |W_F|^2 with gamma the number of directions that the data determine (MacKay 1992).
 
 The eigenvalues of A_FF cost columns^3 for each row. So they are computed for a few rows, evenly spaced by how
 many entries stay in them, and each other row takes those of its neighbour in that order, with its own s_i.
@@ -20,10 +20,9 @@ from torch import Tensor
 
 __all__ = ["OwnPrior", "own_prior"]
 
-WORK = 2e10
-"""Cubed columns to spend on a layer's eigenvalues, summed over the rows that are looked at."""
+MOST_ROWS = 16
+"""Rows of a layer that are looked at."""
 
-MOST_ROWS, LEAST_ROWS = 16, 2
 SMALLEST_GAMMA = 1e-6
 LARGEST = 1e30
 
@@ -50,6 +49,7 @@ def own_prior(
     row_scale: Float[Tensor, " n"],
     column_curvature: Float[Tensor, "m m"],
     *,
+    num_rows: int = MOST_ROWS,
     num_iterations: int = 100,
 ) -> OwnPrior:
     """Find the prior precision that maximises a pruned layer's evidence.
@@ -59,6 +59,7 @@ def own_prior(
         present: Where entries stay; the others count as zero.
         row_scale: s, the curvature of each row relative to A; not negative. The number of data is in it.
         column_curvature: A, positive semi-definite.
+        num_rows: Rows whose eigenvalues are computed.
         num_iterations: Steps of the fixed point at most.
 
     Returns:
@@ -75,7 +76,7 @@ def own_prior(
     power = max(float(weights.double().square()[present].sum()), torch.finfo(torch.float32).tiny)
     if not num_kept:
         return OwnPrior(LARGEST, 0.0, 0.0)
-    curvatures = row_scale.double().unsqueeze(1) * _spectra(present, counts, column_curvature)
+    curvatures = row_scale.double().unsqueeze(1) * _spectra(present, counts, column_curvature, num_rows)
     inside = torch.arange(present.shape[1], device=present.device) < counts.unsqueeze(1)
     values = curvatures[inside]  # one for each entry that stays
     precision = num_kept / power
@@ -88,15 +89,13 @@ def own_prior(
     return OwnPrior(precision, precision * power, -0.5 * volume - 0.5 * precision * power)
 
 
-def _spectra(present: Tensor, counts: Tensor, curvature: Tensor) -> Tensor:
+def _spectra(present: Tensor, counts: Tensor, curvature: Tensor, num_rows: int) -> Tensor:
     """Return eigenvalues of A_FF for each row, the first `counts` of them, in a matrix of present's shape."""
     num_columns = present.shape[1]
-    rows = min(MOST_ROWS, max(LEAST_ROWS, int(WORK / max(num_columns, 1) ** 3)))
     order = torch.argsort(counts, stable=True)
     order = order[counts[order] > 0]
-    rows = min(rows, len(order))
     spectra = torch.zeros(present.shape, dtype=torch.float64, device=present.device)
-    for part in order.tensor_split(rows):
+    for part in order.tensor_split(min(num_rows, len(order))):
         middle = part[len(part) // 2]
         kept = present[middle]
         values = torch.linalg.eigvalsh(curvature[kept][:, kept]).double().clamp_min(0)

@@ -1,0 +1,228 @@
+"""Data of a trained network in two parts, and its loss on them: what a removal is asked of, and judged by.
+
+One part moves the weights and gives their curvature. The other is held out, so that the loss on it says
+whether a removal can be trusted. Losses are compared datum by datum: the standard error of a difference is
+that of the differences.
+"""
+
+import math
+from collections.abc import Iterable, Sized
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, Subset
+
+from secateur.curvature.batches import label_shift, labelled, read_batch, tensor_outputs
+from secateur.errors import InvalidArgumentError
+from secateur.likelihoods import Likelihood
+from secateur.modules import call, evaluation_mode
+
+__all__ = ["CalibrationData", "Difference", "Losses", "measure"]
+
+HELD_OUT_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """A loader in two parts.
+
+    Attributes:
+        fit: Batches that give curvature and slopes; read once a round.
+        held_out: Batches that only judge.
+    """
+
+    fit: Iterable[Any]
+    held_out: Iterable[Any]
+
+    @classmethod
+    def of(
+        cls,
+        loader: Iterable[Any],
+        *,
+        held_out: Iterable[Any] | None,
+        seed: int,
+        share: float = HELD_OUT_SHARE,
+    ) -> "CalibrationData":
+        """Split a loader, by data where it has a data set that can be indexed, and else by batches.
+
+        Batches of any other loader are kept in memory: they are needed once a round, and the same ones.
+
+        Args:
+            loader: As for `secateur.curvature.estimate`, with targets.
+            held_out: A second loader; the first is then used whole.
+            seed: Of the choice.
+            share: Of the data to hold out.
+
+        Raises:
+            InvalidArgumentError: If there are too few data to hold out any.
+        """
+        if held_out is not None:
+            return cls(_readable(loader), _readable(held_out))
+        generator = torch.Generator().manual_seed(seed)
+        if _is_plain(loader):
+            order = torch.randperm(len(loader.dataset), generator=generator).tolist()  # type: ignore[arg-type]
+            count = max(1, round(share * len(order)))
+            if count < len(order):
+                return cls(*(_part(loader, sorted(part)) for part in (order[count:], order[:count])))
+            batches: list[Any] = []
+        else:
+            batches = list(loader)
+            chosen = set(torch.randperm(len(batches), generator=generator)[: _count(batches, share)].tolist())
+            if 0 < len(chosen) < len(batches):
+                fit = [batch for number, batch in enumerate(batches) if number not in chosen]
+                return cls(fit, [batches[number] for number in sorted(chosen)])
+        if not batches and not (isinstance(loader, Sized) and len(loader)):
+            raise InvalidArgumentError("loader: expected at least one batch, got none")
+        raise InvalidArgumentError(
+            "loader: expected two batches or more, one of which is held out, got one; use smaller batches or "
+            "give held_out"
+        )
+
+
+def _count(batches: list[Any], share: float) -> int:
+    return max(1, round(share * len(batches)))
+
+
+def _readable(loader: Iterable[Any]) -> Iterable[Any]:
+    """Return a loader that can be read again."""
+    return list(loader) if iter(loader) is loader else loader
+
+
+def _is_plain(loader: Iterable[Any]) -> "TypeGuard[DataLoader[Any]]":
+    """Whether a loader reads a data set by index, each datum once, in batches of one size."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return False
+    if type(loader.batch_sampler) is not BatchSampler or not isinstance(loader.dataset, Sized):
+        return False
+    return type(loader.sampler).__name__ in ("SequentialSampler", "RandomSampler") and (
+        len(loader.sampler) == len(loader.dataset)  # type: ignore[arg-type]
+    )
+
+
+def _part(loader: "DataLoader[Any]", indices: list[int]) -> "DataLoader[Any]":
+    return DataLoader(
+        Subset(loader.dataset, indices),
+        batch_size=loader.batch_size,
+        shuffle=isinstance(loader.sampler, RandomSampler),
+        generator=loader.generator,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        worker_init_fn=loader.worker_init_fn,
+    )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two mean losses, paired by datum.
+
+    Attributes:
+        mean: In nats per datum; above 0 where the second is larger.
+        standard_error: Of the mean.
+    """
+
+    mean: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of a network on data.
+
+    Attributes:
+        sums: Loss of each element of the batches, summed over its labelled positions, in nats.
+        counts: How many labelled positions each has.
+    """
+
+    sums: Tensor
+    counts: Tensor
+
+    @property
+    def num_data(self) -> int:
+        """Labelled data: tokens, where the targets are tokens."""
+        return int(self.counts.sum())
+
+    @property
+    def mean(self) -> float:
+        """In nats per datum."""
+        return float(self.sums.sum() / self.counts.sum())
+
+    def rise_to(self, other: "Losses") -> Difference:
+        """Return how much higher the losses of another network are on the same data.
+
+        Args:
+            other: Its losses.
+        """
+        difference = other.sums - self.sums
+        total = float(self.counts.sum())
+        mean = float(difference.sum()) / total
+        count = len(difference)
+        spread = (difference - mean * self.counts).square().sum() * count / max(count - 1, 1)
+        return Difference(mean, math.inf if count < 2 else float(spread.sqrt()) / total)
+
+
+def measure(
+    model: nn.Module,
+    batches: Iterable[Any],
+    likelihood: Likelihood,
+    *,
+    slopes: dict[str, Tensor] | None = None,
+    max_batches: int | None = None,
+) -> Losses:
+    """Measure the loss of a network in evaluation mode, and perhaps its slope in some weights.
+
+    Args:
+        model: The network. Its gradients are as before afterwards.
+        batches: With targets.
+        likelihood: Distribution of the targets.
+        slopes: A tensor for each parameter by name, to which the slope of the loss, summed over the data, is
+            added.
+        max_batches: Batches to read at most.
+
+    Raises:
+        InvalidArgumentError: If there are no targets, no batch, or a loss that is not finite.
+    """
+    parameters = dict(model.named_parameters())
+    device = next(iter(parameters.values())).device
+    followed = [parameters[name] for name in slopes] if slopes else []
+    sums, counts, shift = [], [], -1
+    with evaluation_mode(model), torch.set_grad_enabled(bool(followed)):
+        for number, batch in enumerate(islice(batches, max_batches), 1):
+            read = read_batch(batch, device)
+            if read.targets is None:
+                raise InvalidArgumentError(
+                    "loader: expected batches with targets, by which the loss is measured, got none; give "
+                    "(inputs, targets) or dicts with labels"
+                )
+            if shift < 0:
+                shift = label_shift(model, read, likelihood)
+            outputs = tensor_outputs(call(model, read.example))
+            found = labelled(outputs, read, likelihood, shift)
+            assert found.targets is not None
+            likelihood.check(found.outputs.detach(), found.targets)
+            losses = likelihood.loss(found.outputs, found.targets)
+            if not bool(losses.detach().isfinite().all()):
+                raise InvalidArgumentError(
+                    f"loader: expected a finite loss, got {losses.sum().item()} in batch {number}; look for "
+                    "nan in the weights or inputs"
+                )
+            if followed and slopes is not None:
+                for own, slope in zip(
+                    slopes.values(), torch.autograd.grad(losses.sum(), followed), strict=True
+                ):
+                    own.add_(slope)
+            sums.append(losses.detach().double().reshape(len(losses), -1).sum(1).cpu())
+            counts.append(_counted(likelihood, found.targets, losses).cpu())
+    if not sums:
+        raise InvalidArgumentError("loader: expected at least one batch, got none")
+    return Losses(torch.cat(sums), torch.cat(counts))
+
+
+def _counted(likelihood: Likelihood, targets: Tensor, losses: Tensor) -> Tensor:
+    """Return the number of labelled positions of each element of a batch."""
+    ignored = getattr(likelihood, "ignore_label", None)
+    labelled_ones = torch.ones_like(losses) if ignored is None else targets != ignored
+    return labelled_ones.reshape(len(losses), -1).sum(1).double()

@@ -1,0 +1,181 @@
+"""Remove weights of a trained network round by round, with the evidence and the loss of each round."""
+
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from secateur.curvature import estimate
+from secateur.likelihoods import Likelihood
+from secateur.modules import hold, layer_of
+from secateur.modules.matrix import LayerMatrix
+from secateur.pruning.joint_layer import JointLayer
+from secateur.pruning.measuring import CalibrationData, Losses, measure
+from secateur.pruning.patterns import Pattern
+from secateur.pruning.result import PruneResult, PruneRound, summarise
+from secateur.pruning.rounds import TrainedWeights, applied, cheapest, joint_layers
+
+__all__ = ["Removal", "State"]
+
+
+@dataclass(frozen=True)
+class State:
+    """The network before any removal, or after a round.
+
+    Attributes:
+        weights: Which are in.
+        loss: On the data that move the weights.
+        held_out: On those that do not.
+        evidence: Above that of the network before any removal, in nats.
+        predicted: Predicted change of the evidence by the round, in nats, by layer.
+        num_data: Data that the evidence counts.
+        values: The parameters that move, to come back to; emptied where there is no way back.
+    """
+
+    weights: TrainedWeights
+    loss: Losses
+    held_out: Losses
+    evidence: float
+    predicted: dict[str, float]
+    num_data: int
+    values: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """How weights are removed from a network.
+
+    Attributes:
+        model: The network, in evaluation mode; changed in place.
+        data: What it is asked on.
+        likelihood: Of the targets.
+        structure: As for `prune_trained`.
+        spread: As for `prune_trained`.
+        pattern: Zeros that are allowed; None allows all.
+        num_data: Size of the whole data; that of the calibration data when None.
+        num_rows: Rows of a layer whose eigenvalues are computed for the evidence.
+        seed: Of the sampled targets.
+    """
+
+    model: nn.Module
+    data: CalibrationData
+    likelihood: Likelihood
+    structure: str
+    spread: str
+    pattern: Pattern | None
+    num_data: int | None
+    num_rows: int
+    seed: int
+
+    def start(self, weights: TrainedWeights) -> State:
+        """Return the network as it is.
+
+        Args:
+            weights: Which may go, and which are in.
+        """
+        loss = measure(self.model, self.data.fit, self.likelihood)
+        held_out = measure(self.model, self.data.held_out, self.likelihood)
+        num_data = self.num_data or loss.num_data + held_out.num_data
+        return State(weights, loss, held_out, 0.0, {}, num_data, self._values(weights))
+
+    def round(self, before: State, num_out: int) -> State:
+        """Remove the cheapest entries that are in, and move the others.
+
+        Args:
+            before: The network now.
+            num_out: Entries to be out afterwards.
+        """
+        weights = before.weights
+        curvature = estimate(
+            self.model,
+            self.data.fit,
+            likelihood=self.likelihood,
+            structure=self.structure,
+            diagonal=self.structure == "diagonal",
+            include=list(weights.patterns),
+            num_data=before.num_data,
+            seed=self.seed + weights.num_out,
+        )
+        parameters = dict(self.model.named_parameters())
+        costs: dict[str, Tensor] = {}
+        matrices: dict[str, LayerMatrix] = {}
+        shapes: dict[str, float] = {}
+        for name, own, layer in joint_layers(curvature, parameters, weights):
+            prior = layer.own_prior(layer.weights, layer.present, num_rows=self.num_rows)
+            shapes[name] = prior.evidence
+            found = own.matrix.unpack(layer.misfit(prior.precision, spread=self.spread))
+            for each in set(found) & set(weights.names):
+                costs[each], matrices[each] = found[each], own.matrix
+        weights.require(costs)
+        after = replace(
+            weights, keep=cheapest(costs, weights, num_out, pattern=self.pattern, matrices=matrices)
+        )
+        values: dict[str, Tensor] = {}
+        predicted: dict[str, float] = {}
+        earned = 0.0
+        for name, own, layer in joint_layers(curvature, parameters, weights):
+            present = after.present(own.matrix)
+            moved = self._moved(layer, present)
+            prior = layer.own_prior(moved, present, num_rows=self.num_rows)
+            earned += prior.evidence - shapes[name]
+            predicted[name] = prior.evidence - shapes[name] - layer.rise(moved)
+            values |= own.matrix.unpack(moved)
+        with applied(self.model, values):
+            loss = measure(self.model, self.data.fit, self.likelihood)
+            held_out = measure(self.model, self.data.held_out, self.likelihood)
+        evidence = before.evidence + earned - before.num_data * (loss.mean - before.loss.mean)
+        return State(after, loss, held_out, evidence, predicted, before.num_data, self._values(after))
+
+    def _moved(self, layer: JointLayer, present: Tensor) -> Tensor:
+        return layer.moved(present)
+
+    def finish(self, states: list[State], chosen: int | None, stopped_by: str) -> PruneResult:
+        """Put the network into one of the states, hold its zeros, and say what was removed.
+
+        Args:
+            states: Before any removal, and after each round.
+            chosen: Number of the state; the last when None.
+            stopped_by: As `PruneResult` has it.
+        """
+        first, last = states[0], states[len(states) - 1 if chosen is None else chosen]
+        with applied(self.model, last.values):
+            hold(self.model, last.weights.keep)
+        rounds = tuple(_row(before, after, first) for before, after in pairwise(states))
+        result = summarise(first.weights.keep, {}, last.weights.keep)
+        predicted: dict[str, float] = {}
+        for state in states[1 : None if chosen is None else chosen + 1]:
+            for name, value in state.predicted.items():
+                predicted[layer_of(name) if name in last.weights.keep else name] = (
+                    predicted.get(name, 0.0) + value
+                )
+        rows = tuple(replace(row, predicted_delta_f=predicted.get(row.name, 0.0)) for row in result.layers)
+        return replace(
+            result,
+            layers=rows,
+            trace=rounds,
+            loss_before=first.loss.mean,
+            held_out_before=first.held_out.mean,
+            observed_delta_f=last.evidence,
+            chosen_round=chosen,
+            stopped_by=stopped_by,
+            num_data=first.num_data,
+        )
+
+    def _values(self, weights: TrainedWeights) -> dict[str, Tensor]:
+        parameters = dict(self.model.named_parameters())
+        return {name: parameters[name].detach().clone() for name in (*weights.names, *weights.moving)}
+
+
+def _row(before: State, after: State, first: State) -> PruneRound:
+    rise = first.held_out.rise_to(after.held_out)
+    return PruneRound(
+        sparsity=after.weights.num_out / after.weights.num_weights,
+        num_removed=after.weights.num_out - before.weights.num_out,
+        predicted_delta_f=math.fsum(after.predicted.values()),
+        observed_delta_f=after.evidence - before.evidence,
+        loss=after.loss.mean,
+        held_out_loss=after.held_out.mean,
+        held_out_rise=rise.mean,
+        held_out_error=rise.standard_error,
+    )

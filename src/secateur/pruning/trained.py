@@ -1,0 +1,203 @@
+"""Prune a network that is already trained: joint evidence in rounds, and what stays moves.
+
+Each round takes the curvature anew (`secateur.curvature`), lets the entries go whose removal costs least, and
+moves the others to their mean given the removal (`secateur.pruning.joint_layer`). Then the loss is measured:
+quadratic predictions of it are several times too small. So the evidence of a round is a measured likelihood,
+with the layers' volumes in closed form (`secateur.pruning.stopping`).
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import nn
+
+from secateur.curvature.batches import learned_likelihood
+from secateur.errors import InvalidArgumentError
+from secateur.likelihoods import Likelihood, resolve
+from secateur.modules import evaluation_mode
+from secateur.pruning.joint_layer import SPREADS
+from secateur.pruning.measuring import CalibrationData
+from secateur.pruning.patterns import Pattern
+from secateur.pruning.removal import Removal
+from secateur.pruning.result import PruneResult
+from secateur.pruning.rounds import TrainedWeights, removable_weights
+from secateur.pruning.stopping import stop_at
+from secateur.reduction.own_prior import MOST_ROWS
+
+__all__ = ["prune_trained"]
+
+STRUCTURES = ("kronecker", "row", "diagonal")
+GRANULARITIES = ("weight",)
+LOOKED_AT = 2  # rows a layer whose eigenvalues are computed where the evidence only reports
+ROUNDS = 16
+ROUNDS_UNTIL_STOP = 24
+LAST_SHARE = 0.97  # of the weights, where a removal that stops by itself ends at the latest
+
+
+def prune_trained(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    likelihood: str | Likelihood = "categorical",
+    structure: str = "kronecker",
+    sparsity: float | None = None,
+    granularity: str = "weight",
+    pattern: str | None = None,
+    rounds: int | None = None,
+    max_loss_rise: float | None = None,
+    num_data: int | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    held_out: Iterable[Any] | None = None,
+    spread: str = "row",
+) -> PruneResult:
+    """Prune a trained network in place, without training: remove what the data do not pay for, move the rest.
+
+    Removed weights are exact zeros under the parameters' own names, and stay zero if training goes on. What
+    stays has moved to its mean given the removal, biases included. Embeddings, scales and shifts stay, and so
+    does the output layer unless `include` names it.
+
+    Args:
+        model: Trained network; any module whose linear maps and convolutions are used as such.
+        loader: Batches `(inputs, targets)`, dicts as Transformers' networks take them with `labels`, or
+            `(inputs, kwargs)`. A few hundred to a few thousand data. A slice of it is held out.
+        likelihood: Distribution of the targets; a name or a value of `secateur.likelihoods`.
+        structure: What depends on what: "kronecker" all weights of a layer, "row" those of an output unit,
+            "diagonal" none.
+        sparsity: Share of the weights that may go to be out afterwards. None lets the evidence stop.
+        granularity: "weight".
+        pattern: "2:4" or any "N:M": N of each M consecutive inputs of a unit stay.
+        rounds: Rounds of removal; the most of them without a target. 16 when None, 24 without a target.
+        max_loss_rise: How far the loss on held-out data may rise, in nats per datum, without a target. None:
+            no further than one standard error from the best seen.
+        num_data: Size of the data that the network was trained on; those of the loader when None.
+        include: Name patterns (`fnmatch`) of weights that may go.
+        exclude: Name patterns of weights that stay.
+        seed: Of the slice that is held out, and of the sampled targets.
+        progress: Show a progress bar.
+        held_out: Data to judge by in place of the slice; best such as the network has not been trained on.
+        spread: "row" takes the variance of a weight given its whole row, one eigendecomposition a layer and
+            round; "conditioned" given only what stays of it, a factor for each row.
+
+    Returns:
+        What was removed, round by round; printing it gives a table.
+
+    Raises:
+        InvalidArgumentError: If an argument is out of range, nothing may go, the data do not fit the network,
+            or weights, data or losses are not finite. The model is then as before, or as after a whole round.
+
+    References:
+        arXiv:2309.12095 for the evidence; Hassibi & Stork 1993 for the move; Thodberg 1993 for evidence as a
+        stop of Hessian-based pruning.
+    """
+    _check(structure, granularity, pattern, sparsity, rounds, max_loss_rise, spread)
+    wanted = None if pattern is None else Pattern.parse(pattern)
+    weights = removable_weights(model, include, exclude)
+    target = _target(weights, wanted.sparsity if wanted is not None else sparsity)
+    data = CalibrationData.of(loader, held_out=held_out, seed=seed)
+    device = weights.keep[weights.names[0]].device
+    with evaluation_mode(model):
+        removal = Removal(
+            model=model,
+            data=data,
+            likelihood=learned_likelihood(resolve(likelihood), model, data.fit, device),
+            structure=structure,
+            spread=spread,
+            pattern=wanted,
+            num_data=num_data,
+            num_rows=LOOKED_AT if target is not None else MOST_ROWS,
+            seed=seed,
+        )
+        states = [removal.start(weights)]
+        steps = _steps(weights, target, rounds)
+        stopped_by, chosen = "rounds" if target is None else "target", None
+        try:
+            for num_out in _shown(steps, progress):
+                states.append(removal.round(states[-1], num_out))
+                if target is None:
+                    stop = stop_at(
+                        [each.evidence for each in states],
+                        [each.held_out for each in states],
+                        max_loss_rise=max_loss_rise,
+                    )
+                    chosen, stopped_by = stop.round, stop.by
+                    for each in states[: stop.round]:
+                        each.values.clear()  # there is no way back to it
+                    if stop.settled:
+                        break
+                else:
+                    states[-2].values.clear()
+        except KeyboardInterrupt:
+            if len(states) == 1:
+                raise
+            chosen, stopped_by = len(states) - 1, "interruption"
+        return removal.finish(states, chosen, stopped_by)
+
+
+def _check(
+    structure: str,
+    granularity: str,
+    pattern: str | None,
+    sparsity: float | None,
+    rounds: int | None,
+    max_loss_rise: float | None,
+    spread: str,
+) -> None:
+    for argument, value, valid in (
+        ("structure", structure, STRUCTURES),
+        ("granularity", granularity, GRANULARITIES),
+        ("spread", spread, SPREADS),
+    ):
+        if value not in valid:
+            raise InvalidArgumentError(f"{argument}: expected one of {', '.join(valid)}, got {value!r}")
+    if sparsity is not None and not 0 <= sparsity <= 1:
+        raise InvalidArgumentError(f"sparsity: expected a share between 0 and 1, got {sparsity}")
+    if pattern is not None and sparsity is not None:
+        raise InvalidArgumentError(
+            f"pattern: expected no sparsity beside it, since it has its own, got {sparsity}"
+        )
+    if rounds is not None and rounds < 1:
+        raise InvalidArgumentError(f"rounds: expected at least 1, got {rounds}")
+    if max_loss_rise is not None and not 0 <= max_loss_rise < math.inf:
+        raise InvalidArgumentError(
+            f"max_loss_rise: expected nats per datum, finite and at least 0, got {max_loss_rise}"
+        )
+    if max_loss_rise is not None and (sparsity is not None or pattern is not None):
+        raise InvalidArgumentError(
+            "max_loss_rise: expected no target beside it, since it bounds where the evidence stops, got "
+            f"{max_loss_rise} with {'a pattern' if pattern else 'a sparsity'}"
+        )
+
+
+def _target(weights: TrainedWeights, sparsity: float | None) -> int | None:
+    """Return how many entries are to be out, None where the evidence stops."""
+    if sparsity is None:
+        return None
+    target = round(sparsity * weights.num_weights)
+    if target < weights.num_out:
+        raise InvalidArgumentError(
+            f"sparsity: expected at least {weights.num_out / weights.num_weights:.4f}, which is out already, "
+            f"got {sparsity}"
+        )
+    return target
+
+
+def _steps(weights: TrainedWeights, target: int | None, rounds: int | None) -> list[int]:
+    """Return how many entries are out after each round; each removes the same share of what is left."""
+    total, out = weights.num_weights, weights.num_out
+    last = max(out, round(LAST_SHARE * total)) if target is None else target
+    count = rounds or (ROUNDS_UNTIL_STOP if target is None else ROUNDS)
+    left, least = total - out, max(total - last, 1)
+    steps = [total - round(left * (least / left) ** (number / count)) for number in range(1, count)]
+    return sorted({number for number in steps if out < number < last} | ({last} if last > out else set()))
+
+
+def _shown(steps: list[int], progress: bool) -> Iterable[int]:
+    if not progress:
+        return steps
+    from rich.progress import track
+
+    return track(steps, description="pruning", transient=True)
