@@ -113,7 +113,9 @@ def input_moments(task: Task, *, diagonal: bool = False) -> dict[str, Tensor]:
         Sums by layer; layers of a group have the same tensor.
     """
     groups = execution_groups(task)
-    sums = gather([group.layers[0] for group in groups], whole_calls(task), diagonal=diagonal)
+    heads = [group.layers[0] for group in groups]
+    stop_after = heads[-1] if all(group.num_calls == 1 for group in groups) else None
+    sums = gather(heads, whole_calls(task), diagonal=diagonal, stop_after=stop_after)
     return {layer.name: sums[group.layers[0].name] for group in groups for layer in group.layers}
 
 

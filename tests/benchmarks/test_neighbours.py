@@ -16,6 +16,7 @@ from neighbours.task import Task
 from torch import Tensor, nn
 
 from secateur.errors import InvalidArgumentError
+from secateur.inference.laplace import laplace
 from support.networks import NETWORKS
 
 OPTIONS = {"llm-surgeon": {"shots": 3}}
@@ -161,14 +162,21 @@ def test_diagonal_criteria_rank_by_the_exact_curvature() -> None:
     diagonal = (probabilities * (1 - probabilities)).T @ inputs.square()
     damage = (diagonal * model[0].weight.square()).detach()
     batches = [(inputs, torch.zeros(len(inputs), dtype=torch.long))]
-    options = {"sparsity": 0.5, "weights": ["0.weight"], "outputs": "exact"}
+    options = {"sparsity": 0.5, "weights": ["0.weight"]}
     masks = METHODS["obd"](copy.deepcopy(model), batches, **options)
     assert torch.equal(masks["0.weight"], damage > damage.flatten().sort().values[3])
-    # With one prior precision p of the layer, the ratio is the root of (d + p) w^2.
-    found = METHODS["signal-to-noise"](copy.deepcopy(model), batches, **options)["0.weight"]
-    squares = model[0].weight.detach().square()
-    ratios = [damage + prior * squares for prior in torch.logspace(-3, 3, 200).tolist()]
-    assert any(torch.equal(found, ratio > ratio.flatten().sort().values[3]) for ratio in ratios)
+
+
+def test_signal_to_noise_is_that_of_the_laplace_posterior() -> None:
+    model = NETWORKS["mlp"].build()
+    inputs = NETWORKS["mlp"].example()
+    weights = ["0.weight", "2.weight", "4.weight"]
+    batches = [(inputs, torch.zeros(len(inputs), dtype=torch.long))]
+    posterior = laplace(model, batches, include=weights)
+    ratio = {name: posterior.mean[name].abs() / posterior.std[name] for name in weights}
+    masks = METHODS["signal-to-noise"](model, batches, sparsity=0.5, weights=weights)
+    lowest_kept = min(ratio[name][mask].min() for name, mask in masks.items())
+    assert all((ratio[name][~mask] <= lowest_kept).all() for name, mask in masks.items())
 
 
 def test_sparsegpt_of_one_removal_is_optimal_brain_surgeon() -> None:
