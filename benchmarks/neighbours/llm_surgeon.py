@@ -62,18 +62,17 @@ def llm_surgeon(
                     f"weights: expected layers with Kronecker factors, got {layer.name!r}; leave it out"
                 )
         values = {name: parameters[name].detach() for name in studied}
-        factors = {name: _factors(name, layer, damping) for name, layer in curvature.layers.items()}
+        factors = {name: _factors(name, own, damping) for name, own in curvature.layers.items()}
         scores = {
             name: _scores(layer, values, kept, *factors[name]) for name, layer in curvature.layers.items()
         }
         stays = keep_globally(scores, round(task.sparsity * total * shot / shots))
-        for name, layer in curvature.layers.items():
-            matrix = layer.matrix.pack(values)
-            moved = compensate(matrix, *factors[name], stays[name], max_steps=max_steps)
-            kept |= layer.matrix.unpack(stays[name])
+        for name, own in curvature.layers.items():
+            moved = compensate(own.matrix.pack(values), *factors[name], stays[name], max_steps=max_steps)
+            kept |= own.matrix.unpack(stays[name])
             with torch.no_grad():
-                for own, value in layer.matrix.unpack(moved).items():
-                    parameters[own].copy_(value)
+                for parameter, value in own.matrix.unpack(moved).items():
+                    parameters[parameter].copy_(value)
     return {layer.name: layer.as_matrix(kept[layer.name]) for layer in task.layers}
 
 

@@ -147,7 +147,7 @@ def _restored_on_error(layers: list[Layer]) -> Iterator[None]:
 @contextmanager
 def _without_cache(model: nn.Module) -> Iterator[None]:
     """Keep language models from storing keys and values: a block that is called again would see old ones."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     before = getattr(config, "use_cache", None)
     if before is None:
         yield
