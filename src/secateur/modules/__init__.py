@@ -1,6 +1,6 @@
 """Work with any `nn.Module`: names, modes, example inputs, and masks that keep parameter names."""
 
-from secateur.modules.batch_norm import has_batch_norm, moments, reestimate, spread
+from secateur.modules.batch_norm import carried, has_batch_norm, moments, reestimate, spread
 from secateur.modules.differences import in_double, largest_relative_difference
 from secateur.modules.inputs import batch_size, call, call_arguments, map_tensors, to_device
 from secateur.modules.masks import (
@@ -34,6 +34,7 @@ __all__ = [
     "by_layer",
     "call",
     "call_arguments",
+    "carried",
     "check_patterns",
     "chosen",
     "evaluation_mode",

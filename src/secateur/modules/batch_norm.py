@@ -20,10 +20,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.modules.modes import evaluation_mode
 
-__all__ = ["has_batch_norm", "moments", "reestimate", "spread"]
+__all__ = ["carried", "has_batch_norm", "moments", "reestimate", "spread"]
 
 NUM_INPUTS = 2000  # inputs that a network's moments are taken from
 BATCH_SIZE = 500
+LEAST_VARIANCE = 1e-3  # of a layer's mean
+LARGEST_RATIO = 5.0  # of a variance to what it was
 
 
 def has_batch_norm(model: nn.Module) -> bool:
@@ -97,6 +99,31 @@ def reestimate(model: nn.Module, inputs: Shaped[Tensor, "n ..."]) -> None:
     for name, buffer in model.named_buffers():
         if name in found:
             buffer.copy_(found[name])
+
+
+def carried(
+    running: Mapping[str, Tensor], before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return running moments that follow a change of the weights.
+
+    Means move by the difference and variances by the ratio that the change makes on some inputs. Taken anew,
+    the moments would also follow those inputs away from the training data: a few thousand images, not
+    augmented as they were in training, cost a ResNet-20 three points of accuracy.
+
+    Args:
+        running: The network's moments before the change, by buffer name.
+        before: Those of some inputs, from `moments`, before the change.
+        after: Those of the same inputs after it.
+    """
+    found = {}
+    for name, own in after.items():
+        if name.endswith("running_mean"):
+            found[name] = running[name] + own - before[name]
+        else:
+            least = LEAST_VARIANCE * before[name].mean()  # a channel that is always zero has no ratio
+            ratio = (own + least) / (before[name] + least).clamp_min(torch.finfo(own.dtype).tiny)
+            found[name] = running[name] * ratio.clamp(1 / LARGEST_RATIO, LARGEST_RATIO)
+    return found
 
 
 def _tracking(model: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:

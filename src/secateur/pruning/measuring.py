@@ -6,7 +6,7 @@ that of the differences.
 """
 
 import math
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeGuard
@@ -18,7 +18,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSa
 from secateur.curvature.batches import label_shift, labelled, read_batch, tensor_outputs
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Likelihood
-from secateur.modules import call, evaluation_mode
+from secateur.modules import call, call_arguments, evaluation_mode
 
 __all__ = ["CalibrationData", "Difference", "Losses", "measure"]
 
@@ -80,6 +80,39 @@ class CalibrationData:
             "loader: expected two batches or more, one of which is held out, got one; use smaller batches or "
             "give held_out"
         )
+
+    def sample(self, seed: int, max_batches: int | None) -> Iterable[Any]:
+        """Return batches of the first part: all of them, or so many drawn without replacement.
+
+        Args:
+            seed: Of the choice.
+            max_batches: How many; None is all of them.
+        """
+        if max_batches is None:
+            return self.fit
+        generator = torch.Generator().manual_seed(seed)
+        if _is_plain(self.fit):
+            order = torch.randperm(len(self.fit.dataset), generator=generator).tolist()  # type: ignore[arg-type]
+            return _part(self.fit, order[: max_batches * (self.fit.batch_size or 1)])
+        batches = self.fit if isinstance(self.fit, Sequence) else list(self.fit)
+        order = torch.randperm(len(batches), generator=generator).tolist()
+        return [batches[number] for number in order[:max_batches]]
+
+    def inputs(self, count: int) -> Tensor | None:
+        """Return the first inputs, None where the network is called with more than one tensor.
+
+        Args:
+            count: How many at most.
+        """
+        found: list[Tensor] = []
+        for batch in self.fit:
+            positional, named = call_arguments(read_batch(batch, torch.device("cpu")).example)
+            if named or len(positional) != 1 or not isinstance(positional[0], Tensor):
+                return None
+            found.append(positional[0])
+            if sum(map(len, found)) >= count:
+                break
+        return torch.cat(found)[:count] if found else None
 
 
 def _count(batches: list[Any], share: float) -> int:

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 from secateur.curvature import estimate
 from secateur.likelihoods import Likelihood
-from secateur.modules import hold, layer_of
+from secateur.modules import carried, hold, layer_of, moments
 from secateur.modules.matrix import LayerMatrix
 from secateur.pruning.joint_layer import JointLayer
 from secateur.pruning.measuring import CalibrationData, Losses, measure
@@ -30,7 +31,8 @@ class State:
         evidence: Above that of the network before any removal, in nats.
         predicted: Predicted change of the evidence by the round, in nats, by layer.
         num_data: Data that the evidence counts.
-        values: The parameters that move, to come back to; emptied where there is no way back.
+        values: What changes, to come back to; emptied where there is no way back.
+        moments: Batch norm's moments of some inputs under these weights.
     """
 
     weights: TrainedWeights
@@ -40,6 +42,7 @@ class State:
     predicted: dict[str, float]
     num_data: int
     values: dict[str, Tensor]
+    moments: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,9 @@ class Removal:
         pattern: Zeros that are allowed; None allows all.
         num_data: Size of the whole data; that of the calibration data when None.
         num_rows: Rows of a layer whose eigenvalues are computed for the evidence.
-        seed: Of the sampled targets.
+        max_batches: Batches of each round's curvature; None is all.
+        seed: Of the sampled targets, and of those batches.
+        inputs: What batch norm's moments are carried along on; None leaves them, where there are any.
     """
 
     model: nn.Module
@@ -66,7 +71,9 @@ class Removal:
     pattern: Pattern | None
     num_data: int | None
     num_rows: int
+    max_batches: int | None
     seed: int
+    inputs: Tensor | None
 
     def start(self, weights: TrainedWeights) -> State:
         """Return the network as it is.
@@ -77,7 +84,7 @@ class Removal:
         loss = measure(self.model, self.data.fit, self.likelihood)
         held_out = measure(self.model, self.data.held_out, self.likelihood)
         num_data = self.num_data or loss.num_data + held_out.num_data
-        return State(weights, loss, held_out, 0.0, {}, num_data, self._values(weights))
+        return State(weights, loss, held_out, 0.0, {}, num_data, self._values(weights), self._moments({}))
 
     def round(self, before: State, num_out: int) -> State:
         """Remove the cheapest entries that are in, and move the others.
@@ -89,7 +96,7 @@ class Removal:
         weights = before.weights
         curvature = estimate(
             self.model,
-            self.data.fit,
+            self.data.sample(self.seed + weights.num_out, self.max_batches),
             likelihood=self.likelihood,
             structure=self.structure,
             diagonal=self.structure == "diagonal",
@@ -121,14 +128,36 @@ class Removal:
             earned += prior.evidence - shapes[name]
             predicted[name] = prior.evidence - shapes[name] - layer.rise(moved)
             values |= own.matrix.unpack(moved)
+        follow = self._moments(values)
+        values |= carried(dict(self.model.named_buffers()), before.moments, follow)
         with applied(self.model, values):
             loss = measure(self.model, self.data.fit, self.likelihood)
             held_out = measure(self.model, self.data.held_out, self.likelihood)
         evidence = before.evidence + earned - before.num_data * (loss.mean - before.loss.mean)
-        return State(after, loss, held_out, evidence, predicted, before.num_data, self._values(after))
+        return State(after, loss, held_out, evidence, predicted, before.num_data, self._values(after), follow)
 
     def _moved(self, layer: JointLayer, present: Tensor) -> Tensor:
         return layer.moved(present)
+
+    def row(self, first: State, before: State, after: State) -> PruneRound:
+        """Return what a round removed and what was measured.
+
+        Args:
+            first: Before any removal.
+            before: Before the round.
+            after: After it.
+        """
+        rise = first.held_out.rise_to(after.held_out)
+        return PruneRound(
+            sparsity=after.weights.num_out / after.weights.num_weights,
+            num_removed=after.weights.num_out - before.weights.num_out,
+            predicted_delta_f=math.fsum(after.predicted.values()),
+            observed_delta_f=after.evidence - before.evidence,
+            loss=after.loss.mean,
+            held_out_loss=after.held_out.mean,
+            held_out_rise=rise.mean,
+            held_out_error=rise.standard_error,
+        )
 
     def finish(self, states: list[State], chosen: int | None, stopped_by: str) -> PruneResult:
         """Put the network into one of the states, hold its zeros, and say what was removed.
@@ -141,7 +170,7 @@ class Removal:
         first, last = states[0], states[len(states) - 1 if chosen is None else chosen]
         with applied(self.model, last.values):
             hold(self.model, last.weights.keep)
-        rounds = tuple(_row(before, after, first) for before, after in pairwise(states))
+        rounds = tuple(self.row(first, before, after) for before, after in pairwise(states))
         result = summarise(first.weights.keep, {}, last.weights.keep)
         predicted: dict[str, float] = {}
         for state in states[1 : None if chosen is None else chosen + 1]:
@@ -163,19 +192,13 @@ class Removal:
         )
 
     def _values(self, weights: TrainedWeights) -> dict[str, Tensor]:
-        parameters = dict(self.model.named_parameters())
-        return {name: parameters[name].detach().clone() for name in (*weights.names, *weights.moving)}
+        tensors = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        names = (*weights.names, *weights.moving, *self._moment_names)
+        return {name: tensors[name].detach().clone() for name in names}
 
+    @cached_property
+    def _moment_names(self) -> tuple[str, ...]:
+        return tuple(self._moments({}))
 
-def _row(before: State, after: State, first: State) -> PruneRound:
-    rise = first.held_out.rise_to(after.held_out)
-    return PruneRound(
-        sparsity=after.weights.num_out / after.weights.num_weights,
-        num_removed=after.weights.num_out - before.weights.num_out,
-        predicted_delta_f=math.fsum(after.predicted.values()),
-        observed_delta_f=after.evidence - before.evidence,
-        loss=after.loss.mean,
-        held_out_loss=after.held_out.mean,
-        held_out_rise=rise.mean,
-        held_out_error=rise.standard_error,
-    )
+    def _moments(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {} if self.inputs is None else moments(self.model, self.inputs, weights)

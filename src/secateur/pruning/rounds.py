@@ -176,13 +176,13 @@ def cheapest(
 
 @contextmanager
 def applied(model: nn.Module, new: Mapping[str, Tensor]) -> Iterator[None]:
-    """Give a network new values of some parameters; take them all back if the body fails.
+    """Give a network new values of some parameters and buffers; take them all back if the body fails.
 
     Args:
         model: Network to change in place.
-        new: Values by parameter name.
+        new: Values by name.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
     missing = [name for name in new if name not in parameters]
     if missing:
         raise InvalidArgumentError(f"model: expected a parameter {missing[0]}, got none of that name")

@@ -7,7 +7,8 @@ with the layers' volumes in closed form (`secateur.pruning.stopping`).
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -15,12 +16,13 @@ from torch import nn
 from secateur.curvature.batches import learned_likelihood
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Likelihood, resolve
-from secateur.modules import evaluation_mode
+from secateur.modules import evaluation_mode, has_batch_norm
+from secateur.modules.batch_norm import NUM_INPUTS
 from secateur.pruning.joint_layer import SPREADS
 from secateur.pruning.measuring import CalibrationData
 from secateur.pruning.patterns import Pattern
 from secateur.pruning.removal import Removal
-from secateur.pruning.result import PruneResult
+from secateur.pruning.result import PruneResult, PruneRound
 from secateur.pruning.rounds import TrainedWeights, removable_weights
 from secateur.pruning.stopping import stop_at
 from secateur.reduction.own_prior import MOST_ROWS
@@ -44,7 +46,7 @@ def prune_trained(
     sparsity: float | None = None,
     granularity: str = "weight",
     pattern: str | None = None,
-    rounds: int | None = None,
+    rounds: int | Sequence[float] | None = None,
     max_loss_rise: float | None = None,
     num_data: int | None = None,
     include: Sequence[str] | None = None,
@@ -53,12 +55,14 @@ def prune_trained(
     progress: bool = True,
     held_out: Iterable[Any] | None = None,
     spread: str = "row",
+    max_batches: int | None = None,
+    on_round: Callable[[PruneRound], None] | None = None,
 ) -> PruneResult:
     """Prune a trained network in place, without training: remove what the data do not pay for, move the rest.
 
     Removed weights are exact zeros under the parameters' own names, and stay zero if training goes on. What
     stays has moved to its mean given the removal, biases included. Embeddings, scales and shifts stay, and so
-    does the output layer unless `include` names it.
+    does the output layer unless `include` names it. Moments of batch norm follow the removal.
 
     Args:
         model: Trained network; any module whose linear maps and convolutions are used as such.
@@ -70,7 +74,8 @@ def prune_trained(
         sparsity: Share of the weights that may go to be out afterwards. None lets the evidence stop.
         granularity: "weight".
         pattern: "2:4" or any "N:M": N of each M consecutive inputs of a unit stay.
-        rounds: Rounds of removal; the most of them without a target. 16 when None, 24 without a target.
+        rounds: How many, or the share to be out after each. Without a target the most of them. None: 16, and
+            24 without a target, each removing the same share of what is left.
         max_loss_rise: How far the loss on held-out data may rise, in nats per datum, without a target. None:
             no further than one standard error from the best seen.
         num_data: Size of the data that the network was trained on; those of the loader when None.
@@ -81,6 +86,8 @@ def prune_trained(
         held_out: Data to judge by in place of the slice; best such as the network has not been trained on.
         spread: "row" takes the variance of a weight given its whole row, one eigendecomposition a layer and
             round; "conditioned" given only what stays of it, a factor for each row.
+        max_batches: Batches that each round takes its curvature from, drawn anew; None is all of them.
+        on_round: Called after each round, with the network as it then is.
 
     Returns:
         What was removed, round by round; printing it gives a table.
@@ -93,7 +100,7 @@ def prune_trained(
         arXiv:2309.12095 for the evidence; Hassibi & Stork 1993 for the move; Thodberg 1993 for evidence as a
         stop of Hessian-based pruning.
     """
-    _check(structure, granularity, pattern, sparsity, rounds, max_loss_rise, spread)
+    _check(structure, granularity, pattern, sparsity, rounds, max_loss_rise, spread, max_batches)
     wanted = None if pattern is None else Pattern.parse(pattern)
     weights = removable_weights(model, include, exclude)
     target = _target(weights, wanted.sparsity if wanted is not None else sparsity)
@@ -109,7 +116,9 @@ def prune_trained(
             pattern=wanted,
             num_data=num_data,
             num_rows=LOOKED_AT if target is not None else MOST_ROWS,
+            max_batches=max_batches,
             seed=seed,
+            inputs=data.inputs(NUM_INPUTS) if has_batch_norm(model) else None,
         )
         states = [removal.start(weights)]
         steps = _steps(weights, target, rounds)
@@ -117,6 +126,8 @@ def prune_trained(
         try:
             for num_out in _shown(steps, progress):
                 states.append(removal.round(states[-1], num_out))
+                if on_round is not None:
+                    on_round(removal.row(states[0], states[-2], states[-1]))
                 if target is None:
                     stop = stop_at(
                         [each.evidence for each in states],
@@ -142,9 +153,10 @@ def _check(
     granularity: str,
     pattern: str | None,
     sparsity: float | None,
-    rounds: int | None,
+    rounds: int | Sequence[float] | None,
     max_loss_rise: float | None,
     spread: str,
+    max_batches: int | None,
 ) -> None:
     for argument, value, valid in (
         ("structure", structure, STRUCTURES),
@@ -159,8 +171,17 @@ def _check(
         raise InvalidArgumentError(
             f"pattern: expected no sparsity beside it, since it has its own, got {sparsity}"
         )
-    if rounds is not None and rounds < 1:
-        raise InvalidArgumentError(f"rounds: expected at least 1, got {rounds}")
+    for argument, count in (("rounds", rounds), ("max_batches", max_batches)):
+        if isinstance(count, int) and count < 1:
+            raise InvalidArgumentError(f"{argument}: expected at least 1, got {count}")
+    if isinstance(rounds, Sequence):
+        shares = [0.0, *rounds]
+        if len(shares) == 1 or any(not before < after <= 1 for before, after in pairwise(shares)):
+            raise InvalidArgumentError(f"rounds: expected rising shares between 0 and 1, got {list(rounds)}")
+        if sparsity is not None and rounds[-1] != sparsity:
+            raise InvalidArgumentError(
+                f"rounds: expected the last share to be the sparsity {sparsity}, got {rounds[-1]}"
+            )
     if max_loss_rise is not None and not 0 <= max_loss_rise < math.inf:
         raise InvalidArgumentError(
             f"max_loss_rise: expected nats per datum, finite and at least 0, got {max_loss_rise}"
@@ -185,14 +206,18 @@ def _target(weights: TrainedWeights, sparsity: float | None) -> int | None:
     return target
 
 
-def _steps(weights: TrainedWeights, target: int | None, rounds: int | None) -> list[int]:
-    """Return how many entries are out after each round; each removes the same share of what is left."""
+def _steps(weights: TrainedWeights, target: int | None, rounds: int | Sequence[float] | None) -> list[int]:
+    """Return how many entries are out after each round."""
     total, out = weights.num_weights, weights.num_out
-    last = max(out, round(LAST_SHARE * total)) if target is None else target
-    count = rounds or (ROUNDS_UNTIL_STOP if target is None else ROUNDS)
-    left, least = total - out, max(total - last, 1)
-    steps = [total - round(left * (least / left) ** (number / count)) for number in range(1, count)]
-    return sorted({number for number in steps if out < number < last} | ({last} if last > out else set()))
+    if isinstance(rounds, Sequence):
+        steps = [round(share * total) for share in rounds]
+    else:
+        last = round(LAST_SHARE * total) if target is None else target
+        count = rounds or (ROUNDS_UNTIL_STOP if target is None else ROUNDS)
+        left, least = total - out, max(total - last, 1)
+        steps = [total - round(left * (least / left) ** (number / count)) for number in range(1, count)]
+        steps = [number for number in steps if number < last] + [last]
+    return sorted({number for number in steps if number > out})
 
 
 def _shown(steps: list[int], progress: bool) -> Iterable[int]:
