@@ -98,6 +98,14 @@ class CalibrationData:
         order = torch.randperm(len(batches), generator=generator).tolist()
         return [batches[number] for number in order[:max_batches]]
 
+    def example(self, device: torch.device) -> Any:
+        """Return the arguments of a call with the first batch.
+
+        Args:
+            device: Where the network is.
+        """
+        return read_batch(next(iter(self.fit)), device).example
+
     def inputs(self, count: int) -> Tensor | None:
         """Return the first inputs, None where the network is called with more than one tensor.
 

@@ -1,13 +1,15 @@
 """Remove weights of a trained network round by round, with the evidence and the loss of each round."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
-from secateur.curvature import estimate
+from secateur.curvature import LayerCurvature, estimate
 from secateur.likelihoods import Likelihood
 from secateur.modules import carried, hold, layer_of, moments
 from secateur.modules.matrix import LayerMatrix
@@ -16,6 +18,8 @@ from secateur.pruning.measuring import CalibrationData, Losses, measure
 from secateur.pruning.patterns import Pattern
 from secateur.pruning.result import PruneResult, PruneRound, summarise
 from secateur.pruning.rounds import TrainedWeights, applied, cheapest, joint_layers
+from secateur.pruning.trained_units import TrainedUnits
+from secateur.reduction.own_prior import OwnPrior
 
 __all__ = ["Removal", "State"]
 
@@ -56,6 +60,7 @@ class Removal:
         structure: As for `prune_trained`.
         spread: As for `prune_trained`.
         pattern: Zeros that are allowed; None allows all.
+        units: What goes as a whole; None removes single weights.
         num_data: Size of the whole data; that of the calibration data when None.
         num_rows: Rows of a layer whose eigenvalues are computed for the evidence.
         max_batches: Batches of each round's curvature; None is all.
@@ -69,6 +74,7 @@ class Removal:
     structure: str
     spread: str
     pattern: Pattern | None
+    units: TrainedUnits | None
     num_data: int | None
     num_rows: int
     max_batches: int | None
@@ -105,28 +111,21 @@ class Removal:
             seed=self.seed + weights.num_out,
         )
         parameters = dict(self.model.named_parameters())
-        costs: dict[str, Tensor] = {}
-        matrices: dict[str, LayerMatrix] = {}
-        shapes: dict[str, float] = {}
-        for name, own, layer in joint_layers(curvature, parameters, weights):
-            prior = layer.own_prior(layer.weights, layer.present, num_rows=self.num_rows)
-            shapes[name] = prior.evidence
-            found = own.matrix.unpack(layer.misfit(prior.precision, spread=self.spread))
-            for each in set(found) & set(weights.names):
-                costs[each], matrices[each] = found[each], own.matrix
-        weights.require(costs)
-        after = replace(
-            weights, keep=cheapest(costs, weights, num_out, pattern=self.pattern, matrices=matrices)
-        )
+        layers = list(joint_layers(curvature, parameters, weights))
+        priors = {
+            name: layer.own_prior(layer.weights, layer.present, num_rows=self.num_rows)
+            for name, _, layer in layers
+        }
+        after = replace(weights, keep=self._chosen(layers, priors, weights, num_out))
         values: dict[str, Tensor] = {}
         predicted: dict[str, float] = {}
         earned = 0.0
-        for name, own, layer in joint_layers(curvature, parameters, weights):
+        for name, own, layer in layers:
             present = after.present(own.matrix)
             moved = self._moved(layer, present)
-            prior = layer.own_prior(moved, present, num_rows=self.num_rows)
-            earned += prior.evidence - shapes[name]
-            predicted[name] = prior.evidence - shapes[name] - layer.rise(moved)
+            volume = layer.own_prior(moved, present, num_rows=self.num_rows).evidence - priors[name].evidence
+            earned += volume
+            predicted[name] = volume - layer.rise(moved)
             values |= own.matrix.unpack(moved)
         follow = self._moments(values)
         values |= carried(dict(self.model.named_buffers()), before.moments, follow)
@@ -136,7 +135,31 @@ class Removal:
         evidence = before.evidence + earned - before.num_data * (loss.mean - before.loss.mean)
         return State(after, loss, held_out, evidence, predicted, before.num_data, self._values(after), follow)
 
+    def _chosen(
+        self,
+        layers: Sequence[tuple[str, LayerCurvature, JointLayer]],
+        priors: Mapping[str, OwnPrior],
+        weights: TrainedWeights,
+        num_out: int,
+    ) -> dict[str, Tensor]:
+        """Return the masks after the removal of what costs least."""
+        if self.units is not None:
+            by_weight = {each: layer for _, own, layer in layers for each in own.matrix.shapes}
+            return self.units.cheapest(by_weight, weights.keep, num_out - weights.num_out)
+        costs: dict[str, Tensor] = {}
+        matrices: dict[str, LayerMatrix] = {}
+        for name, own, layer in layers:
+            found = own.matrix.unpack(layer.misfit(priors[name].precision, spread=self.spread))
+            for each in set(found) & set(weights.names):
+                costs[each], matrices[each] = found[each], own.matrix
+        weights.require(costs)
+        return cheapest(costs, weights, num_out, pattern=self.pattern, matrices=matrices)
+
     def _moved(self, layer: JointLayer, present: Tensor) -> Tensor:
+        if self.units is not None:
+            # rows that make a unit go because nothing reads it: the others need not stand in for them
+            rows = present.any(1, keepdim=True)
+            layer = replace(layer, weights=torch.where(rows, layer.weights, 0.0))
         return layer.moved(present)
 
     def row(self, first: State, before: State, after: State) -> PruneRound:

@@ -27,11 +27,13 @@ class TrainedWeights:
         names: Their parameters' names.
         moving: Names of the biases that move with them.
         keep: True where an entry is in, by name, for all of `names`.
+        biases: The same for all of `moving`.
     """
 
     names: tuple[str, ...]
     moving: tuple[str, ...]
     keep: dict[str, Tensor]
+    biases: dict[str, Tensor]
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -54,12 +56,27 @@ class TrainedWeights:
         Args:
             matrix: Layout of the layer.
         """
+        known = self.keep | self.biases
         device = next(iter(self.keep.values())).device
         whole = {
-            name: self.keep[name] if name in self.keep else torch.ones(shape, dtype=torch.bool, device=device)
+            name: known[name] if name in known else torch.ones(shape, dtype=torch.bool, device=device)
             for name, shape in matrix.shapes.items()
         }
         return matrix.pack(whole)
+
+    def of_units(self, names: Container[str]) -> "TrainedWeights":
+        """Return only the weights of whole units, with their biases among what may go.
+
+        Args:
+            names: Parameters of the units.
+        """
+        known = self.keep | self.biases
+        going = tuple(name for name in (*self.names, *self.moving) if name in names)
+        layers = {layer_of(name) for name in going}
+        moving = tuple(name for name in self.moving if name not in names and layer_of(name) in layers)
+        return TrainedWeights(
+            going, moving, {name: known[name] for name in going}, {name: known[name] for name in moving}
+        )
 
     def require(self, found: Container[str]) -> None:
         """Refuse weights that the network does not use as linear maps or convolutions.
@@ -79,7 +96,7 @@ class TrainedWeights:
 
 
 def removable_weights(
-    model: nn.Module, include: Sequence[str] | None, exclude: Sequence[str] | None
+    model: nn.Module, include: Sequence[str] | None, exclude: Sequence[str] | None, *, output: bool = False
 ) -> TrainedWeights:
     """Return the weights of a trained network that may go: matrices, but no embeddings and no output layer.
 
@@ -87,13 +104,14 @@ def removable_weights(
         model: The network, held or not.
         include: Name patterns of weights that may go, whatever they are.
         exclude: Name patterns of weights that stay.
+        output: Whether weights of the output layer may go too, as where units that it reads go.
 
     Raises:
         InvalidArgumentError: If a pattern matches nothing, or nothing may go.
     """
     parameters = dict(model.named_parameters())
     matching(parameters, include, exclude)  # the caller's own patterns, before ours join them
-    stay = prunable_exclude(model, parameters, include, exclude)
+    stay = exclude if output else prunable_exclude(model, parameters, include, exclude)
     embeddings = {
         f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)
     }
@@ -116,9 +134,11 @@ def removable_weights(
     held = held_masks(model)
     keep = {
         name: held[name].clone() if name in held else torch.ones_like(parameters[name], dtype=torch.bool)
-        for name in names
+        for name in (*names, *moving)
     }
-    return TrainedWeights(names, moving, keep)
+    return TrainedWeights(
+        names, moving, {name: keep[name] for name in names}, {name: keep[name] for name in moving}
+    )
 
 
 def joint_layers(

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from secateur.compaction.units import KINDS
 from secateur.curvature.batches import learned_likelihood
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Likelihood, resolve
@@ -25,12 +26,12 @@ from secateur.pruning.removal import Removal
 from secateur.pruning.result import PruneResult, PruneRound
 from secateur.pruning.rounds import TrainedWeights, removable_weights
 from secateur.pruning.stopping import stop_at
+from secateur.pruning.trained_units import TrainedUnits
 from secateur.reduction.own_prior import MOST_ROWS
 
 __all__ = ["prune_trained"]
 
 STRUCTURES = ("kronecker", "row", "diagonal")
-GRANULARITIES = ("weight",)
 LOOKED_AT = 2  # rows a layer whose eigenvalues are computed where the evidence only reports
 ROUNDS = 16
 ROUNDS_UNTIL_STOP = 24
@@ -44,7 +45,7 @@ def prune_trained(
     likelihood: str | Likelihood = "categorical",
     structure: str = "kronecker",
     sparsity: float | None = None,
-    granularity: str = "weight",
+    granularity: str | Sequence[str] = "weight",
     pattern: str | None = None,
     rounds: int | Sequence[float] | None = None,
     max_loss_rise: float | None = None,
@@ -72,7 +73,8 @@ def prune_trained(
         structure: What depends on what: "kronecker" all weights of a layer, "row" those of an output unit,
             "diagonal" none.
         sparsity: Share of the weights that may go to be out afterwards. None lets the evidence stop.
-        granularity: "weight".
+        granularity: "weight", or whole units: "neuron", "channel", "head" (with all queries that share a key
+            and value), or several of them.
         pattern: "2:4" or any "N:M": N of each M consecutive inputs of a unit stay.
         rounds: How many, or the share to be out after each. Without a target the most of them. None: 16, and
             24 without a target, each removing the same share of what is left.
@@ -100,12 +102,17 @@ def prune_trained(
         arXiv:2309.12095 for the evidence; Hassibi & Stork 1993 for the move; Thodberg 1993 for evidence as a
         stop of Hessian-based pruning.
     """
-    _check(structure, granularity, pattern, sparsity, rounds, max_loss_rise, spread, max_batches)
+    kinds = (granularity,) if isinstance(granularity, str) else tuple(granularity)
+    _check(structure, kinds, pattern, sparsity, rounds, max_loss_rise, spread, max_batches)
     wanted = None if pattern is None else Pattern.parse(pattern)
-    weights = removable_weights(model, include, exclude)
-    target = _target(weights, wanted.sparsity if wanted is not None else sparsity)
+    weights = removable_weights(model, include, exclude, output=kinds != ("weight",))
     data = CalibrationData.of(loader, held_out=held_out, seed=seed)
     device = weights.keep[weights.names[0]].device
+    units = None
+    if kinds != ("weight",):
+        units = TrainedUnits.of(model, data.example(device), kinds, set(weights.names))
+        weights = weights.of_units(units.parameters)
+    target = _target(weights, wanted.sparsity if wanted is not None else sparsity)
     with evaluation_mode(model):
         removal = Removal(
             model=model,
@@ -114,6 +121,7 @@ def prune_trained(
             structure=structure,
             spread=spread,
             pattern=wanted,
+            units=units,
             num_data=num_data,
             num_rows=LOOKED_AT if target is not None else MOST_ROWS,
             max_batches=max_batches,
@@ -150,7 +158,7 @@ def prune_trained(
 
 def _check(
     structure: str,
-    granularity: str,
+    kinds: tuple[str, ...],
     pattern: str | None,
     sparsity: float | None,
     rounds: int | Sequence[float] | None,
@@ -160,13 +168,19 @@ def _check(
 ) -> None:
     for argument, value, valid in (
         ("structure", structure, STRUCTURES),
-        ("granularity", granularity, GRANULARITIES),
         ("spread", spread, SPREADS),
+        *(("granularity", kind, KINDS if len(kinds) > 1 else ("weight", *KINDS)) for kind in kinds),
     ):
         if value not in valid:
             raise InvalidArgumentError(f"{argument}: expected one of {', '.join(valid)}, got {value!r}")
     if sparsity is not None and not 0 <= sparsity <= 1:
         raise InvalidArgumentError(f"sparsity: expected a share between 0 and 1, got {sparsity}")
+    if not kinds:
+        raise InvalidArgumentError("granularity: expected at least one kind of unit, got none")
+    if pattern is not None and kinds != ("weight",):
+        raise InvalidArgumentError(
+            f"granularity: expected 'weight' beside a pattern, got {' and '.join(kinds)}"
+        )
     if pattern is not None and sparsity is not None:
         raise InvalidArgumentError(
             f"pattern: expected no sparsity beside it, since it has its own, got {sparsity}"

@@ -12,6 +12,7 @@ The eigenvalues of A_FF cost columns^3 for each row. So they are computed for a 
 many entries stay in them, and each other row takes those of its neighbour in that order, with its own s_i.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -82,7 +83,9 @@ def own_prior(
     precision = num_kept / power
     for _ in range(num_iterations):
         gamma = float((values / (values + precision)).sum())
-        before, precision = precision, min(max(gamma, SMALLEST_GAMMA) / power, LARGEST)
+        before = precision
+        # Halfway on the log scale: gamma falls with pi, up to as steeply as 1 / pi, so a whole step swings.
+        precision = min(math.sqrt(before * max(gamma, SMALLEST_GAMMA) / power), LARGEST)
         if abs(precision - before) <= 1e-9 * precision:
             break
     volume = float(torch.log1p(values / precision).sum())

@@ -1,0 +1,186 @@
+"""Whole neurons, channels and attention heads of a trained network: what each costs, which weights it has.
+
+A unit is made by rows of some layers and read by columns of one. Without it the rows are of no use. So it
+costs what its columns cost the layer that reads them, all of them together and with the others moved:
+
+    misfit of columns Q    1/2 tr( N G W_Q [ (A_F^-1)_QQ ]^-1 W_Q^T ),      F the columns that are in
+
+under the curvature N G (x) A of the reading layer. Units go in the order of nats per weight saved. Those that
+several layers read (residual streams) stay: what they cost in each is not independent.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.compaction import find_units
+from secateur.compaction.units import KINDS, UnitAxis
+from secateur.errors import InvalidArgumentError
+from secateur.pruning.joint_layer import DAMPING, JointLayer
+
+__all__ = ["TrainedUnits"]
+
+
+@dataclass(frozen=True)
+class TrainedUnits:
+    """Units that may go.
+
+    Attributes:
+        axes: Which weights each is made of and read by; units that may not go are -1.
+        count: How many units are numbered.
+        readers: For each unit that may go, the weight that reads it.
+    """
+
+    axes: tuple[UnitAxis, ...]
+    count: int
+    readers: dict[int, str]
+
+    @classmethod
+    def of(cls, model: nn.Module, example: Any, kinds: tuple[str, ...], names: set[str]) -> "TrainedUnits":
+        """Find the units of some kinds, all of whose weights may go, and that one weight reads.
+
+        Args:
+            model: Network, held or not.
+            example: Arguments of a call.
+            kinds: Some of "neuron", "channel", "head".
+            names: Parameters that may lose entries.
+
+        Raises:
+            InvalidArgumentError: If there are none.
+        """
+        units = find_units(model, example)
+        allowed = torch.tensor([kind in kinds for kind in units.kind], dtype=torch.bool)
+        reads: dict[int, set[str]] = {}
+        shapes = {name: parameter.dim() for name, parameter in model.named_parameters()}
+        for axis in units.axes:
+            of = axis.unit[axis.unit >= 0].unique()
+            if shapes.get(axis.parameter, 0) > 1 and axis.parameter not in names:
+                allowed[of] = False
+            if not axis.produces:
+                for unit in of.tolist():
+                    reads.setdefault(unit, set()).add(axis.parameter)
+        for unit in range(len(units)):
+            allowed[unit] &= len(reads.get(unit, ())) == 1
+        if not allowed.any():
+            found = ", ".join(kind for kind in KINDS if kind in units.kind) or "no units that can be removed"
+            raise InvalidArgumentError(
+                f"granularity: expected {' or '.join(kinds)}s that one layer reads and that may go, got a "
+                f"network with {found}; use 'weight'"
+            )
+        chosen = torch.cat([torch.where(allowed, torch.arange(len(units)), -1), torch.tensor([-1])])
+        axes = tuple(
+            UnitAxis(axis.parameter, axis.axis, chosen[axis.unit], axis.produces) for axis in units.axes
+        )
+        readers = {unit: next(iter(reads[unit])) for unit in allowed.nonzero().flatten().tolist()}
+        return cls(tuple(axis for axis in axes if (axis.unit >= 0).any()), len(units), readers)
+
+    @property
+    def parameters(self) -> set[str]:
+        """Names of the parameters that units are made of or read by."""
+        return {axis.parameter for axis in self.axes}
+
+    def sizes(self, keep: Mapping[str, Tensor]) -> Tensor:
+        """Return how many entries that are in each unit has.
+
+        Args:
+            keep: True where an entry is in; parameters that are not named do not count.
+        """
+        sizes = torch.zeros(self.count, dtype=torch.long)
+        for axis in self.axes:
+            if axis.parameter not in keep:
+                continue
+            mask = keep[axis.parameter]
+            others = [each for each in range(mask.dim()) if each != axis.axis]
+            along = mask.sum(others).cpu() if others else mask.long().cpu()
+            inside = axis.unit >= 0
+            sizes.index_add_(0, axis.unit[inside], along[inside])
+        return sizes
+
+    def costs(self, layers: Mapping[str, JointLayer], keep: Mapping[str, Tensor]) -> Tensor:
+        """Return what each unit's removal costs, in nats; infinite where a unit may not go or is out.
+
+        Args:
+            layers: The layer of each weight that reads units, by the weight's name.
+            keep: True where an entry is in.
+
+        Raises:
+            InvalidArgumentError: If the curvature has no factor of a layer that reads units.
+        """
+        costs = torch.full((self.count,), torch.inf, dtype=torch.float64)
+        for axis in self.axes:
+            if axis.produces or axis.parameter not in keep:
+                continue
+            if axis.parameter not in layers or layers[axis.parameter].column_curvature is None:
+                raise InvalidArgumentError(
+                    f"{axis.parameter}: expected joint curvature of the layer that reads units, got none; "
+                    'use structure="kronecker" or "row", or exclude it'
+                )
+            _add_costs(costs, axis.unit, layers[axis.parameter])
+        return costs
+
+    def without(self, keep: Mapping[str, Tensor], gone: Tensor) -> dict[str, Tensor]:
+        """Return masks in which every weight that makes or reads one of these units is out.
+
+        Args:
+            keep: Masks before.
+            gone: True for units to remove.
+        """
+        after = {name: mask.clone() for name, mask in keep.items()}
+        flags = torch.cat([gone, torch.tensor([False])])
+        for axis in self.axes:
+            if axis.parameter in after:
+                mask = after[axis.parameter]
+                shape = [-1 if each == axis.axis else 1 for each in range(mask.dim())]
+                mask &= ~flags[axis.unit].to(mask.device).view(shape)
+        return after
+
+    def cheapest(
+        self, layers: Mapping[str, JointLayer], keep: Mapping[str, Tensor], num_entries: int
+    ) -> dict[str, Tensor]:
+        """Return masks without the units that cost least for each weight saved, the last of no layer.
+
+        Args:
+            layers: As for `costs`.
+            keep: Masks before.
+            num_entries: The most entries to remove.
+        """
+        costs, sizes = self.costs(layers, keep), self.sizes(keep)
+        rate = costs / sizes.clamp_min(1)
+        for reader in set(self.readers.values()):  # a layer keeps its dearest unit
+            own = torch.tensor([unit for unit, name in self.readers.items() if name == reader])
+            inside = own[rate[own].isfinite()]
+            if len(inside):
+                rate[inside[rate[inside].argmax()]] = torch.inf
+        order = rate.argsort(stable=True)
+        order = order[rate[order].isfinite()]
+        order = order[sizes[order].cumsum(0) <= num_entries]
+        gone = torch.zeros(self.count, dtype=torch.bool)
+        gone[order] = True
+        return self.without(keep, gone)
+
+
+def _add_costs(costs: Tensor, unit: Tensor, layer: JointLayer) -> None:
+    """Put the costs of the units that a layer's columns read into place."""
+    assert layer.column_curvature is not None
+    curvature, weights = layer.column_curvature.double(), layer.weights.double()
+    taps = (weights.shape[1] - weights.shape[1] % len(unit)) // len(unit)  # a bias is one column more
+    of_column = torch.full((weights.shape[1],), -1)
+    of_column[: taps * len(unit)] = unit.repeat_interleave(taps)
+    inside = layer.present.any(0)
+    damped = curvature + DAMPING * curvature.diagonal().mean() * torch.eye(len(curvature)).to(curvature)
+    inverse = torch.zeros_like(damped)
+    kept = inside.nonzero().flatten()
+    inverse[kept.unsqueeze(1), kept] = torch.linalg.inv(damped[kept][:, kept])
+    products = weights.mT @ layer.row_curvature.double() @ weights
+    of_column = torch.where(inside.cpu(), of_column, -1)
+    found, sizes = of_column[of_column >= 0].unique(return_counts=True)
+    for size in sizes.unique().tolist():
+        units = found[sizes == size]
+        columns = torch.stack([(of_column == each).nonzero().flatten() for each in units.tolist()])
+        columns = columns.to(inverse.device)
+        block = inverse[columns.unsqueeze(2), columns.unsqueeze(1)]
+        misfit = 0.5 * (torch.linalg.inv(block) * products[columns.unsqueeze(2), columns.unsqueeze(1)])
+        costs[units] = misfit.sum((1, 2)).cpu()
