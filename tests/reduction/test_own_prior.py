@@ -24,11 +24,11 @@ def layer(generator: torch.Generator, *, scale: float = 30.0, rows: int = N, col
     return weights, present, scale * normal(rows).exp(), root @ root.mT / columns
 
 
-def dense_evidence(precision: float, weights: Tensor, present: Tensor, scale: Tensor, A: Tensor) -> float:
+def dense_evidence(precision: float, weights: Tensor, present: Tensor, scale: Tensor, inner: Tensor) -> float:
     """-1/2 sum_i ln |(s_i A + pi I)_FF| + 1/2 n_F ln pi - 1/2 pi |W_F|^2."""
     total = 0.5 * int(present.sum()) * math.log(precision) - 0.5 * precision * float(weights.square().sum())
     for own, kept in zip(scale, present, strict=True):
-        block = (own * A)[kept][:, kept]
+        block = (own * inner)[kept][:, kept]
         total -= 0.5 * float(torch.logdet(block + precision * torch.eye(len(block), dtype=block.dtype)))
     return total
 
@@ -54,12 +54,14 @@ def test_it_is_the_maximum_of_the_dense_evidence_where_all_rows_are_looked_at(ge
 
 
 def test_gamma_counts_the_directions_that_the_data_determine(generator):
-    weights, present, scale, A = layer(generator)
-    found = own_prior(weights, present, scale, A, num_rows=N)
+    weights, present, scale, inner = layer(generator)
+    found = own_prior(weights, present, scale, inner, num_rows=N)
     count = 0.0
     for own, kept in zip(scale, present, strict=True):
-        block = (own * A)[kept][:, kept]
-        count += float(torch.trace(torch.linalg.solve(block + found.precision * torch.eye(len(block)), block)))
+        block = (own * inner)[kept][:, kept]
+        count += float(
+            torch.trace(torch.linalg.solve(block + found.precision * torch.eye(len(block)), block))
+        )
     assert found.gamma == pytest.approx(count, rel=1e-6)
     assert found.gamma == pytest.approx(found.precision * float(weights.square().sum()), rel=1e-6)
     assert 0 < found.gamma < int(present.sum())
@@ -67,10 +69,10 @@ def test_gamma_counts_the_directions_that_the_data_determine(generator):
 
 def test_weights_that_are_tiny_beside_their_uncertainty_do_not_make_it_swing(generator):
     """A fixed point that is approached from both sides in turn: gamma falls as steeply as 1 / pi."""
-    weights, present, scale, A = layer(generator)
+    weights, present, scale, inner = layer(generator)
     weights = weights * 1e-6
-    precision, evidence = maximum(weights, present, scale, A)
-    found = own_prior(weights, present, scale, A, num_rows=N)
+    precision, evidence = maximum(weights, present, scale, inner)
+    found = own_prior(weights, present, scale, inner, num_rows=N)
     assert found.precision == pytest.approx(precision, rel=1e-4)
     assert found.evidence == pytest.approx(evidence, rel=1e-6)
 
@@ -88,27 +90,27 @@ def test_a_few_rows_stand_for_all(generator):
 def test_rows_of_different_lengths_are_of_one_distribution_of_eigenvalues(generator):
     """With A = I every spectrum is the same, so one row says all about all rows."""
     weights, present, scale, _ = layer(generator)
-    A = torch.eye(M, dtype=torch.float64)
-    _, evidence = maximum(weights, present, scale, A)
-    assert own_prior(weights, present, scale, A, num_rows=1).evidence == pytest.approx(evidence, rel=1e-9)
+    inner = torch.eye(M, dtype=torch.float64)
+    _, evidence = maximum(weights, present, scale, inner)
+    assert own_prior(weights, present, scale, inner, num_rows=1).evidence == pytest.approx(evidence, rel=1e-9)
 
 
 def test_what_is_out_does_not_count(generator):
-    weights, present, scale, A = layer(generator)
-    found = own_prior(weights, present, scale, A)
-    other = own_prior(torch.where(present, weights, 5.0), present, scale, A)
+    weights, present, scale, inner = layer(generator)
+    found = own_prior(weights, present, scale, inner)
+    other = own_prior(torch.where(present, weights, 5.0), present, scale, inner)
     assert found == other
 
 
 def test_it_ends_where_nothing_stays_or_nothing_is_known(generator):
-    weights, present, scale, A = layer(generator)
-    none = own_prior(weights, torch.zeros_like(present), scale, A)
+    weights, present, scale, inner = layer(generator)
+    none = own_prior(weights, torch.zeros_like(present), scale, inner)
     assert (none.gamma, none.evidence) == (0.0, 0.0)
     # no curvature: the prior is as wide as may be, and a network without data pays nothing for its weights
-    flat = own_prior(weights, present, torch.zeros_like(scale), A)
+    flat = own_prior(weights, present, torch.zeros_like(scale), inner)
     assert flat.evidence == pytest.approx(0.0, abs=1e-5)
     # nothing but zeros: the narrowest prior there is, under which they cost nothing either
-    zeros = own_prior(torch.zeros_like(weights), present, scale, A)
+    zeros = own_prior(torch.zeros_like(weights), present, scale, inner)
     assert math.isfinite(zeros.precision)
     assert zeros.evidence == pytest.approx(0.0, abs=1e-5)
 
