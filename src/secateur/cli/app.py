@@ -6,7 +6,18 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from secateur.cli import bench, compact, compare, data, evaluate, export, fit, prune, report
+from secateur.cli import (
+    bench,
+    compact,
+    compare,
+    data,
+    evaluate,
+    export,
+    fit,
+    prune,
+    prune_trained,
+    report,
+)
 from secateur.cli.failures import DEBUG_VARIABLE, FAILED, ExitCodes, complain
 from secateur.version import __version__
 
@@ -47,6 +58,7 @@ def _shared(
 app.command(epilog=fit.EXAMPLE)(fit.fit)
 app.command(epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command(epilog=prune.EXAMPLE)(prune.prune)
+app.command(epilog=prune_trained.EXAMPLE)(prune_trained.prune_trained)
 app.command(epilog=compare.EXAMPLE)(compare.compare)
 app.command(epilog=compact.EXAMPLE)(compact.compact)
 app.command(epilog=export.EXAMPLE)(export.export)

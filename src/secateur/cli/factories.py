@@ -9,7 +9,7 @@ from typing import Any
 
 from secateur.errors import SecateurError, UsageError
 
-__all__ = ["call_factory", "is_factory"]
+__all__ = ["call_factory", "current_directory_first", "is_factory"]
 
 
 def is_factory(text: str) -> bool:
@@ -26,9 +26,9 @@ def is_factory(text: str) -> bool:
 
 
 def call_factory(option: str, text: str) -> Any:
-    """Import a function from the current directory or the environment, and return what it returns.
+    """Import a function of the environment and return what it returns; this runs the module's code.
 
-    This runs the module's code.
+    Inside `current_directory_first` the current directory is looked into as well.
 
     Args:
         option: What the error calls it, `--model`.
@@ -38,33 +38,32 @@ def call_factory(option: str, text: str) -> Any:
         UsageError: If there is no such module or function, or its code fails.
     """
     module_name, _, name = text.partition(":")
-    with _current_directory_first():
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            missing = f"no module {error.name!r}" if error.name else str(error)
-            raise UsageError(
-                f"{option} {text}: expected a module of the current directory or the environment, got {missing}"
-            ) from error
-        except Exception as error:
-            raise _failed(option, text, "a module that can be imported", error) from error
-        try:
-            function = reduce(getattr, name.split("."), module)
-        except AttributeError as error:
-            raise UsageError(
-                f"{option} {text}: expected a function {name!r} in {module_name}, got none of that name"
-            ) from error
-        if not callable(function):
-            raise UsageError(
-                f"{option} {text}: expected a function that is called without arguments, got "
-                f"{type(function).__name__}"
-            )
-        try:
-            return function()
-        except SecateurError:
-            raise
-        except Exception as error:
-            raise _failed(option, text, "a function that returns when called without arguments", error) from error
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = f"no module {error.name!r}" if error.name else str(error)
+        raise UsageError(
+            f"{option} {text}: expected a module of the current directory or the environment, got {missing}"
+        ) from error
+    except Exception as error:
+        raise _failed(option, text, "a module that can be imported", error) from error
+    try:
+        function = reduce(getattr, name.split("."), module)
+    except AttributeError as error:
+        raise UsageError(
+            f"{option} {text}: expected a function {name!r} in {module_name}, got none of that name"
+        ) from error
+    if not callable(function):
+        raise UsageError(
+            f"{option} {text}: expected a function that is called without arguments, got "
+            f"{type(function).__name__}"
+        )
+    try:
+        return function()
+    except SecateurError:
+        raise
+    except Exception as error:
+        raise _failed(option, text, "a function that returns when called without arguments", error) from error
 
 
 def _failed(option: str, text: str, expected: str, error: Exception) -> UsageError:
@@ -73,8 +72,11 @@ def _failed(option: str, text: str, expected: str, error: Exception) -> UsageErr
 
 
 @contextmanager
-def _current_directory_first() -> Iterator[None]:
-    """Let imports look into the current directory, as `python -m` does; an installed command does not."""
+def current_directory_first() -> Iterator[None]:
+    """Let imports look into the current directory, as `python -m` does; an installed command does not.
+
+    Code that a factory returned may import more at any time, so the block holds all of its use.
+    """
     sys.path.insert(0, "")
     try:
         yield

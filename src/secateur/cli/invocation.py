@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from typer.models import OptionInfo
+
 __all__ = ["command_line", "run_directory"]
 
 
@@ -13,22 +15,26 @@ def command_line(command: Callable[..., None], given: Mapping[str, Any]) -> str:
     """Format the shell command that calls a command's function with these values.
 
     Args:
-        command: The function; parameters without a default are arguments, the others options, left out
-            where they have their default.
+        command: The function; parameters without a default are arguments unless declared as options. Options
+            are left out where they have their default, and repeated for lists.
         given: A value for each parameter.
     """
     arguments, options = [], []
     for name, parameter in inspect.signature(command).parameters.items():
         value, option = given[name], name.strip("_").replace("_", "-")
-        if parameter.default is parameter.empty:
+        declared = getattr(parameter.annotation, "__metadata__", ())
+        if parameter.default is parameter.empty and not any(
+            isinstance(each, OptionInfo) for each in declared
+        ):
             arguments.append(str(value))
         elif value == parameter.default:
             continue
         elif isinstance(value, bool):
             options.append(f"--{option}" if value else f"--no-{option}")
         else:
-            options += [f"--{option}", str(value)]
-    return shlex.join(["secateur", command.__name__, *arguments, *options])
+            for each in value if isinstance(value, list) else [value]:
+                options += [f"--{option}", str(each)]
+    return shlex.join(["secateur", command.__name__.replace("_", "-"), *arguments, *options])
 
 
 def run_directory(network: str, data: str, method: str, seed: int) -> Path:

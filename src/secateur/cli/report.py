@@ -12,7 +12,8 @@ EXAMPLE = "Example: secateur report runs/lenet-fashion-mnist-calibrated-seed0"
 
 def report(
     run: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Directory of a finished run, or of a comparison.")
+        Path,
+        typer.Argument(metavar="DIR", help="Directory of a finished run, a comparison, or a pruned network."),
     ],
     data_dir: Annotated[
         Path | None,
@@ -28,11 +29,13 @@ def report(
     and the figures; detection of out-of-distribution images is measured once per run.
     """
     # matplotlib: only where it is needed
-    from secateur.reports import comparison
+    from secateur.reports import comparison, trained_page, trained_record
     from secateur.reports.run_page import write
 
     if comparison.is_comparison(run):
         say = lambda line: typer.echo(line, err=True)  # noqa: E731
         typer.echo(comparison.write(run, data_dir=data_dir, device=device, say=say))
+    elif trained_record.is_pruned_network(run):
+        typer.echo(trained_page.write(run))
     else:
         typer.echo(write(run))

@@ -3,7 +3,6 @@
 No code of the directory is run, nothing is downloaded, and weights come from safetensors files alone.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -194,11 +193,9 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _quiet(library: ModuleType) -> Iterator[None]:
-    """Keep the library's bars and remarks off the terminal, and its hands off the network."""
+    """Keep the library's bars and remarks off the terminal."""
     logging = library.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    offline = os.environ.get("HF_HUB_OFFLINE")
-    os.environ["HF_HUB_OFFLINE"] = "1"
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
@@ -207,7 +204,3 @@ def _quiet(library: ModuleType) -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-        if offline is None:
-            del os.environ["HF_HUB_OFFLINE"]
-        else:
-            os.environ["HF_HUB_OFFLINE"] = offline

@@ -1,0 +1,173 @@
+"""Data for a trained network, by what the command line calls them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from secateur import data, networks
+from secateur.cli.factories import call_factory, is_factory
+from secateur.cli.transformers_directory import read_text
+from secateur.curvature.batches import read_batch
+from secateur.errors import DataError, SecateurError, UsageError
+from secateur.modules import call, evaluation_mode
+
+__all__ = ["DataSource", "TrainedData", "check_batch"]
+
+TENSORS = ("inputs", "targets")
+WINDOWS = 4  # of a text, in a batch
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class TrainedData:
+    """Batches for a network.
+
+    Attributes:
+        loader: Batches; they can be read again.
+        image_shape: Channels, height and width, where the data are images of one shape.
+        num_classes: Number of classes, where it is known.
+    """
+
+    loader: Iterable[Any]
+    image_shape: tuple[int, int, int] | None = None
+    num_classes: int | None = None
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """How data are found by their names.
+
+    Attributes:
+        model_name: What `--model` says.
+        batch_size: Data in a batch; None takes the default of the kind of data.
+        window: Tokens of a window of text.
+        image_size: Height and width of the images of a data set; None takes what the network needs.
+        data_dir: Folder with data sets.
+    """
+
+    model_name: str
+    batch_size: int | None
+    window: int
+    image_size: int | None
+    data_dir: Path | None
+
+    def load(
+        self, text: str, *, option: str = "--data", model: nn.Module | None = None, like: str | None = None
+    ) -> TrainedData:
+        """Return the data that an option names.
+
+        Args:
+            text: `package.module:function`, the name of a data set, a `.safetensors` or a `.txt` file.
+            option: Its name: `--data` takes the training images of a data set, `--held-out` the test images.
+            model: The network, if it is there already; text is read by the tokenizer beside it.
+            like: Name of the data set that the network was trained on, whose moments standardise the images.
+
+        Raises:
+            SecateurError: If there are no such data, or they are damaged.
+        """
+        suffix = Path(text).suffix.lower()
+        if is_factory(text):
+            return self._returned(call_factory(option, text), option, text)
+        if suffix == ".safetensors":
+            return self._tensors(Path(text), option)
+        if suffix == ".txt":
+            directory = Path(self.model_name)
+            if model is None or not directory.is_dir():
+                raise UsageError(
+                    f"{option} {text}: expected text only for a network in a directory of the Transformers "
+                    f"library, got --model {self.model_name}"
+                )
+            windows = read_text(Path(text), directory, model, window=self.window, option=option)
+            return TrainedData(self._batches(windows, WINDOWS))
+        if text in data.names():
+            return self._images(text, option, like)
+        near = f"{', '.join(data.names())}, a .safetensors file, a .txt file"
+        raise UsageError(f"{option}: expected package.module:function, or one of {near}, got {text!r}")
+
+    def _batches(self, rows: "Dataset[Any]", size: int = BATCH) -> "DataLoader[Any]":
+        return DataLoader(rows, batch_size=self.batch_size or size)
+
+    def _returned(self, value: Any, option: str, text: str) -> TrainedData:
+        """Return what a function of the user's gave, read into memory where it can be read only once."""
+        if isinstance(value, Dataset):
+            return TrainedData(self._batches(value))
+        if isinstance(value, torch.Tensor | str | bytes | Mapping) or not isinstance(value, Iterable):
+            raise UsageError(
+                f"{option} {text}: expected a loader, batches of inputs and targets, got {type(value).__name__}"
+            )
+        return TrainedData(list(value) if iter(value) is value else value)
+
+    def _tensors(self, path: Path, option: str) -> TrainedData:
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError, ValueError) as error:
+            raise DataError(f"{option} {path}: expected a safetensors file, got: {error}") from error
+        missing = [name for name in TENSORS if name not in tensors]
+        if missing:
+            found = ", ".join(sorted(tensors)) or "none"
+            raise DataError(f"{option} {path}: expected tensors inputs and targets, got {found}")
+        inputs, targets = (tensors[name] for name in TENSORS)
+        if not inputs.dim() or not targets.dim() or len(inputs) != len(targets) or not len(inputs):
+            raise DataError(
+                f"{option} {path}: expected one target for each input, got shapes {tuple(inputs.shape)} and "
+                f"{tuple(targets.shape)}"
+            )
+        shape = tuple(inputs.shape[1:])
+        whole = not targets.is_floating_point() and targets.dim() == 1
+        return TrainedData(
+            self._batches(TensorDataset(inputs, targets)),
+            image_shape=(shape[0], shape[1], shape[2]) if len(shape) == 3 else None,
+            num_classes=int(targets.max()) + 1 if whole else None,
+        )
+
+    def _images(self, name: str, option: str, like: str | None) -> TrainedData:
+        size = self.image_size
+        if size is None and self.model_name in networks.names():
+            size = networks.image_size(self.model_name)
+        options: dict[str, Any] = {"data_dir": self.data_dir, "image_size": size}
+        trained_on = data.load(like, **options) if like in data.names() and like != name else None
+        images = data.load(name, like=trained_on, **options)
+        split = images.test if option == "--held-out" else images.train
+        rows = TensorDataset(split.images, split.labels)
+        return TrainedData(self._batches(rows), split.image_shape, images.num_classes)
+
+
+def check_batch(model: nn.Module, loader: Iterable[Any], option: str) -> Any:
+    """Return the first batch, after the network has been called with it.
+
+    Args:
+        model: The network.
+        loader: Batches.
+        option: What the error calls them, `--data`.
+
+    Raises:
+        DataError: If there is no batch, or it is not what the network takes.
+    """
+    device = next(model.parameters()).device
+    try:
+        batch = next(iter(loader), None)
+        if batch is None:
+            raise DataError(f"{option}: expected at least one batch, got none")
+        read = read_batch(batch, device)
+        with evaluation_mode(model), torch.no_grad():
+            call(model, read.example)
+    except SecateurError:
+        raise
+    except Exception as error:  # the user's loader and network raise what they like
+        reason = (str(error).splitlines() or [""])[0]
+        raise DataError(
+            f"{option}: expected batches that the network takes, got {type(error).__name__}: {reason}"
+        ) from error
+    if read.targets is None:
+        raise DataError(
+            f"{option}: expected batches with targets, got inputs alone; give (inputs, targets), or dicts "
+            "with labels"
+        )
+    return batch

@@ -1,0 +1,161 @@
+"""Prune a trained network, judge it on held-out data, and write it to a new directory with its numbers."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.curvature.batches import learned_likelihood, read_batch
+from secateur.errors import ArtifactError
+from secateur.export.trained_costs import copy_to_time, measure_costs
+from secateur.export.trained_scores import held_out_scores
+from secateur.likelihoods import Likelihood, resolve
+from secateur.pruning import PruneResult, prune_trained
+from secateur.pruning.measuring import CalibrationData
+from secateur.runs import as_json, write_whole
+from secateur.training.run import versions
+
+__all__ = ["FORMAT", "RESULT", "PrunedNetwork", "check_new", "prune_to_directory"]
+
+RESULT = "result.json"
+FORMAT = "secateur-prune-trained"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class PrunedNetwork:
+    """A pruned network in its directory.
+
+    Attributes:
+        result: What was removed.
+        weights: File with the weights.
+        directory: Directory with all files.
+    """
+
+    result: PruneResult
+    weights: Path
+    directory: Path
+
+
+def check_new(out: Path) -> None:
+    """Refuse a directory that has files, or cannot be made; nothing is changed.
+
+    Args:
+        out: Directory to write to.
+
+    Raises:
+        ArtifactError: If it is not new or empty, or not writable.
+    """
+    try:
+        if out.exists() and any(out.iterdir()):
+            raise ArtifactError(f"--out {out}: expected a new or empty directory, got one with files")
+        place = out
+        while not place.exists():
+            place = place.parent
+    except OSError as error:
+        raise ArtifactError(f"--out {out}: expected a new or empty directory, got: {error}") from error
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise ArtifactError(
+            f"--out {out}: expected a directory that can be written, got {place}, which cannot"
+        )
+
+
+def prune_to_directory(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    out: Path,
+    write: Callable[[nn.Module, Path], Path],
+    likelihood: str | Likelihood = "categorical",
+    held_out: Iterable[Any] | None = None,
+    seed: int = 0,
+    about: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> PrunedNetwork:
+    """Prune a trained network in place; write it, and `result.json` with all numbers, to a new directory.
+
+    Args:
+        model: Trained network.
+        loader: Batches with targets.
+        out: New or empty directory.
+        write: Writes the network into the directory, and returns the file with its weights.
+        likelihood: Distribution of the targets.
+        held_out: Batches to judge by; None holds out a slice of the loader.
+        seed: As for `prune_trained`.
+        about: Further entries of `result.json`: where network and data came from.
+        options: Of `secateur.prune_trained`.
+
+    Raises:
+        ArtifactError: If the directory is not new or empty, or cannot be written.
+        InvalidArgumentError: As of `prune_trained`.
+    """
+    check_new(out)
+    start = time.perf_counter()
+    data = CalibrationData.of(loader, held_out=held_out, seed=seed)  # the slice that prune_trained would take
+    device = next(model.parameters()).device
+    model.eval()
+    kind = learned_likelihood(resolve(likelihood), model, data.fit, device)
+    before, scores_before = copy_to_time(model), held_out_scores(model, data.held_out, kind)
+    result = prune_trained(
+        model, data.fit, held_out=data.held_out, likelihood=likelihood, seed=seed, progress=False, **options
+    )
+    seconds = time.perf_counter() - start
+    scores_after = held_out_scores(model, data.held_out, kind)
+    example = read_batch(next(iter(data.held_out)), device).example
+    costs = measure_costs(before, model, result.masks, example)
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        **(about or {}),
+        "network": type(model).__name__,
+        "likelihood": kind.describe(),
+        "held_out_given": held_out is not None,
+        "seed": seed,
+        "options": {name: value for name, value in options.items() if not callable(value)},
+        "versions": versions(),
+        "num_threads": torch.get_num_threads(),
+        "device": str(device),
+        "seconds": seconds,
+        **numbers(result),
+        "scores": {"before": scores_before, "after": scores_after},
+        "costs": asdict(costs),
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"--out {out}: expected to make this directory, got: {error}") from error
+    weights = write(model, out)
+    write_whole(out / RESULT, json.dumps(as_json(record), indent=1).encode())
+    return PrunedNetwork(result, weights, out)
+
+
+def numbers(result: PruneResult) -> dict[str, Any]:
+    """Return all numbers of a result as JSON values; masks and evidence of single entries are left out.
+
+    Args:
+        result: Of a pruning.
+    """
+    return {
+        "num_weights": result.num_weights,
+        "num_kept": result.num_kept,
+        "num_removed": result.num_removed,
+        "sparsity": result.sparsity,
+        "predicted_delta_f": result.predicted_delta_f,
+        "observed_delta_f": result.observed_delta_f,
+        "loss_before": result.loss_before,
+        "loss_after": result.loss_after,
+        "held_out_before": result.held_out_before,
+        "chosen_round": len(result.rounds),
+        "stopped_by": result.stopped_by,
+        "num_data": result.num_data,
+        "units_before": result.units_before,
+        "units_after": result.units_after,
+        "layers": [asdict(row) for row in result.layers],
+        "trace": [asdict(row) for row in result.trace],
+    }
