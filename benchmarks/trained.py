@@ -6,7 +6,8 @@
 
 Each line says: method, seed, share of the weights that is out, test scores, seconds, and peak memory of the
 process so far. Choices (what to remove, where to stop) are made on calibration and held-out data. The test
-set is only scored. Known methods are in `benchmarks/neighbours`, trained networks in `benchmarks/trained_subjects.py`.
+set is only scored. Known methods are in `benchmarks/neighbours`, trained networks in
+`benchmarks/trained_subjects.py`.
 
 By ours several shares are reached in one removal, whose rounds pass through them; others start anew for each.
 """

