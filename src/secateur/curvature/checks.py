@@ -33,12 +33,13 @@ def require_finite_weights(weights: Mapping[str, Tensor]) -> None:
             )
 
 
-def require_finite_batch(batch: Batch, place: str) -> None:
+def require_finite_batch(batch: Batch, place: str, argument: str = "loader") -> None:
     """Demand inputs and targets without nan or infinity, but for masks given as numbers.
 
     Args:
         batch: The batch.
         place: Which batch, for the message.
+        argument: What the user calls the batches, for the message.
 
     Raises:
         InvalidArgumentError: If there is one.
@@ -47,7 +48,7 @@ def require_finite_batch(batch: Batch, place: str) -> None:
         for leaf in pytree.tree_leaves(nest):
             if isinstance(leaf, Tensor) and leaf.is_floating_point() and bool(torch.isnan(leaf).any()):
                 raise InvalidArgumentError(
-                    f"loader: expected finite {kind}, got nan in {place}; clean the data"
+                    f"{argument}: expected finite {kind}, got nan in {place}; clean the data"
                 )
 
 

@@ -13,9 +13,10 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, Subset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Subset
 
-from secateur.curvature.batches import label_shift, labelled, read_batch, tensor_outputs
+from secateur.curvature.batches import Batch, label_shift, labelled, read_batch, tensor_outputs
+from secateur.curvature.checks import require_finite_batch
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Likelihood
 from secateur.modules import call, call_arguments, evaluation_mode
@@ -48,7 +49,8 @@ class CalibrationData:
     ) -> "CalibrationData":
         """Split a loader, by data where it has a data set that can be indexed, and else by batches.
 
-        Batches of any other loader are kept in memory: they are needed once a round, and the same ones.
+        Such a loader is read in an order of the seed, whether it shuffles or not. Batches of any other loader
+        are kept in memory: they are needed once a round, and the same ones.
 
         Args:
             loader: As for `secateur.curvature.estimate`, with targets.
@@ -60,13 +62,13 @@ class CalibrationData:
             InvalidArgumentError: If there are too few data to hold out any.
         """
         if held_out is not None:
-            return cls(_readable(loader), _readable(held_out))
+            return cls(_readable(loader, seed), _readable(held_out, seed))
         generator = torch.Generator().manual_seed(seed)
         if _is_plain(loader):
             order = torch.randperm(len(loader.dataset), generator=generator).tolist()  # type: ignore[arg-type]
             count = max(1, round(share * len(order)))
             if count < len(order):
-                return cls(*(_part(loader, sorted(part)) for part in (order[count:], order[:count])))
+                return cls(*(_part(loader, part, seed) for part in (order[count:], order[:count])))
             batches: list[Any] = []
         else:
             batches = list(loader)
@@ -93,21 +95,26 @@ class CalibrationData:
         generator = torch.Generator().manual_seed(seed)
         if _is_plain(self.fit):
             order = torch.randperm(len(self.fit.dataset), generator=generator).tolist()  # type: ignore[arg-type]
-            return _part(self.fit, order[: max_batches * (self.fit.batch_size or 1)])
+            return _part(self.fit, order[: max_batches * (self.fit.batch_size or 1)], seed)
         batches = self.fit if isinstance(self.fit, Sequence) else list(self.fit)
         order = torch.randperm(len(batches), generator=generator).tolist()
         return [batches[number] for number in order[:max_batches]]
 
-    def example(self, device: torch.device) -> Any:
-        """Return the arguments of a call with the first batch.
+    def first(self, device: torch.device) -> Batch:
+        """Return the first batch.
 
         Args:
             device: Where the network is.
+
+        Raises:
+            InvalidArgumentError: If there is none.
         """
-        return read_batch(next(iter(self.fit)), device).example
+        for batch in self.fit:
+            return read_batch(batch, device)
+        raise InvalidArgumentError("loader: expected at least one batch, got none")
 
     def inputs(self, count: int) -> Tensor | None:
-        """Return the first inputs, None where the network is called with more than one tensor.
+        """Return the first inputs, None where there is one or the network is called with several tensors.
 
         Args:
             count: How many at most.
@@ -120,15 +127,18 @@ class CalibrationData:
             found.append(positional[0])
             if sum(map(len, found)) >= count:
                 break
-        return torch.cat(found)[:count] if found else None
+        return torch.cat(found)[:count] if sum(map(len, found)) > 1 else None  # one has no variance
 
 
 def _count(batches: list[Any], share: float) -> int:
     return max(1, round(share * len(batches)))
 
 
-def _readable(loader: Iterable[Any]) -> Iterable[Any]:
-    """Return a loader that can be read again."""
+def _readable(loader: Iterable[Any], seed: int) -> Iterable[Any]:
+    """Return a loader that can be read again, with the same batches where that can be had."""
+    if _is_plain(loader):
+        generator = torch.Generator().manual_seed(seed)
+        return _part(loader, torch.randperm(len(loader.dataset), generator=generator).tolist(), seed)  # type: ignore[arg-type]
     return list(loader) if iter(loader) is loader else loader
 
 
@@ -143,12 +153,12 @@ def _is_plain(loader: Iterable[Any]) -> "TypeGuard[DataLoader[Any]]":
     )
 
 
-def _part(loader: "DataLoader[Any]", indices: list[int]) -> "DataLoader[Any]":
+def _part(loader: "DataLoader[Any]", indices: list[int], seed: int) -> "DataLoader[Any]":
+    """Return a loader of some data in that order, which draws from no random state but its own."""
     return DataLoader(
         Subset(loader.dataset, indices),
         batch_size=loader.batch_size,
-        shuffle=isinstance(loader.sampler, RandomSampler),
-        generator=loader.generator,
+        generator=torch.Generator().manual_seed(seed),
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,
@@ -212,6 +222,7 @@ def measure(
     *,
     slopes: dict[str, Tensor] | None = None,
     max_batches: int | None = None,
+    argument: str = "loader",
 ) -> Losses:
     """Measure the loss of a network in evaluation mode, and perhaps its slope in some weights.
 
@@ -222,6 +233,7 @@ def measure(
         slopes: A tensor for each parameter by name, to which the slope of the loss, summed over the data, is
             added.
         max_batches: Batches to read at most.
+        argument: What the user calls the batches, for messages.
 
     Raises:
         InvalidArgumentError: If there are no targets, no batch, or a loss that is not finite.
@@ -235,20 +247,21 @@ def measure(
             read = read_batch(batch, device)
             if read.targets is None:
                 raise InvalidArgumentError(
-                    "loader: expected batches with targets, by which the loss is measured, got none; give "
-                    "(inputs, targets) or dicts with labels"
+                    f"{argument}: expected batches with targets, by which the loss is measured, got none; "
+                    "give (inputs, targets) or dicts with labels"
                 )
+            require_finite_batch(read, f"batch {number}", argument)
             if shift < 0:
                 shift = label_shift(model, read, likelihood)
             outputs = tensor_outputs(call(model, read.example))
-            found = labelled(outputs, read, likelihood, shift)
-            assert found.targets is not None
-            likelihood.check(found.outputs.detach(), found.targets)
-            losses = likelihood.loss(found.outputs, found.targets)
+            judged = labelled(outputs, read, likelihood, shift)
+            assert judged.targets is not None
+            likelihood.check(judged.outputs.detach(), judged.targets)
+            losses = likelihood.loss(judged.outputs, judged.targets)
             if not bool(losses.detach().isfinite().all()):
                 raise InvalidArgumentError(
-                    f"loader: expected a finite loss, got {losses.sum().item()} in batch {number}; look for "
-                    "nan in the weights or inputs"
+                    f"{argument}: expected a finite loss, got {losses.sum().item()} in batch {number}; look "
+                    "at the scale of the weights and inputs"
                 )
             if followed and slopes is not None:
                 for own, slope in zip(
@@ -256,10 +269,13 @@ def measure(
                 ):
                     own.add_(slope)
             sums.append(losses.detach().double().reshape(len(losses), -1).sum(1).cpu())
-            counts.append(_counted(likelihood, found.targets, losses).cpu())
+            counts.append(_counted(likelihood, judged.targets, losses).cpu())
     if not sums:
-        raise InvalidArgumentError("loader: expected at least one batch, got none")
-    return Losses(torch.cat(sums), torch.cat(counts))
+        raise InvalidArgumentError(f"{argument}: expected at least one batch, got none")
+    found = Losses(torch.cat(sums), torch.cat(counts))
+    if not found.num_data:
+        raise InvalidArgumentError(f"{argument}: expected at least one datum with a label, got none")
+    return found
 
 
 def _counted(likelihood: Likelihood, targets: Tensor, losses: Tensor) -> Tensor:

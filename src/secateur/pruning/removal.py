@@ -87,8 +87,7 @@ class Removal:
         Args:
             weights: Which may go, and which are in.
         """
-        loss = measure(self.model, self.data.fit, self.likelihood)
-        held_out = measure(self.model, self.data.held_out, self.likelihood)
+        loss, held_out = self._losses()
         num_data = self.num_data or loss.num_data + held_out.num_data
         return State(weights, loss, held_out, 0.0, {}, num_data, self._values(weights), self._moments({}))
 
@@ -126,12 +125,12 @@ class Removal:
             volume = layer.own_prior(moved, present, num_rows=self.num_rows).evidence - priors[name].evidence
             earned += volume
             predicted[name] = volume - layer.rise(moved)
-            values |= own.matrix.unpack(moved)
+            new = own.matrix.unpack(moved)
+            values |= {each: value.to(parameters[each].dtype) for each, value in new.items()}
         follow = self._moments(values)
         values |= carried(dict(self.model.named_buffers()), before.moments, follow)
         with applied(self.model, values):
-            loss = measure(self.model, self.data.fit, self.likelihood)
-            held_out = measure(self.model, self.data.held_out, self.likelihood)
+            loss, held_out = self._losses()
         evidence = before.evidence + earned - before.num_data * (loss.mean - before.loss.mean)
         return State(after, loss, held_out, evidence, predicted, before.num_data, self._values(after), follow)
 
@@ -182,6 +181,15 @@ class Removal:
             held_out_error=rise.standard_error,
         )
 
+    def put(self, state: State) -> None:
+        """Put the network into a state, and hold its zeros.
+
+        Args:
+            state: Before any removal, or after a round; with its values.
+        """
+        with applied(self.model, state.values):
+            hold(self.model, state.weights.keep)
+
     def finish(self, states: list[State], chosen: int | None, stopped_by: str) -> PruneResult:
         """Put the network into one of the states, hold its zeros, and say what was removed.
 
@@ -191,8 +199,7 @@ class Removal:
             stopped_by: As `PruneResult` has it.
         """
         first, last = states[0], states[len(states) - 1 if chosen is None else chosen]
-        with applied(self.model, last.values):
-            hold(self.model, last.weights.keep)
+        self.put(last)
         rounds = tuple(self.row(first, before, after) for before, after in pairwise(states))
         result = summarise(first.weights.keep, {}, last.weights.keep)
         predicted: dict[str, float] = {}
@@ -212,6 +219,12 @@ class Removal:
             chosen_round=chosen,
             stopped_by=stopped_by,
             num_data=first.num_data,
+        )
+
+    def _losses(self) -> tuple[Losses, Losses]:
+        return (
+            measure(self.model, self.data.fit, self.likelihood),
+            measure(self.model, self.data.held_out, self.likelihood, argument="held_out"),
         )
 
     def _values(self, weights: TrainedWeights) -> dict[str, Tensor]:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.curvature import Curvature, LayerCurvature
+from secateur.curvature.batches import Batch
+from secateur.curvature.plan import make_plan
 from secateur.errors import InvalidArgumentError
 from secateur.modules import held_masks, layer_of, matching, prunable_exclude
 from secateur.modules.matrix import LayerMatrix
@@ -78,6 +80,28 @@ class TrainedWeights:
             going, moving, {name: known[name] for name in going}, {name: known[name] for name in moving}
         )
 
+    def linear_maps(self, model: nn.Module, batch: Batch) -> "TrainedWeights":
+        """Return only the weights that the network uses as linear maps or convolutions.
+
+        Args:
+            model: The network, in evaluation mode.
+            batch: Any batch of the data.
+
+        Raises:
+            InvalidArgumentError: If there are none.
+        """
+        parameters = {name: each for name, each in model.named_parameters() if name in self.keep}
+        plan = make_plan(model, parameters, batch, structure="row", with_diagonal=False, largest_factor=0)
+        if not plan.matrices:
+            self.require(plan.matrices)
+        layers = {layer_of(name) for name in plan.matrices}
+        return TrainedWeights(
+            tuple(name for name in self.names if name in plan.matrices),
+            tuple(name for name in self.moving if layer_of(name) in layers),
+            {name: mask for name, mask in self.keep.items() if name in plan.matrices},
+            {name: mask for name, mask in self.biases.items() if layer_of(name) in layers},
+        )
+
     def require(self, found: Container[str]) -> None:
         """Refuse weights that the network does not use as linear maps or convolutions.
 
@@ -100,6 +124,8 @@ def removable_weights(
 ) -> TrainedWeights:
     """Return the weights of a trained network that may go: matrices, but no embeddings and no output layer.
 
+    Frozen ones stay too.
+
     Args:
         model: The network, held or not.
         include: Name patterns of weights that may go, whatever they are.
@@ -107,7 +133,7 @@ def removable_weights(
         output: Whether weights of the output layer may go too, as where units that it reads go.
 
     Raises:
-        InvalidArgumentError: If a pattern matches nothing, or nothing may go.
+        InvalidArgumentError: If a pattern matches nothing, nothing may go, or a frozen weight is included.
     """
     parameters = dict(model.named_parameters())
     matching(parameters, include, exclude)  # the caller's own patterns, before ours join them
@@ -115,11 +141,18 @@ def removable_weights(
     embeddings = {
         f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)
     }
-    names = tuple(
+    matrices = [
         name
         for name in matching(parameters, include, stay)
         if parameters[name].dim() > 1 and (include is not None or name not in embeddings)
-    )
+    ]
+    frozen = [name for name in matrices if not parameters[name].requires_grad]
+    if frozen and (include is not None or frozen == matrices):
+        raise InvalidArgumentError(
+            f"{frozen[0]}: expected a weight that takes a gradient, got a frozen one; call requires_grad_() "
+            "on it or exclude it"
+        )
+    names = tuple(name for name in matrices if name not in frozen)
     if not names:
         raise InvalidArgumentError(
             f"include, exclude: expected at least one weight matrix that may go, got include={include}, "
@@ -155,6 +188,7 @@ def joint_layers(
         if not set(own.matrix.shapes) & set(weights.names):
             continue
         matrix = own.matrix.pack({each: parameters[each].detach() for each in own.matrix.shapes})
+        matrix = matrix.to(own.row_sums.dtype)  # half precision is too coarse for what follows
         yield name, own, JointLayer.of(name, own, curvature.num_data, matrix, weights.present(own.matrix))
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from secateur.compaction.units import KINDS
 from secateur.curvature.batches import learned_likelihood
+from secateur.curvature.checks import require_finite_weights
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Likelihood, resolve
 from secateur.modules import evaluation_mode, has_batch_norm
@@ -103,17 +104,20 @@ def prune_trained(
         stop of Hessian-based pruning.
     """
     kinds = (granularity,) if isinstance(granularity, str) else tuple(granularity)
-    _check(structure, kinds, pattern, sparsity, rounds, max_loss_rise, spread, max_batches)
+    _check(structure, kinds, pattern, sparsity, rounds, max_loss_rise, spread, max_batches, num_data)
     wanted = None if pattern is None else Pattern.parse(pattern)
+    require_finite_weights(dict(model.named_parameters()))
     weights = removable_weights(model, include, exclude, output=kinds != ("weight",))
     data = CalibrationData.of(loader, held_out=held_out, seed=seed)
     device = weights.keep[weights.names[0]].device
-    units = None
-    if kinds != ("weight",):
-        units = TrainedUnits.of(model, data.example(device), kinds, set(weights.names))
-        weights = weights.of_units(units.parameters)
-    target = _target(weights, wanted.sparsity if wanted is not None else sparsity)
     with evaluation_mode(model):
+        if include is None:
+            weights = weights.linear_maps(model, data.first(device))
+        units = None
+        if kinds != ("weight",):
+            units = TrainedUnits.of(model, data.first(device).example, kinds, set(weights.names))
+            weights = weights.of_units(units.parameters)
+        target = _target(weights, sparsity, wanted)
         removal = Removal(
             model=model,
             data=data,
@@ -129,7 +133,7 @@ def prune_trained(
             inputs=data.inputs(NUM_INPUTS) if has_batch_norm(model) else None,
         )
         states = [removal.start(weights)]
-        steps = _steps(weights, target, rounds)
+        steps = _steps(weights, target, rounds, to_the_end=wanted is not None)
         stopped_by, chosen = "rounds" if target is None else "target", None
         try:
             for num_out in _shown(steps, progress):
@@ -149,10 +153,14 @@ def prune_trained(
                         break
                 else:
                     states[-2].values.clear()
-        except KeyboardInterrupt:
-            if len(states) == 1:
+        except BaseException as error:
+            if len(states) == 1 or not isinstance(error, KeyboardInterrupt):
+                removal.put(states[-1])
                 raise
             chosen, stopped_by = len(states) - 1, "interruption"
+        else:
+            if target is None and chosen == len(states) - 1:
+                stopped_by = "rounds"  # it might have gone on
         return removal.finish(states, chosen, stopped_by)
 
 
@@ -165,6 +173,7 @@ def _check(
     max_loss_rise: float | None,
     spread: str,
     max_batches: int | None,
+    num_data: int | None,
 ) -> None:
     for argument, value, valid in (
         ("structure", structure, STRUCTURES),
@@ -185,16 +194,17 @@ def _check(
         raise InvalidArgumentError(
             f"pattern: expected no sparsity beside it, since it has its own, got {sparsity}"
         )
-    for argument, count in (("rounds", rounds), ("max_batches", max_batches)):
+    for argument, count in (("rounds", rounds), ("max_batches", max_batches), ("num_data", num_data)):
         if isinstance(count, int) and count < 1:
             raise InvalidArgumentError(f"{argument}: expected at least 1, got {count}")
     if isinstance(rounds, Sequence):
         shares = [0.0, *rounds]
         if len(shares) == 1 or any(not before < after <= 1 for before, after in pairwise(shares)):
             raise InvalidArgumentError(f"rounds: expected rising shares between 0 and 1, got {list(rounds)}")
-        if sparsity is not None and rounds[-1] != sparsity:
+        target = Pattern.parse(pattern).sparsity if pattern is not None else sparsity
+        if target is not None and not math.isclose(rounds[-1], target, abs_tol=1e-3):
             raise InvalidArgumentError(
-                f"rounds: expected the last share to be the sparsity {sparsity}, got {rounds[-1]}"
+                f"rounds: expected the last share to be the sparsity {target:.4g}, got {rounds[-1]}"
             )
     if max_loss_rise is not None and not 0 <= max_loss_rise < math.inf:
         raise InvalidArgumentError(
@@ -207,8 +217,10 @@ def _check(
         )
 
 
-def _target(weights: TrainedWeights, sparsity: float | None) -> int | None:
+def _target(weights: TrainedWeights, sparsity: float | None, pattern: Pattern | None) -> int | None:
     """Return how many entries are to be out, None where the evidence stops."""
+    if pattern is not None:  # at least: some groups may have fewer in than the pattern keeps
+        return max(round(pattern.sparsity * weights.num_weights), weights.num_out)
     if sparsity is None:
         return None
     target = round(sparsity * weights.num_weights)
@@ -220,17 +232,26 @@ def _target(weights: TrainedWeights, sparsity: float | None) -> int | None:
     return target
 
 
-def _steps(weights: TrainedWeights, target: int | None, rounds: int | Sequence[float] | None) -> list[int]:
-    """Return how many entries are out after each round."""
+def _steps(
+    weights: TrainedWeights,
+    target: int | None,
+    rounds: int | Sequence[float] | None,
+    *,
+    to_the_end: bool = False,
+) -> list[int]:
+    """Return how many entries are out after each round, the last one removing all that may go if asked to."""
     total, out = weights.num_weights, weights.num_out
     if isinstance(rounds, Sequence):
         steps = [round(share * total) for share in rounds]
+        steps[-1] = steps[-1] if target is None else target
     else:
         last = round(LAST_SHARE * total) if target is None else target
         count = rounds or (ROUNDS_UNTIL_STOP if target is None else ROUNDS)
         left, least = total - out, max(total - last, 1)
         steps = [total - round(left * (least / left) ** (number / count)) for number in range(1, count)]
         steps = [number for number in steps if number < last] + [last]
+    if to_the_end:
+        steps[-1] = total
     return sorted({number for number in steps if number > out})
 
 
