@@ -256,6 +256,8 @@ def measure(
             outputs = tensor_outputs(call(model, read.example))
             judged = labelled(outputs, read, likelihood, shift)
             assert judged.targets is not None
+            if not likelihood.num_data(judged.targets):
+                continue  # nothing but padding, or ignored labels
             likelihood.check(judged.outputs.detach(), judged.targets)
             losses = likelihood.loss(judged.outputs, judged.targets)
             if not bool(losses.detach().isfinite().all()):
@@ -271,11 +273,9 @@ def measure(
             sums.append(losses.detach().double().reshape(len(losses), -1).sum(1).cpu())
             counts.append(_counted(likelihood, judged.targets, losses).cpu())
     if not sums:
-        raise InvalidArgumentError(f"{argument}: expected at least one batch, got none")
-    found = Losses(torch.cat(sums), torch.cat(counts))
-    if not found.num_data:
-        raise InvalidArgumentError(f"{argument}: expected at least one datum with a label, got none")
-    return found
+        missing = "batch" if shift < 0 else "datum with a label"
+        raise InvalidArgumentError(f"{argument}: expected at least one {missing}, got none")
+    return Losses(torch.cat(sums), torch.cat(counts))
 
 
 def _counted(likelihood: Likelihood, targets: Tensor, losses: Tensor) -> Tensor:

@@ -1,0 +1,232 @@
+"""Data in two parts, and losses on them, paired by datum."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
+
+from secateur.errors import InvalidArgumentError
+from secateur.likelihoods import Categorical, Gaussian
+from secateur.pruning.measuring import CalibrationData, Losses, measure
+from support.networks import TRANSFORMERS
+
+DATA = TensorDataset(torch.arange(40.0).unsqueeze(1), torch.arange(40) % 3)
+
+
+def read(batches) -> list[list[int]]:
+    """The first input of each datum, batch by batch."""
+    return [batch[0].flatten().int().tolist() for batch in batches]
+
+
+def data(batches) -> list[int]:
+    return [datum for batch in read(batches) for datum in batch]
+
+
+class TestCalibrationData:
+    @pytest.mark.parametrize("shuffle", [False, True])
+    def test_a_loader_of_a_data_set_is_split_by_data(self, shuffle):
+        found = CalibrationData.of(DataLoader(DATA, batch_size=8, shuffle=shuffle), held_out=None, seed=0)
+        assert len(data(found.held_out)) == 4  # a tenth
+        assert sorted(data(found.fit) + data(found.held_out)) == list(range(40))
+        assert max(map(len, read(found.fit))) == 8
+
+    @pytest.mark.parametrize("shuffle", [False, True])
+    def test_batches_are_the_same_whenever_they_are_read_and_touch_no_random_state(self, shuffle):
+        generator = torch.Generator().manual_seed(5)
+        loader = DataLoader(DATA, batch_size=8, shuffle=shuffle, generator=generator)
+        state, own = torch.random.get_rng_state(), generator.get_state()
+        first = CalibrationData.of(loader, held_out=None, seed=3)
+        expected = read(first.fit), read(first.held_out)
+        assert (read(first.fit), read(first.held_out)) == expected
+        again = CalibrationData.of(loader, held_out=None, seed=3)
+        assert (read(again.fit), read(again.held_out)) == expected
+        other = CalibrationData.of(loader, held_out=None, seed=4)
+        assert data(other.held_out) != data(first.held_out)
+        assert torch.equal(torch.random.get_rng_state(), state)
+        assert torch.equal(generator.get_state(), own)
+        # a data set may be sorted by class, and a few batches are to stand for all
+        assert data(first.fit) != sorted(data(first.fit))
+
+    def test_a_second_loader_is_held_out_and_the_first_used_whole(self):
+        second = DataLoader(TensorDataset(torch.arange(100.0, 106).unsqueeze(1)), batch_size=4)
+        loader = DataLoader(DATA, batch_size=8, shuffle=True)
+        found = CalibrationData.of(loader, held_out=second, seed=0)
+        assert sorted(data(found.fit)) == list(range(40))
+        assert sorted(data(found.held_out)) == list(range(100, 106))
+        assert read(found.fit) == read(found.fit)
+
+    def batches(self) -> list[tuple[Tensor, Tensor]]:
+        return [(torch.tensor([[float(number)]]), torch.tensor([0])) for number in range(10)]
+
+    def test_any_other_iterable_is_split_by_batches(self):
+        found = CalibrationData.of(self.batches(), held_out=None, seed=0)
+        assert len(data(found.held_out)) == 1
+        assert sorted(data(found.fit) + data(found.held_out)) == list(range(10))
+        once = CalibrationData.of(iter(self.batches()), held_out=None, seed=0)
+        assert data(once.fit) == data(found.fit)
+        assert data(once.fit) == data(found.fit)  # it can be read again
+        held = CalibrationData.of(iter(self.batches()), held_out=iter(self.batches()), seed=0)
+        assert data(held.fit) == data(held.fit) == data(held.held_out) == list(range(10))
+
+    def test_loaders_that_draw_otherwise_are_read_by_batches(self):
+        class Stream(IterableDataset):
+            def __iter__(self):
+                return iter([(torch.tensor([float(number)]), 0) for number in range(12)])
+
+        streamed = CalibrationData.of(DataLoader(Stream(), batch_size=3), held_out=None, seed=0)
+        assert sorted(data(streamed.fit) + data(streamed.held_out)) == list(range(12))
+        weights = [0.0] * 30 + [1.0] * 10
+        sampler = WeightedRandomSampler(weights, 40, generator=torch.Generator().manual_seed(0))
+        sampled = CalibrationData.of(DataLoader(DATA, batch_size=8, sampler=sampler), held_out=None, seed=0)
+        assert min(data(sampled.fit)) >= 30
+        assert read(sampled.fit) == read(sampled.fit)
+
+    def test_too_few_data_are_refused(self):
+        for nothing in ([], iter([]), DataLoader(TensorDataset(torch.zeros(0, 1)), batch_size=2)):
+            with pytest.raises(InvalidArgumentError, match="loader: expected at least one batch, got none"):
+                CalibrationData.of(nothing, held_out=None, seed=0)
+        with pytest.raises(InvalidArgumentError, match=r"expected two batches or more.*give held_out"):
+            CalibrationData.of(self.batches()[:1], held_out=None, seed=0)
+        two = CalibrationData.of(self.batches()[:2], held_out=None, seed=0)
+        assert sorted(data(two.fit) + data(two.held_out)) == [0, 1]
+        with pytest.raises(InvalidArgumentError, match="loader: expected at least one batch, got none"):
+            CalibrationData.of([], held_out=self.batches(), seed=0).first(torch.device("cpu"))
+
+    @pytest.mark.parametrize("plain", [True, False])
+    def test_a_few_batches_are_drawn_without_replacement(self, plain):
+        loader = DataLoader(DATA, batch_size=4)
+        found = CalibrationData.of(loader if plain else list(loader), held_out=list(loader), seed=0)
+        drawn = found.sample(1, 3)
+        assert len(read(drawn)) == 3
+        assert len(set(data(drawn))) == 12
+        assert read(found.sample(1, 3)) == read(drawn)
+        assert data(found.sample(2, 3)) != data(drawn)
+        assert sorted(data(found.sample(1, 99))) == list(range(40))
+        assert found.sample(1, None) is found.fit
+
+    def test_inputs_are_the_first_ones_where_there_is_one_tensor(self):
+        found = CalibrationData.of(self.batches(), held_out=self.batches(), seed=0)
+        assert found.inputs(4).flatten().tolist() == [0, 1, 2, 3]
+        assert len(found.inputs(99)) == 10
+        pairs = [((torch.zeros(2, 1), torch.zeros(2, 1)), torch.zeros(2))] * 2
+        assert CalibrationData.of(pairs, held_out=pairs, seed=0).inputs(4) is None
+        named = [{"x": torch.zeros(2, 1)}] * 2
+        assert CalibrationData.of(named, held_out=named, seed=0).inputs(4) is None
+        single = self.batches()[:1]
+        assert CalibrationData.of(single, held_out=single, seed=0).inputs(4) is None
+
+
+class TestLosses:
+    def test_a_rise_is_paired_by_datum(self, generator):
+        before = torch.rand(30, dtype=torch.float64, generator=generator)
+        step = 0.2 + 0.1 * torch.randn(30, dtype=torch.float64, generator=generator)
+        ones = torch.ones(30, dtype=torch.float64)
+        found = Losses(before, ones).rise_to(Losses(before + step, ones))
+        assert found.mean == pytest.approx(float(step.mean()))
+        assert found.standard_error == pytest.approx(float(step.std() / math.sqrt(30)))
+
+    def test_of_sequences_the_tokens_count_but_sequences_are_independent(self, generator):
+        """The standard error of a ratio, against draws of the same sequences anew."""
+        counts = torch.randint(1, 9, (200,), generator=generator).double()
+        step = counts * (0.1 + 0.05 * torch.randn(200, dtype=torch.float64, generator=generator))
+        before = torch.zeros(200, dtype=torch.float64)
+        found = Losses(before, counts).rise_to(Losses(step, counts))
+        assert found.mean == pytest.approx(float(step.sum() / counts.sum()))
+        drawn = torch.randint(200, (4000, 200), generator=generator)
+        means = step[drawn].sum(1) / counts[drawn].sum(1)
+        assert found.standard_error == pytest.approx(float(means.std()), rel=0.05)
+
+    def test_one_datum_has_no_standard_error(self):
+        one = torch.ones(1, dtype=torch.float64)
+        assert Losses(one, one).rise_to(Losses(2 * one, one)).standard_error == math.inf
+
+
+class TestMeasure:
+    def network(self) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 3)).train()
+
+    def batches(self) -> list[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(1)
+        return [
+            (torch.randn(size, 3, generator=generator), torch.randint(3, (size,), generator=generator))
+            for size in (5, 5, 2)
+        ]
+
+    def test_it_is_the_loss_of_each_datum_in_evaluation_mode(self):
+        model = self.network()
+        found = measure(model, self.batches(), Categorical())
+        assert model[1].training
+        assert not found.sums.requires_grad
+        inputs, labels = (torch.cat(parts) for parts in zip(*self.batches(), strict=True))
+        expected = F.cross_entropy(model.eval()(inputs), labels, reduction="none").detach().double()
+        torch.testing.assert_close(found.sums, expected, rtol=1e-6, atol=1e-6)
+        assert found.num_data == 12
+        assert found.mean == pytest.approx(float(expected.mean()))
+        assert measure(model, self.batches(), Categorical(), max_batches=1).num_data == 5
+
+    def test_slopes_are_those_of_the_summed_loss_and_gradients_stay(self):
+        model = self.network()
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        slopes = {"0.weight": torch.full((4, 3), 2.0), "2.bias": torch.zeros(3)}
+        measure(model, self.batches(), Categorical(), slopes=slopes)
+        assert all((parameter.grad == 1).all() for parameter in model.parameters())
+        inputs, labels = (torch.cat(parts) for parts in zip(*self.batches(), strict=True))
+        loss = F.cross_entropy(model.eval()(inputs), labels, reduction="sum")
+        expected = torch.autograd.grad(loss, [model[0].weight, model[2].bias])
+        torch.testing.assert_close(slopes["0.weight"], 2 + expected[0])  # added to what is there
+        torch.testing.assert_close(slopes["2.bias"], expected[1])
+
+    def test_ignored_labels_do_not_count(self):
+        inputs, labels = self.batches()[0]
+        labels[1:3] = -100
+        found = measure(self.network(), [(inputs, labels)], Categorical())
+        assert found.counts.tolist() == [1, 0, 0, 1, 1]
+        assert found.sums[1] == 0
+        with pytest.raises(InvalidArgumentError, match="loader: expected at least one datum with a label"):
+            measure(self.network(), [(inputs, torch.full_like(labels, -100))], Categorical())
+        beside = [(inputs, torch.full_like(labels, -100)), (inputs, labels)]
+        assert torch.equal(measure(self.network(), beside, Categorical()).sums, found.sums)
+
+    def test_tokens_of_a_language_model_are_shifted_and_padding_left_out(self):
+        tiny = TRANSFORMERS["gpt2"]
+        model, batch = tiny.build().eval(), tiny.example()
+        batch["attention_mask"][0, 4:] = 0
+        found = measure(model, [{**batch, "labels": batch["input_ids"]}], Categorical())
+        assert found.counts.tolist() == [3, 5, 5, 5]
+        with torch.no_grad():
+            log_probabilities = model(**batch).logits.log_softmax(-1)
+        expected = [
+            -sum(
+                float(log_probabilities[row, place - 1, int(batch["input_ids"][row, place])])
+                for place in range(1, 6)
+                if batch["attention_mask"][row, place]
+            )
+            for row in range(4)
+        ]
+        assert found.sums.tolist() == pytest.approx(expected, rel=1e-5)
+
+    @pytest.mark.parametrize(
+        ("batches", "message"),
+        [
+            ([], "held_out: expected at least one batch, got none"),
+            ([torch.zeros(2, 3)], "held_out: expected batches with targets"),
+            ([(torch.full((2, 3), math.nan), torch.zeros(2).long())], "held_out: .* got nan in batch 1"),
+            ([(torch.zeros(2, 3), torch.tensor([0, 7]))], r"targets: expected class numbers in 0 \.\.\. 2"),
+            ([(torch.zeros(2, 3), torch.zeros(2))], "targets: expected class numbers as int64"),
+        ],
+    )
+    def test_what_has_no_loss_is_refused(self, batches, message):
+        with pytest.raises(InvalidArgumentError, match=message):
+            measure(self.network(), batches, Categorical(), argument="held_out")
+
+    def test_a_loss_that_is_not_finite_is_refused(self):
+        """Finite outputs and targets whose squared distance is not."""
+        model = nn.Linear(1, 1)
+        batches = [(torch.ones(2, 1), torch.full((2, 1), 3e38))]
+        with pytest.raises(InvalidArgumentError, match="loader: expected a finite loss, got inf in batch 1"):
+            measure(model, batches, Gaussian(noise=1e-3))
