@@ -120,8 +120,9 @@ def carried(
         if name.endswith("running_mean"):
             found[name] = running[name] + own - before[name]
         else:
-            least = LEAST_VARIANCE * before[name].mean()  # a channel that is always zero has no ratio
-            ratio = (own + least) / (before[name] + least).clamp_min(torch.finfo(own.dtype).tiny)
+            # a channel that is always zero has no ratio, nor has a layer whose channels all are
+            least = LEAST_VARIANCE * before[name].mean() + torch.finfo(own.dtype).tiny
+            ratio = (own + least) / (before[name] + least)
             found[name] = running[name] * ratio.clamp(1 / LARGEST_RATIO, LARGEST_RATIO)
     return found
 
