@@ -39,17 +39,17 @@ def test_the_loss_on_held_out_data_bounds_it():
 
 
 def test_within_one_standard_error_of_the_best_is_good_enough():
-    """Differences of +-0.5 around the rise, so a standard error of 0.5 / 7."""
+    """The best has losses of +-0.5 around its mean, so a standard error of 0.5 / 7."""
     error = 0.5 / math.sqrt(NUM_DATA - 1)
     for rise, chosen in ((0.98 * error, 1), (1.02 * error, 0)):
-        found = stop_at([0.0, 5.0], [losses(1.0), losses(1.0 + rise, spread=0.5)])
+        found = stop_at([0.0, 5.0], [losses(1.0, spread=0.5), losses(1.0 + rise, spread=0.5)])
         assert found.round == chosen
         assert found.by == ("evidence" if chosen else "held-out loss")
 
 
 def test_the_best_is_the_best_that_was_seen_not_the_first():
     error = 0.5 / math.sqrt(NUM_DATA - 1)
-    held_out = [losses(1.0), losses(0.5), losses(0.5 + 1.1 * error, spread=0.5), losses(0.9)]
+    held_out = [losses(1.0), losses(0.5, spread=0.5), losses(0.5 + 1.1 * error, spread=0.5), losses(0.9)]
     assert stop_at([0.0, 1.0, 2.0, 3.0], held_out) == Stop(1, "held-out loss", settled=True)
 
 

@@ -201,6 +201,11 @@ class Losses:
         """In nats per datum."""
         return float(self.sums.sum() / self.counts.sum())
 
+    @property
+    def standard_error(self) -> float:
+        """Of the mean; infinite where there is a single element."""
+        return Losses(torch.zeros_like(self.sums), self.counts).rise_to(self).standard_error
+
     def rise_to(self, other: "Losses") -> Difference:
         """Return how much higher the losses of another network are on the same data.
 

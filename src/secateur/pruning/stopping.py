@@ -3,8 +3,12 @@
 The evidence of round r is the measured log likelihood of all data, plus each layer's evidence under its own
 prior (`secateur.reduction.own_prior`). On a network that fits its training data by heart, that likelihood is
 too good, and the peak too late. So no round is chosen past the largest share whose held-out loss is within
-one standard error, paired by datum, of the best that was seen; or, where a rise is allowed, within that rise
-of the loss before.
+one standard error of the best that was seen (the rule of Breiman et al. 1984); or, where a rise is allowed,
+within that rise of the loss before.
+
+The standard error is that of the best loss itself. That of the difference, paired by datum, is ten to a
+hundred times smaller: it says whether a rise can be seen, not whether it matters. By it a LeNet stops at 14 %,
+where 5,000 images show a rise of .0004 nats of .2975 (docs/lab.md).
 """
 
 import math
@@ -43,7 +47,7 @@ def stop_at(
         evidence: Log evidence before any removal and after each round, in nats.
         held_out: Losses on held-out data, likewise.
         max_loss_rise: How far the mean held-out loss may rise over that before, in nats per datum. None
-            bounds it by one paired standard error from the best.
+            bounds it by one standard error above the best.
     """
     known = [-math.inf if math.isnan(each) else each for each in evidence]
     peak = max(range(len(known)), key=known.__getitem__)
@@ -52,8 +56,7 @@ def stop_at(
     def within(number: int) -> bool:
         if max_loss_rise is not None:
             return held_out[0].rise_to(held_out[number]).mean <= max_loss_rise
-        rise = held_out[best].rise_to(held_out[number])
-        return number == best or rise.mean <= rise.standard_error
+        return held_out[best].rise_to(held_out[number]).mean <= held_out[best].standard_error
 
     bound = max((number for number in range(len(held_out)) if within(number)), default=0)
     chosen = min(peak, bound)
