@@ -7,8 +7,8 @@ one standard error of the best that was seen (the rule of Breiman et al. 1984); 
 within that rise of the loss before.
 
 The standard error is that of the best loss itself. That of the difference, paired by datum, is ten to a
-hundred times smaller: it says whether a rise can be seen, not whether it matters. By it a LeNet stops at 14 %,
-where 5,000 images show a rise of .0004 nats of .2975 (docs/lab.md).
+hundred times smaller: it says whether a rise can be seen, not whether it matters. By it a LeNet stops at
+14 %, where 5,000 images show a rise of .0004 nats of .2975 (docs/lab.md).
 """
 
 import math
