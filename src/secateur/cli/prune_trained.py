@@ -11,11 +11,13 @@ from secateur import networks
 from secateur.cli.invocation import command_line
 from secateur.cli.options import DataDir, Device
 from secateur.data import names as data_names
+from secateur.likelihoods import resolve
 from secateur.pruning.result import PruneRound
 from secateur.runs import formatting
 
 __all__ = ["EXAMPLE", "prune_trained"]
 
+LEARNED = {"gaussian": {"noise": "learned"}}  # a standard deviation of 1 would say nothing of the evidence
 EXAMPLE = (
     "Example: secateur prune-trained --model lenet --weights lenet.safetensors --data fashion-mnist "
     "--held-out fashion-mnist --out pruned"
@@ -27,9 +29,9 @@ def prune_trained(
         str,
         typer.Option(
             metavar="MODEL",
-            help="package.module:function, called without arguments (this runs its code; the current directory "
-            f"is looked into first), one of {', '.join(networks.names())}, or a directory of a Transformers "
-            "network.",
+            help="package.module:function, called without arguments (this runs its code; the current "
+            f"directory is looked into first), one of {', '.join(networks.names())}, or a directory of a "
+            "Transformers network.",
         ),
     ],
     data: Annotated[
@@ -54,7 +56,11 @@ def prune_trained(
         ),
     ] = None,
     likelihood: Annotated[
-        str, typer.Option(metavar="NAME", help="Of the targets: categorical, bernoulli, gaussian, poisson.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Of the targets: categorical, bernoulli, gaussian (its noise is learned), poisson.",
+        ),
     ] = "categorical",
     sparsity: Annotated[
         float | None,
@@ -111,8 +117,8 @@ def prune_trained(
 ) -> None:
     """Prune a trained network without training: remove what the data do not pay for, move the rest.
 
-    Without --sparsity or --pattern the removal stops by itself, where the evidence peaks, and no later than the
-    held-out loss allows. DIR gets the network with exact zeros, result.json and report.html.
+    Without --sparsity or --pattern the removal stops by itself: where the evidence peaks, and no later
+    than the held-out loss allows. DIR gets the network with exact zeros, result.json and report.html.
     """
     given = dict(locals())
     # matplotlib and the Transformers library: only where they are needed
@@ -153,7 +159,7 @@ def prune_trained(
             calibration.loader,
             out=out,
             write=source.write,
-            likelihood=likelihood,
+            likelihood=resolve({"name": likelihood, **LEARNED.get(likelihood, {})}),
             held_out=judged,
             seed=seed,
             about={
@@ -184,5 +190,6 @@ def _line(row: PruneRound) -> str:
     """Return what a round did, in one line."""
     return (
         f"{formatting.percent(row.sparsity):>7} out: loss {formatting.number(row.loss, 4)}, held out "
-        f"{formatting.number(row.held_out_loss, 4)}, evidence {formatting.number(row.observed_delta_f, 0)} nats"
+        f"{formatting.number(row.held_out_loss, 4)}, evidence "
+        f"{formatting.number(row.observed_delta_f, 0)} nats"
     )

@@ -98,9 +98,12 @@ class DataSource:
         """Return what a function of the user's gave, read into memory where it can be read only once."""
         if isinstance(value, Dataset):
             return TrainedData(self._batches(value))
-        if isinstance(value, torch.Tensor | str | bytes | Mapping) or not isinstance(value, Iterable):
+        if isinstance(value, torch.Tensor | nn.Module | str | bytes | Mapping) or not isinstance(
+            value, Iterable
+        ):
             raise UsageError(
-                f"{option} {text}: expected a loader, batches of inputs and targets, got {type(value).__name__}"
+                f"{option} {text}: expected a loader, batches of inputs and targets, got "
+                f"{type(value).__name__}"
             )
         return TrainedData(list(value) if iter(value) is value else value)
 

@@ -158,6 +158,7 @@ def write_network(model: nn.Module, source: Path, out: Path) -> Path:
         for path in sorted(draft.parent.iterdir()):
             if path != draft and path.is_file():
                 write_whole(out / path.name, path.read_bytes())
+        draft.chmod((out / CONFIG).stat().st_mode)  # safetensors makes files that only their owner reads
     return out / WEIGHTS
 
 

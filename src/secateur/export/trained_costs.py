@@ -4,7 +4,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,14 +16,40 @@ from secateur.errors import SecateurError
 from secateur.export.timing import alternating_medians
 from secateur.modules import batch_size, call
 
-__all__ = ["TrainedCosts", "copy_to_time", "csr_bytes", "dead_units", "measure_costs"]
+__all__ = ["Baseline", "TrainedCosts", "csr_bytes", "dead_units", "measure_costs"]
 
 INDEX_BYTES = 4
 SECONDS = 2.0
 SLOW_CALL = 0.5  # seconds, above which a call is timed a few times only
 SLOWEST_CALL = 20.0
 SLOW_TURNS = 3
-LARGEST = 2 << 30  # bytes of weights, above which no second copy is made to be timed
+LARGEST = 1 << 28  # bytes of weights, above which no second copy is made to be timed, and none compact
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What the time after a removal is compared with.
+
+    Attributes:
+        network: Copy of the network from before, to be timed in turn with the pruned one; None where it is
+            too large to be held twice.
+        seconds: Median time of a batch before, where there is no copy; None where it takes too long.
+    """
+
+    network: nn.Module | None
+    seconds: float | None
+
+    @classmethod
+    def of(cls, model: nn.Module, example: Any) -> "Baseline":
+        """Copy or time a network before any removal.
+
+        Args:
+            model: The network, in evaluation mode.
+            example: Batch to time, as the network is called, on its device.
+        """
+        if _bytes(model) <= LARGEST:
+            return cls(plain_copy(model).eval(), None)
+        return cls(None, _median(model, example))
 
 
 @dataclass(frozen=True)
@@ -77,48 +103,50 @@ def dead_units(masks: Mapping[str, Tensor]) -> int:
 
 
 def measure_costs(
-    before: nn.Module | None, model: nn.Module, masks: Mapping[str, Tensor], example: Any
+    before: Baseline, model: nn.Module, masks: Mapping[str, Tensor], example: Any
 ) -> TrainedCosts:
     """Measure bytes and times of a network before and after a removal.
 
     Args:
-        before: Copy of the network from before; None leaves times out.
+        before: Of the network before.
         model: Network with its zeros, in evaluation mode.
         masks: True where an entry stays, of the weights that were looked at.
         example: Batch to time, as the network is called, on its device.
     """
-    parameters = dict(model.named_parameters())
-    sizes = {name: value.numel() * value.element_size() for name, value in parameters.items()}
-    sparse = {
-        name: csr_bytes(value.detach())
-        for name, value in parameters.items()
-        if name in masks and value.dim() > 1
-    }
-    total = sum(sizes.values())
-    remarks: list[str] = []
-    small = _compacted(model, example, remarks) if dead_units(masks) else None
-    costs = TrainedCosts(
-        dense_bytes=total,
-        sparse_bytes=sum((sizes | sparse).values()),
-        compact_bytes=None
-        if small is None
-        else sum(value.numel() * value.element_size() for value in small.parameters()),
-        batch=batch_size(example),
+    sparse = sum(
+        csr_bytes(value.detach()) if name in masks and value.dim() > 1 else _size(value)
+        for name, value in model.named_parameters()
     )
-    return _timed(costs, before, model, small, example, remarks)
+    remarks: list[str] = []
+    small = None
+    if dead_units(masks) and _bytes(model) > LARGEST:
+        remarks.append("Units of which nothing is left were not taken out here: secateur.compact does that.")
+    elif dead_units(masks):
+        small = _compacted(model, example, remarks)
+    with torch.no_grad():
+        seconds = _times(before, model, small, example, remarks)
+    return TrainedCosts(
+        dense_bytes=_bytes(model),
+        sparse_bytes=sparse,
+        compact_bytes=None if small is None else _bytes(small),
+        batch=batch_size(example),
+        seconds_before=seconds[0],
+        seconds_after=seconds[1],
+        seconds_compact=seconds[2],
+        remarks=tuple(remarks),
+    )
 
 
-def copy_to_time(model: nn.Module) -> nn.Module | None:
-    """Copy a network to be timed later; None where it is too large to be held twice.
+def _size(value: Tensor) -> int:
+    return value.numel() * value.element_size()
 
-    Args:
-        model: The network before any removal.
-    """
-    size = sum(value.numel() * value.element_size() for value in model.parameters())
-    return plain_copy(model).eval() if size <= LARGEST else None
+
+def _bytes(model: nn.Module) -> int:
+    return sum(map(_size, model.parameters()))
 
 
 def _compacted(model: nn.Module, example: Any, remarks: list[str]) -> nn.Module | None:
+    """Return the compact network; None where it is no smaller."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", CompactionWarning)
         try:
@@ -126,43 +154,44 @@ def _compacted(model: nn.Module, example: Any, remarks: list[str]) -> nn.Module 
         except SecateurError as error:
             remarks.append(f"The network was not compacted: {error}")
             return None
-    remarks += [str(each.message) for each in said if issubclass(each.category, CompactionWarning)]
-    numbers = [sum(value.numel() for value in each.parameters()) for each in (small, model)]
-    return small.eval() if numbers[0] < numbers[1] else None
+    remarks += [f"{each.message}." for each in said if issubclass(each.category, CompactionWarning)]
+    return small.eval() if _bytes(small) < _bytes(model) else None
 
 
-@torch.no_grad()
-def _timed(
-    costs: TrainedCosts,
-    before: nn.Module | None,
-    model: nn.Module,
-    small: nn.Module | None,
-    example: Any,
-    remarks: list[str],
-) -> TrainedCosts:
-    """Return the costs with times, each network called in its turn."""
-    if before is None:
-        remarks.append("Times were not measured: the network is too large to be held twice.")
-        return replace(costs, remarks=tuple(remarks))
-    networks = [before, plain_copy(model).eval(), *([] if small is None else [small])]
+def _times(
+    before: Baseline, model: nn.Module, small: nn.Module | None, example: Any, remarks: list[str]
+) -> tuple[float | None, float | None, float | None]:
+    """Return seconds of a batch before, with zeros, and compact; in turn where a copy fits."""
+    if before.network is None:
+        after = None if before.seconds is None else _median(model, example)
+        remarks.append(
+            "Times were not measured: a batch takes too long."
+            if after is None
+            else "The times before and after were measured one after the other."
+        )
+        return before.seconds, after, None
+    networks = [before.network, plain_copy(model).eval(), *([] if small is None else [small])]
     calls: list[Callable[[Any], Any]] = [partial(call, network) for network in networks]
     _seconds(calls[0], example)  # the first call of all sets up threads and memory
     once = _seconds(calls[0], example)
     if once > SLOWEST_CALL:
-        remarks.append(f"Times were not measured: a batch takes {once:.0f} s.")
-        return replace(costs, remarks=tuple(remarks))
-    if once > SLOW_CALL:  # others are called several times before one counts
+        remarks.append("Times were not measured: a batch takes too long.")
+        return None, None, None
+    if once > SLOW_CALL:  # `alternating_medians` calls several times before one counts
         turns = [[_seconds(each, example) for each in calls] for _ in range(SLOW_TURNS)]
         medians = [statistics.median(own) for own in zip(*turns, strict=True)]
     else:
         medians = alternating_medians(calls, (example,), seconds=SECONDS)
-    return replace(
-        costs,
-        seconds_before=medians[0],
-        seconds_after=medians[1],
-        seconds_compact=None if small is None else medians[2],
-        remarks=tuple(remarks),
-    )
+    return medians[0], medians[1], None if small is None else medians[2]
+
+
+@torch.no_grad()
+def _median(model: nn.Module, example: Any) -> float | None:
+    """Return the median time of a batch, None where it takes too long."""
+    function = partial(call, model)
+    if _seconds(function, example) > SLOWEST_CALL:
+        return None
+    return statistics.median(_seconds(function, example) for _ in range(SLOW_TURNS))
 
 
 def _seconds(function: Callable[[Any], Any], example: Any) -> float:

@@ -13,7 +13,7 @@ from torch import nn
 
 from secateur.curvature.batches import learned_likelihood, read_batch
 from secateur.errors import ArtifactError
-from secateur.export.trained_costs import copy_to_time, measure_costs
+from secateur.export.trained_costs import Baseline, measure_costs
 from secateur.export.trained_scores import held_out_scores
 from secateur.likelihoods import Likelihood, resolve
 from secateur.pruning import PruneResult, prune_trained
@@ -101,13 +101,13 @@ def prune_to_directory(
     device = next(model.parameters()).device
     model.eval()
     kind = learned_likelihood(resolve(likelihood), model, data.fit, device)
-    before, scores_before = copy_to_time(model), held_out_scores(model, data.held_out, kind)
+    example = read_batch(next(iter(data.held_out)), device).example
+    before, scores_before = Baseline.of(model, example), held_out_scores(model, data.held_out, kind)
     result = prune_trained(
-        model, data.fit, held_out=data.held_out, likelihood=likelihood, seed=seed, progress=False, **options
+        model, loader, held_out=held_out, likelihood=likelihood, seed=seed, progress=False, **options
     )
     seconds = time.perf_counter() - start
     scores_after = held_out_scores(model, data.held_out, kind)
-    example = read_batch(next(iter(data.held_out)), device).example
     costs = measure_costs(before, model, result.masks, example)
     record = {
         "format": FORMAT,

@@ -18,9 +18,8 @@ from secateur.reports.trained_record import TrainedRecord
 __all__ = ["evidence", "losses", "predictions"]
 
 _WIDTH, _HEIGHT = 3.5, 2.7
-_MARGINS = {"left": 0.155, "right": 0.83, "top": 0.86, "bottom": 0.17}
+_MARGINS = {"left": 0.155, "right": 0.77, "top": 0.86, "bottom": 0.17}
 _DASHES = (3, 2)
-_LOG_FROM = 10.0  # times the smallest loss, where the largest is above it
 
 
 def evidence(record: TrainedRecord) -> Figure:
@@ -33,7 +32,7 @@ def evidence(record: TrainedRecord) -> Figure:
     with drawing():
         figure, axes = _axes("Log evidence gained, in nats", record)
         y = np.cumsum([0.0, *changes])
-        _series(axes, _sparsities(record), y, record.chosen_round, ORANGE)
+        _series(axes, _sparsities(record), y, record.chosen_round, BLUE)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(lambda value, _: short_number(value))
         _mark_stop(axes, record)
@@ -41,32 +40,31 @@ def evidence(record: TrainedRecord) -> Figure:
 
 
 def losses(record: TrainedRecord) -> Figure:
-    """Draw the loss on the data that moved the weights and on held-out data, with its standard error.
+    """Draw how much the loss rose, on the data that moved the weights and on held-out data with its error.
+
+    The bound is drawn where a rise was allowed by the caller.
 
     Args:
         record: Of the pruned network.
     """
     x = _sparsities(record)
-    own = np.array([record.loss_before, *(row.loss for row in record.trace)])
-    held = np.array([record.held_out_before, *(row.held_out_loss for row in record.trace)])
+    own = np.array([0.0, *(row.loss - record.loss_before for row in record.trace)])
+    held = np.array([0.0, *(row.held_out_rise for row in record.trace)])
     error = np.array([0.0, *(row.held_out_error for row in record.trace)])
     with drawing():
-        figure, axes = _axes("Loss, in nats per datum", record)
+        figure, axes = _axes("Rise of the loss, nats per datum", record)
+        axes.axhline(0, color=MUTED, linewidth=0.8)
         known = np.isfinite(held) & np.isfinite(error)
         axes.fill_between(
             x[known], (held - error)[known], (held + error)[known], color=BLUE, alpha=0.15, linewidth=0
         )
-        _series(axes, x, own, record.chosen_round, MUTED)
+        _series(axes, x, own, record.chosen_round, ORANGE)
         _series(axes, x, held, record.chosen_round, BLUE)
-        every = np.concatenate([own, held])
-        every = every[np.isfinite(every)]
-        if len(every) and every.min() > 0 and every.max() > _LOG_FROM * every.min():
-            axes.set_yscale("log")
-            axes.minorticks_off()
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        else:
-            axes.yaxis.set_major_locator(MaxNLocator(5))
-        _label_ends(axes, [("calibration", x, own, MUTED), ("held out", x, held, BLUE)])
+        allowed = record.max_loss_rise
+        if math.isfinite(allowed):
+            axes.axhline(allowed, color=BLUE, linewidth=0.9, dashes=(4, 3))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        _label_ends(axes, [("calibration", x, own, ORANGE), ("held out", x, held, BLUE)])
         _mark_stop(axes, record)
         return figure
 
@@ -85,7 +83,7 @@ def predictions(record: TrainedRecord) -> Figure:
     sizes = np.abs(np.concatenate([predicted, observed]))
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
     with drawing():
-        figure, axes = _axes("Change of the evidence by round, in nats", record)
+        figure, axes = _axes("Evidence for each round, in nats", record)
         if len(sizes) and sizes.max() > 30 * np.median(sizes):
             axes.set_yscale("symlog", linthresh=float(np.median(sizes)))
         else:
@@ -94,8 +92,8 @@ def predictions(record: TrainedRecord) -> Figure:
         axes.axhline(0, color=MUTED, linewidth=0.8)
         both = np.isfinite(predicted) & np.isfinite(observed)
         axes.vlines(x[both], observed[both], predicted[both], color=GRID, linewidth=1.2)
-        for values, colour in ((predicted, ORANGE), (observed, BLUE)):
-            _markers(axes, x, values, record.chosen_round - 1, colour)
+        axes.plot(x, predicted, "_", color=ORANGE, markersize=9, markeredgewidth=2)
+        _markers(axes, x, observed, record.chosen_round - 1, BLUE)
         _label_ends(axes, [("predicted", x, predicted, ORANGE), ("observed", x, observed, BLUE)])
         return figure
 

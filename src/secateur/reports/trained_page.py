@@ -1,4 +1,4 @@
-"""Render the page of a trained network that was pruned: one self-contained HTML file, from `result.json` alone."""
+"""Render the page of a pruned network: one self-contained HTML file, made from `result.json` alone."""
 
 import math
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from secateur.runs import formatting, write_whole
 __all__ = ["render", "write"]
 
 SCORES = {key: (name, meaning) for key, name, meaning in wording.METRICS} | {
+    "accuracy": ("Accuracy", "share put in the right class; higher is better"),
     "perplexity": ("Perplexity", "exp of the mean loss per token; lower is better"),
     "root_mean_squared_error": ("Root mean squared error", "in the units of the targets; lower is better"),
     "continuous_ranked_probability_score": (
@@ -30,14 +31,18 @@ HEADLINES = ("accuracy", "perplexity", "root_mean_squared_error", "negative_log_
 
 FIGURES = (
     ("evidence", trained_figures.evidence, "Log evidence over the share of weights that is out"),
-    ("losses", trained_figures.losses, "Loss on calibration and held-out data over the share of weights out"),
+    (
+        "losses",
+        trained_figures.losses,
+        "Rise of the loss on calibration and held-out data over the share of weights out",
+    ),
     ("predictions", trained_figures.predictions, "Predicted and observed change of the evidence by round"),
 )
 STOPS = {
-    "evidence": "The removal stopped by itself where the evidence has its peak; the held-out loss allowed that.",
-    "held-out loss": "The removal stopped by itself at the bound on the held-out loss, before the evidence had "
-    "its peak.",
-    "target": "The removal ended at the share that was asked for; nothing says that the data pay for it.",
+    "evidence": "The removal stopped by itself where the evidence peaks; the held-out loss allowed it.",
+    "held-out loss": "The removal stopped by itself at the bound on the held-out loss, before the evidence "
+    "peaked.",
+    "target": "The removal ended at the share that was asked for.",
     "rounds": "The removal ended with the last round; it might have gone on.",
     "interruption": "The removal was interrupted; the network is that of the last whole round.",
 }
@@ -68,7 +73,7 @@ def render(record: TrainedRecord) -> str:
         "number": formatting.number,
         "percent": formatting.percent,
         "num_bytes": formatting.num_bytes,
-        "count": lambda value: formatting.number(value, 0),
+        "count": lambda value: formatting.number(float(value), 0),
     }
     here = files("secateur.reports")
     costs = record.costs
@@ -118,7 +123,10 @@ def _story(record: TrainedRecord) -> str:
     if about.get("device"):
         parts.append(f"on {about['device']}")
     parts.append(f"seed {about.get('seed', formatting.DASH)}")
-    return f"{', '.join(parts)}. What stays has moved to its mean given the removal; no step of training was taken."
+    return (
+        f"{', '.join(parts)}. What stays has moved to its mean given the removal; no step of training was "
+        "taken."
+    )
 
 
 def _stop(record: TrainedRecord) -> str:
@@ -130,8 +138,9 @@ def _stop(record: TrainedRecord) -> str:
     last = record.trace[record.chosen_round - 1]
     if math.isfinite(last.held_out_rise):
         text += (
-            f" The held-out loss rose by {formatting.number(last.held_out_rise, 4)} nats per datum (standard "
-            f"error {formatting.number(last.held_out_error, 4)}), from {formatting.number(record.held_out_before, 4)}."
+            f" The held-out loss went from {formatting.number(record.held_out_before, 4)} to "
+            f"{formatting.number(last.held_out_loss, 4)} nats per datum; the standard error of the change is "
+            f"{formatting.number(last.held_out_error, 4)}."
         )
     return text
 

@@ -1,5 +1,6 @@
 """Read and check `result.json` of a pruned network: the only input of its page."""
 
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,13 @@ class TrainedRecord:
         if not self.trace:
             return self.sparsity
         return max(self.trace[0].sparsity - self.trace[0].num_removed / max(self.num_weights, 1), 0.0)
+
+    @property
+    def max_loss_rise(self) -> float:
+        """Rise of the held-out loss that the caller allowed, in nats per datum; nan where none was named."""
+        options = self.about.get("options")
+        value = options.get("max_loss_rise") if isinstance(options, dict) else None
+        return float(value) if isinstance(value, int | float) else math.nan
 
 
 def is_pruned_network(directory: Path) -> bool:
@@ -152,7 +160,7 @@ def _round(row: Fields) -> PruneRound:
 def _costs(file: Fields) -> Costs:
     row = file.optional("costs") or Fields(file.path, {})
     values = {
-        each.name: row.number(each.name) if each.name in row.values else float("nan")
+        each.name: row.number(each.name) if each.name in row.values else math.nan
         for each in fields(Costs)
         if each.name != "remarks"
     }
