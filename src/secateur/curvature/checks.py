@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from secateur.curvature.batches import Batch
@@ -23,8 +24,13 @@ def require_finite_weights(weights: Mapping[str, Tensor]) -> None:
         InvalidArgumentError: Naming the first parameter that is not.
     """
     for name, weight in weights.items():
-        if weight.is_meta:
-            raise InvalidArgumentError(f"{name}: expected weights in memory, got a tensor on meta; load them")
+        if is_lazy(weight) or weight.is_meta:
+            what = (
+                "an uninitialised parameter; call the network"
+                if is_lazy(weight)
+                else "a tensor on meta; load them"
+            )
+            raise InvalidArgumentError(f"{name}: expected weights in memory, got {what}")
         if not bool(weight.detach().isfinite().all()):
             count = int((~weight.detach().isfinite()).sum())
             raise InvalidArgumentError(

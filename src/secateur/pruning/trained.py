@@ -117,7 +117,7 @@ def prune_trained(
         if kinds != ("weight",):
             units = TrainedUnits.of(model, data.first(device).example, kinds, set(weights.names))
             weights = weights.of_units(units.parameters)
-        target = _target(weights, sparsity, wanted)
+        target = _target(weights, sparsity, wanted, units)
         removal = Removal(
             model=model,
             data=data,
@@ -217,7 +217,9 @@ def _check(
         )
 
 
-def _target(weights: TrainedWeights, sparsity: float | None, pattern: Pattern | None) -> int | None:
+def _target(
+    weights: TrainedWeights, sparsity: float | None, pattern: Pattern | None, units: TrainedUnits | None
+) -> int | None:
     """Return how many entries are to be out, None where the evidence stops."""
     if pattern is not None:  # at least: some groups may have fewer in than the pattern keeps
         return max(round(pattern.sparsity * weights.num_weights), weights.num_out)
@@ -227,6 +229,12 @@ def _target(weights: TrainedWeights, sparsity: float | None, pattern: Pattern | 
     if target < weights.num_out:
         raise InvalidArgumentError(
             f"sparsity: expected at least {weights.num_out / weights.num_weights:.4f}, which is out already, "
+            f"got {sparsity}"
+        )
+    most = weights.num_weights if units is None else units.most_out(weights.keep)
+    if target > most:
+        raise InvalidArgumentError(
+            f"sparsity: expected at most {most / weights.num_weights:.4f}, since each layer keeps a unit, "
             f"got {sparsity}"
         )
     return target

@@ -99,6 +99,23 @@ class TrainedUnits:
             sizes.index_add_(0, axis.unit[inside], along[inside])
         return sizes
 
+    def most_out(self, keep: Mapping[str, Tensor]) -> int:
+        """Return how many entries can be out when each layer keeps one unit.
+
+        Args:
+            keep: True where an entry is in.
+        """
+        sizes = self.sizes(keep)
+        gone = torch.zeros(self.count, dtype=torch.bool)
+        gone[list(self.readers)] = True
+        for reader in set(self.readers.values()):
+            own = torch.tensor([unit for unit, name in self.readers.items() if name == reader])
+            inside = own[sizes[own] > 0]
+            if len(inside):
+                gone[inside[sizes[inside].argmin()]] = False
+        after = self.without(keep, gone)
+        return sum(mask.numel() - int(mask.count_nonzero()) for mask in after.values())
+
     def costs(self, layers: Mapping[str, JointLayer], keep: Mapping[str, Tensor]) -> Tensor:
         """Return what each unit's removal costs, in nats; infinite where a unit may not go or is out.
 
