@@ -15,7 +15,18 @@ from secateur.cli import main
 from secateur.cli.failures import ExitCodes
 from secateur.errors import DataError, UsageError
 
-COMMANDS = ("fit", "evaluate", "prune", "compact", "export", "bench", "compare", "report", "data")
+COMMANDS = (
+    "fit",
+    "evaluate",
+    "prune",
+    "prune-trained",
+    "compact",
+    "export",
+    "bench",
+    "compare",
+    "report",
+    "data",
+)
 
 
 def installed(*words, **environment):
