@@ -83,8 +83,8 @@ class PruneResult:
         trace: One row per round of removal.
         held_out_before: Measured loss on held-out data before, in nats per datum.
         chosen_round: Number of rounds of the trace that are in the network; None is all of them.
-        stopped_by: What ended the removal where rounds were tried: "target", "evidence", "held-out loss" or
-            "rounds".
+        stopped_by: What ended the removal where rounds were tried: "target", "evidence", "held-out loss",
+            "rounds" or "interruption".
         num_data: Data that the evidence counts; 0 where a posterior counted them.
         units_before: Units in use before, by the layer that makes them, where whole units went.
         units_after: The same afterwards.
