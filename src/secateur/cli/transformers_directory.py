@@ -59,7 +59,7 @@ def load_network(directory: Path) -> nn.Module:
     library = _library()
     names = read_json(directory / CONFIG).get("architectures")
     name = names[0] if isinstance(names, list) and names else None
-    kind = getattr(library, name, None) if isinstance(name, str) and name.isidentifier() else None
+    kind: Any = getattr(library, name, None) if isinstance(name, str) and name.isidentifier() else None
     if not (isinstance(kind, type) and issubclass(kind, library.PreTrainedModel)):
         raise ArtifactError(
             f"{directory / CONFIG}: expected a class of the Transformers library first in architectures, got "

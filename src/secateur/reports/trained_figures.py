@@ -150,14 +150,14 @@ def _label_ends(axes: Axes, series: Sequence[tuple[str, np.ndarray, np.ndarray, 
         if len(known):
             ends.append((name, float(x[known[-1]]), float(y[known[-1]]), colour))
     axes.get_ylim()  # settles the scale
-    heights = [axes.transData.transform((x, y))[1] * 72 / axes.figure.dpi for _, x, y, _ in ends]
+    heights = [axes.transData.transform(end[1:3])[1] * 72 / axes.figure.dpi for end in ends]
     shift = [0.0] * len(ends)
     if len(ends) == 2 and math.isfinite(sum(heights)):
         apart = max(0.0, 11 - abs(heights[0] - heights[1])) / 2
         upper = int(heights[1] >= heights[0])
         shift[upper], shift[1 - upper] = apart, -apart
-    for (name, x, y, colour), up in zip(ends, shift, strict=True):
+    for (name, at, height, colour), up in zip(ends, shift, strict=True):
         axes.annotate(
-            name, (x, y), (7, up), textcoords="offset points", va="center", color=colour, weight="bold",
+            name, (at, height), (7, up), textcoords="offset points", va="center", color=colour, weight="bold",
             size=8.5, annotation_clip=False,
         )  # fmt: skip

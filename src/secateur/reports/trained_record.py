@@ -111,14 +111,17 @@ def read(directory: Path) -> TrainedRecord:
     known = {each.name for each in fields(TrainedRecord)} | {"scores", "costs"}
     return TrainedRecord(
         about={key: value for key, value in file.values.items() if key not in known},
-        **{key: file.count(key) for key in ("num_weights", "num_kept", "num_removed", "num_data")},
-        **{
-            key: file.number(key)
-            for key in (
-                "sparsity", "predicted_delta_f", "observed_delta_f", "loss_before", "loss_after",
-                "held_out_before", "seconds",
-            )
-        },
+        num_weights=file.count("num_weights"),
+        num_kept=file.count("num_kept"),
+        num_removed=file.count("num_removed"),
+        num_data=file.count("num_data"),
+        sparsity=file.number("sparsity"),
+        predicted_delta_f=file.number("predicted_delta_f"),
+        observed_delta_f=file.number("observed_delta_f"),
+        loss_before=file.number("loss_before"),
+        loss_after=file.number("loss_after"),
+        held_out_before=file.number("held_out_before"),
+        seconds=file.number("seconds"),
         chosen_round=chosen,
         stopped_by=file.text("stopped_by"),
         layers=tuple(_layer(row) for row in file.rows("layers")),
@@ -128,7 +131,7 @@ def read(directory: Path) -> TrainedRecord:
         costs=_costs(file),
         units_before=_counts(file, "units_before"),
         units_after=_counts(file, "units_after"),
-    )  # fmt: skip
+    )
 
 
 def _layer(row: Fields) -> LayerRow:
