@@ -67,7 +67,8 @@ def load_network(directory: Path) -> nn.Module:
         )
     with _quiet(library):
         try:
-            model, info = kind.from_pretrained(
+            load: Any = kind.from_pretrained  # type: ignore[attr-defined]
+            model, info = load(
                 directory, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **LOCAL
             )
         except Exception as error:  # the library raises what its parts raise
