@@ -219,6 +219,8 @@ class Removal:
             chosen_round=chosen,
             stopped_by=stopped_by,
             num_data=first.num_data,
+            units_before={} if self.units is None else self.units.in_use(first.weights.keep),
+            units_after={} if self.units is None else self.units.in_use(last.weights.keep),
         )
 
     def _losses(self) -> tuple[Losses, Losses]:

@@ -32,11 +32,13 @@ class TrainedUnits:
         axes: Which weights each is made of and read by; units that may not go are -1.
         count: How many units are numbered.
         readers: For each unit that may go, the weight that reads it.
+        makers: The layer that makes each of those, the first one where several do.
     """
 
     axes: tuple[UnitAxis, ...]
     count: int
     readers: dict[int, str]
+    makers: dict[int, str]
 
     @classmethod
     def of(cls, model: nn.Module, example: Any, kinds: tuple[str, ...], names: set[str]) -> "TrainedUnits":
@@ -75,7 +77,8 @@ class TrainedUnits:
             UnitAxis(axis.parameter, axis.axis, chosen[axis.unit], axis.produces) for axis in units.axes
         )
         readers = {unit: next(iter(reads[unit])) for unit in allowed.nonzero().flatten().tolist()}
-        return cls(tuple(axis for axis in axes if (axis.unit >= 0).any()), len(units), readers)
+        makers = {unit: units.layer[unit] for unit in readers}
+        return cls(tuple(axis for axis in axes if (axis.unit >= 0).any()), len(units), readers, makers)
 
     @property
     def parameters(self) -> set[str]:
@@ -115,6 +118,23 @@ class TrainedUnits:
                 gone[inside[sizes[inside].argmin()]] = False
         after = self.without(keep, gone)
         return sum(mask.numel() - int(mask.count_nonzero()) for mask in after.values())
+
+    def in_use(self, keep: Mapping[str, Tensor]) -> dict[str, int]:
+        """Return how many units each layer makes that anything reads, by the layer's name.
+
+        Args:
+            keep: True where an entry is in.
+        """
+        read = torch.zeros(self.count, dtype=torch.bool)
+        for axis in self.axes:
+            if not axis.produces and axis.parameter in keep:
+                mask = keep[axis.parameter]
+                along = mask.movedim(axis.axis, 0).flatten(1).any(1).cpu()
+                read[axis.unit[along & (axis.unit >= 0)]] = True
+        counts = dict.fromkeys(self.makers.values(), 0)
+        for unit, layer in self.makers.items():
+            counts[layer] += int(read[unit])
+        return counts
 
     def costs(self, layers: Mapping[str, JointLayer], keep: Mapping[str, Tensor]) -> Tensor:
         """Return what each unit's removal costs, in nats; infinite where a unit may not go or is out.
@@ -164,19 +184,31 @@ class TrainedUnits:
             keep: Masks before.
             num_entries: The most entries to remove.
         """
-        costs, sizes = self.costs(layers, keep), self.sizes(keep)
-        rate = costs / sizes.clamp_min(1)
+        costs = self.costs(layers, keep)
         for reader in set(self.readers.values()):  # a layer keeps its dearest unit
             own = torch.tensor([unit for unit, name in self.readers.items() if name == reader])
-            inside = own[rate[own].isfinite()]
+            inside = own[costs[own].isfinite()]
             if len(inside):
-                rate[inside[rate[inside].argmax()]] = torch.inf
-        order = rate.argsort(stable=True)
-        order = order[rate[order].isfinite()]
-        order = order[sizes[order].cumsum(0) <= num_entries]
-        gone = torch.zeros(self.count, dtype=torch.bool)
-        gone[order] = True
-        return self.without(keep, gone)
+                rate = costs[inside] / self.sizes(keep)[inside].clamp_min(1)
+                costs[inside[rate.argmax()]] = torch.inf
+        after = {name: mask.clone() for name, mask in keep.items()}
+        left = num_entries
+        while True:  # an entry that two units share is counted with both, so there may be room for more
+            sizes = self.sizes(after)
+            rate = costs / sizes.clamp_min(1)
+            order = rate.argsort(stable=True)
+            order = order[rate[order].isfinite() & (sizes[order] > 0)]
+            if not len(order):
+                return after
+            fits = order[sizes[order].cumsum(0) <= left]
+            order = fits if len(fits) else order[:1]
+            costs[order] = torch.inf
+            if not len(fits):  # the next one is too large; others may be smaller
+                continue
+            gone = torch.zeros(self.count, dtype=torch.bool)
+            gone[order] = True
+            before, after = after, self.without(after, gone)
+            left -= sum(int(before[name].sum()) - int(after[name].sum()) for name in after)
 
 
 def _add_costs(costs: Tensor, unit: Tensor, layer: JointLayer) -> None:

@@ -1,0 +1,96 @@
+"""Whole units of trained networks: what they cost against dense algebra, and which weights go with them."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import secateur
+from secateur.errors import InvalidArgumentError
+from secateur.pruning.joint_layer import DAMPING, JointLayer
+from secateur.pruning.trained_units import TrainedUnits
+from support.llama import llama, sentences
+
+FLOAT64 = torch.float64
+
+
+def mlp() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def data(generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
+    return [(torch.randn(20, 6, generator=generator), torch.arange(20) % 3) for _ in range(4)]
+
+
+def matrices(model: nn.Module) -> set[str]:
+    return {name for name, each in model.named_parameters() if each.dim() > 1}
+
+
+def test_a_column_costs_what_its_removal_raises_the_quadratic_loss_by(generator: torch.Generator) -> None:
+    """By a dense solve: the other weights of the reading layer are free to move."""
+    model = mlp().double()
+    units = TrainedUnits.of(model, torch.zeros(2, 6, dtype=FLOAT64), ("neuron",), matrices(model))
+    rows, columns = (torch.randn(n, n + 3, generator=generator, dtype=FLOAT64) for n in (8, 13))
+    weights = torch.cat([model[2].weight, model[2].bias.unsqueeze(1)], 1).detach()
+    layer = JointLayer("2", weights, torch.ones(8, 13).bool(), rows @ rows.mT, columns @ columns.mT, None)
+    other = torch.randn(3, 9, generator=generator, dtype=FLOAT64)
+    last = JointLayer("4", other, torch.ones(3, 9).bool(), torch.eye(3).double(), torch.eye(9).double(), None)
+    keep = {name: torch.ones_like(each, dtype=torch.bool) for name, each in model.named_parameters()}
+    costs = units.costs({"2.weight": layer, "4.weight": last}, keep)
+    damped = columns @ columns.mT
+    damped += DAMPING * damped.diagonal().mean() * torch.eye(13, dtype=FLOAT64)
+    precision = torch.kron(rows @ rows.mT, damped)
+    (axis,) = (each for each in units.axes if each.parameter == "2.weight" and not each.produces)
+    for column in (0, 5, 11):
+        gone = torch.zeros(8, 13, dtype=torch.bool)
+        gone[:, column] = True
+        out = gone.flatten()
+        covariance = torch.linalg.inv(precision)[out][:, out]
+        removed = weights.flatten()[out]
+        expected = 0.5 * removed @ torch.linalg.solve(covariance, removed)
+        assert costs[axis.unit[column]].item() == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_units_go_whole_and_the_share_is_as_near_as_units_allow(generator: torch.Generator) -> None:
+    model = mlp()
+    result = secateur.prune_trained(
+        model, data(generator), sparsity=0.5, granularity="neuron", rounds=3, progress=False
+    )
+    first, second = model[0].weight, model[2].weight
+    rows, columns = (first != 0).any(1), (second != 0).any(0)
+    assert torch.equal(rows, columns)
+    assert ((first != 0).all(1) | (first == 0).all(1)).all()
+    assert not model[0].bias[~rows].any()
+    smallest = 6 + 1 + 3  # entries of a neuron at the least: its row, its bias, and three readers
+    assert 0.5 - smallest / result.num_weights <= result.sparsity <= 0.5
+    assert result.units_before == {"0": 12, "2": 8}
+    assert result.units_after == {"0": int(rows.sum()), "2": int((second != 0).any(1).sum())}
+    small = secateur.compact(model, torch.zeros(2, 6))
+    assert small[0].out_features == rows.sum()
+    x = torch.randn(5, 6, generator=generator)
+    torch.testing.assert_close(small(x), model(x))
+
+
+def test_a_key_and_value_go_with_all_their_queries() -> None:
+    model = llama()
+    secateur.prune_trained(
+        model, sentences(), sparsity=0.4, granularity=("neuron", "head"), rounds=2, progress=False
+    )
+    width = model.config.hidden_size // model.config.num_attention_heads
+    for layer in model.model.layers:
+        attention = layer.self_attn
+        keys = (attention.k_proj.weight != 0).any(1).view(-1, width).any(1)
+        queries = (attention.q_proj.weight != 0).any(1).view(len(keys), -1).any(1)
+        read = (attention.o_proj.weight != 0).any(0).view(len(keys), -1).any(1)
+        assert torch.equal(keys, queries)
+        assert torch.equal(keys, read)
+        assert keys.any()
+        assert torch.equal((layer.mlp.gate_proj.weight != 0).any(1), (layer.mlp.down_proj.weight != 0).any(0))
+
+
+def test_kinds_that_a_network_lacks_are_named() -> None:
+    model = mlp()
+    with pytest.raises(
+        InvalidArgumentError, match="expected heads that one layer reads.*network with neuron"
+    ):
+        TrainedUnits.of(model, torch.zeros(2, 6), ("head",), matrices(model))
