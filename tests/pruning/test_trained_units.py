@@ -91,6 +91,6 @@ def test_a_key_and_value_go_with_all_their_queries() -> None:
 def test_kinds_that_a_network_lacks_are_named() -> None:
     model = mlp()
     with pytest.raises(
-        InvalidArgumentError, match="expected heads that one layer reads.*network with neuron"
+        InvalidArgumentError, match=r"expected heads that one layer reads.*network with neuron"
     ):
         TrainedUnits.of(model, torch.zeros(2, 6), ("head",), matrices(model))
