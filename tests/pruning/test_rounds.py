@@ -76,6 +76,9 @@ class TestRemovableWeights:
         model[0].bias.requires_grad_(False)
         assert removable_weights(model, None, None).moving == ("2.bias",)
 
+    def test_a_bias_that_is_excluded_does_not_move(self):
+        assert removable_weights(mlp(), None, ["0.bias"]).moving == ("2.bias",)
+
     def test_what_is_held_is_out(self):
         model = mlp()
         mask = torch.ones(8, 5, dtype=torch.bool)

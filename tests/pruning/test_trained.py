@@ -246,6 +246,15 @@ def test_include_and_exclude_choose():
     assert not torch.equal(model[4].bias, before["4.bias"])  # it moves with its row
 
 
+def test_a_bias_that_is_excluded_stays_where_it_is():
+    model = trained_on_correlated()
+    before = state(model)
+    prune(model, correlated_batches(), exclude=["2.bias"])
+    assert torch.equal(model[2].bias, before["2.bias"])
+    assert not torch.equal(model[0].bias, before["0.bias"])
+    assert (model[2].weight == 0).any()
+
+
 def groups(weight: Tensor, size: int, *, transposed: bool = False) -> Tensor:
     """How many stay of each group of consecutive inputs at one tap."""
     rows = weight.mT if transposed else weight.flatten(2).transpose(1, 2) if weight.dim() > 2 else weight

@@ -12,7 +12,7 @@ from secateur.curvature import Curvature, LayerCurvature
 from secateur.curvature.batches import Batch
 from secateur.curvature.plan import make_plan
 from secateur.errors import InvalidArgumentError
-from secateur.modules import held_masks, layer_of, matching, prunable_exclude
+from secateur.modules import chosen, held_masks, layer_of, matching, prunable_exclude
 from secateur.modules.matrix import LayerMatrix
 from secateur.pruning.joint_layer import JointLayer
 from secateur.pruning.patterns import Pattern
@@ -129,7 +129,7 @@ def removable_weights(
     Args:
         model: The network, held or not.
         include: Name patterns of weights that may go, whatever they are.
-        exclude: Name patterns of weights that stay.
+        exclude: Name patterns of weights that stay, and of biases that do not move.
         output: Whether weights of the output layer may go too, as where units that it reads go.
 
     Raises:
@@ -163,6 +163,7 @@ def removable_weights(
         name
         for name, parameter in parameters.items()
         if parameter.dim() == 1 and layer_of(name) in layers and parameter.requires_grad
+        if chosen(name, None, exclude)
     )
     held = held_masks(model)
     keep = {

@@ -83,7 +83,7 @@ def prune_trained(
             no further than one standard error from the best seen.
         num_data: Size of the data that the network was trained on; those of the loader when None.
         include: Name patterns (`fnmatch`) of weights that may go.
-        exclude: Name patterns of weights that stay.
+        exclude: Name patterns of weights that stay, and of biases that do not move.
         seed: Of the slice that is held out, and of the sampled targets.
         progress: Show a progress bar.
         held_out: Data to judge by in place of the slice; best such as the network has not been trained on.
