@@ -118,7 +118,7 @@ def target(layer: JointLayer, generator: torch.Generator, share: float) -> Tenso
     return layer.present & (torch.rand(N, M, generator=generator) < share)
 
 
-def dense_move(layer: JointLayer, dense: Tensor, stays: Tensor, slope: Tensor) -> Tensor:
+def dense_move(layer: JointLayer, dense: Tensor, stays: Tensor) -> Tensor:
     """Solve the normal equations of the kept entries, damped towards where they are."""
     kept = stays.reshape(-1)
     damping = DAMPING * float(
@@ -126,7 +126,7 @@ def dense_move(layer: JointLayer, dense: Tensor, stays: Tensor, slope: Tensor) -
     )
     before = layer.weights.reshape(-1)
     away = torch.where(kept, 0.0, before)  # what is lost
-    right = (dense @ away - slope.reshape(-1))[kept]
+    right = (dense @ away)[kept]
     block = dense[kept][:, kept] + damping * torch.eye(int(kept.sum()), dtype=torch.float64)
     moved = torch.where(kept, before, 0.0)
     moved[kept] += torch.linalg.solve(block, right)
@@ -139,16 +139,13 @@ def dense_move(layer: JointLayer, dense: Tensor, stays: Tensor, slope: Tensor) -
 def test_what_stays_solves_the_normal_equations(case, generator, share):
     layer, dense = case
     stays = target(layer, generator, share)
-    nothing = torch.zeros(N, M, dtype=torch.float64)
-    torch.testing.assert_close(layer.moved(stays), dense_move(layer, dense, stays, nothing))
-    slope = normal(generator, N, M)
-    torch.testing.assert_close(layer.moved(stays, slope), dense_move(layer, dense, stays, slope))
+    torch.testing.assert_close(layer.moved(stays), dense_move(layer, dense, stays))
 
 
 def test_the_default_number_of_steps_finds_the_same_loss(generator):
     layer, dense = build("kronecker", generator)
     stays = target(layer, generator, 0.6)
-    best = layer.rise(dense_move(layer, dense, stays, torch.zeros(N, M, dtype=torch.float64)))
+    best = layer.rise(dense_move(layer, dense, stays))
     unmoved = layer.rise(torch.where(stays, layer.weights, 0.0))
     assert layer.rise(layer.moved(stays)) - best < 1e-4 * (unmoved - best)
 
@@ -168,12 +165,10 @@ def test_what_is_out_is_zero_and_a_move_never_costs(case, generator):
 
 def test_the_predicted_rise_is_the_dense_quadratic_form(case, generator):
     layer, dense = case
-    weights, slope = normal(generator, N, M), normal(generator, N, M)
+    weights = normal(generator, N, M)
     step = (weights - layer.weights).reshape(-1)
     quadratic = float(step @ dense @ step) / 2
     assert layer.rise(weights) == pytest.approx(quadratic, rel=1e-10)
-    linear = float(slope.reshape(-1) @ step)
-    assert layer.rise(weights, slope) == pytest.approx(quadratic + linear, rel=1e-10)
     assert layer.rise(layer.weights) == 0
 
 
@@ -228,8 +223,8 @@ class TestLinearRegression:
         present = torch.ones_like(weights, dtype=torch.bool)
         return JointLayer.of("", own, found.num_data, weights, present), own.matrix
 
-    def loss(self, model, inputs, targets, slopes=None) -> float:
-        found = measure(model, [(inputs, targets)], Gaussian(noise=self.NOISE), slopes=slopes)
+    def loss(self, model, inputs, targets) -> float:
+        found = measure(model, [(inputs, targets)], Gaussian(noise=self.NOISE))
         return float(found.sums.sum())
 
     def set(self, model, matrix, weights) -> None:
@@ -257,21 +252,6 @@ class TestLinearRegression:
         start = design @ torch.where(stays, layer.weights, 0.0).mT
         unmoved = float((start - targets).square().sum()) / (2 * self.NOISE**2)
         assert least <= now < least + 1e-3 * (unmoved - least)
-
-    def test_away_from_the_optimum_the_slope_makes_up_for_it(self, regression):
-        model, inputs, targets, _ = regression
-        model.weight.data += 0.1
-        layer, matrix = self.layer(model, inputs, targets)
-        slopes = {name: torch.zeros_like(each) for name, each in model.named_parameters()}
-        before = self.loss(model, inputs, targets, slopes)
-        slope = matrix.pack(slopes)
-        stays = torch.tensor([[True, True, True, True, False, True, True]])
-        moved = layer.moved(stays, slope)
-        self.set(model, matrix, moved)
-        after = self.loss(model, inputs, targets)
-        assert after - before == pytest.approx(layer.rise(moved, slope), rel=1e-6)
-        self.set(model, matrix, layer.moved(stays))
-        assert after < self.loss(model, inputs, targets)
 
     def test_the_misfit_is_what_the_best_answer_to_a_removal_costs(self, regression):
         """Optimal brain surgeon: w^2 / 2 S_kk is the rise of the loss when all others answer."""

@@ -306,3 +306,27 @@ class TestInterruption:
         with pytest.raises(InvalidArgumentError, match="finite"):
             prune(model, on_round=diverge, **self.OPTIONS)
         self.check(model, None, whole, 1)
+
+
+class TwoMatrices(nn.Module):
+    """A module with two weight matrices of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(6, 4))
+        self.second = nn.Parameter(torch.randn(3, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(nn.functional.linear(x, self.first).relu(), self.second)
+
+
+def test_predictions_of_all_rounds_and_matrices_add_up():
+    torch.manual_seed(0)
+    model = nn.Sequential(TwoMatrices(), nn.Linear(3, 3))
+    batches = [(torch.randn(20, 4), torch.arange(20) % 3) for _ in range(4)]
+    result = prune_trained(model, batches, sparsity=0.6, rounds=3, progress=False)
+    assert [row.name for row in result.layers] == ["0"]
+    assert len(result.trace) == 3
+    by_layer = sum(row.predicted_delta_f for row in result.layers)
+    assert by_layer == pytest.approx(result.predicted_delta_f, rel=1e-9)
+    assert all(round.predicted_delta_f for round in result.trace)

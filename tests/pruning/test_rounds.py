@@ -117,7 +117,7 @@ class TestRemovableWeights:
 
 
 def weights_of(**masks: Tensor) -> TrainedWeights:
-    return TrainedWeights(tuple(masks), (), dict(masks), {})
+    return TrainedWeights(dict(masks), {})
 
 
 class TestCheapest:

@@ -88,6 +88,33 @@ def test_a_key_and_value_go_with_all_their_queries() -> None:
         assert torch.equal((layer.mlp.gate_proj.weight != 0).any(1), (layer.mlp.down_proj.weight != 0).any(0))
 
 
+def test_rows_that_nothing_reads_cost_nothing(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a unit costs is predicted once, where it is read."""
+    rises: dict[str, float] = {}
+    whole = JointLayer.rise
+
+    def noted(layer: JointLayer, weights: Tensor) -> float:
+        rises[layer.name] = whole(layer, weights)
+        return rises[layer.name]
+
+    monkeypatch.setattr(JointLayer, "rise", noted)
+    model = mlp()
+    secateur.prune_trained(
+        model,
+        data(generator),
+        sparsity=0.3,
+        granularity="neuron",
+        rounds=1,
+        exclude=["4.*"],
+        progress=False,
+    )
+    assert (model[0].weight == 0).all(1).any()
+    assert rises["0"] == 0
+    assert rises["2"] > 0
+
+
 def test_kinds_that_a_network_lacks_are_named() -> None:
     model = mlp()
     with pytest.raises(

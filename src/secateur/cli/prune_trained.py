@@ -80,8 +80,11 @@ def prune_trained(
         ),
     ] = None,
     granularity: Annotated[
-        str, typer.Option(metavar="KIND", help="What goes: weight by default.")
-    ] = "weight",
+        list[str] | None,
+        typer.Option(
+            metavar="KIND", help="What goes: weight by default; or neuron, channel, head, perhaps several."
+        ),
+    ] = None,
     structure: Annotated[
         str,
         typer.Option(
@@ -171,7 +174,7 @@ def prune_trained(
             sparsity=sparsity,
             pattern=pattern,
             max_loss_rise=max_loss_rise,
-            granularity=granularity,
+            granularity=granularity or "weight",
             structure=structure,
             rounds=rounds,
             include=include,

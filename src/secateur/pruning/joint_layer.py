@@ -5,15 +5,13 @@ With curvature N G (x) A + pi I of the layer's matrix W (`secateur.curvature`), 
     misfit of entry k of row i    W_ik^2 / (2 S^(i)_kk)      cost of its removal, in nats, if the row moves
     S^(i), the whole row's        (N G_ii A + pi I)^-1       one eigendecomposition of A a layer
     S^(i), conditioned            [(N G_ii A + pi I)_FF]^-1  a Cholesky factor for each row
-    moved mean                    W_F minimises g^T (W - W0) + 1/2 (W - W0)^T (N G (x) A + eps I) (W - W0)
+    moved mean                    W_F minimises (W - W0)^T (N G (x) A + eps I) (W - W0)
 
-g is the slope of the measured loss at W0: 0 where a network has been trained to its optimum, and not once
-parts of it are out. eps = `DAMPING` N mean(G_ii) mean(A_jj) stands in for the prior: under pi itself, rows
-shrink together. The volume term of the evidence is left out of the ranking; it belongs to the stop
-(`secateur.pruning.stopping`).
+eps = `DAMPING` N mean(G_ii) mean(A_jj) stands in for the prior: under pi itself, rows shrink together. The
+volume term of the evidence is left out of the ranking; it belongs to the stop (`secateur.pruning.stopping`).
 
-Sources: the moved mean is optimal brain surgeon's, Hassibi & Stork 1993; CHITA (arXiv:2302.14623) keeps the
-slope; arXiv:2311.00636 has the layout of A and G.
+Sources: the moved mean is optimal brain surgeon's, Hassibi & Stork 1993; arXiv:2311.00636 has the layout of A
+and G.
 """
 
 from dataclasses import dataclass
@@ -126,20 +124,17 @@ class JointLayer:
         return torch.where(self.present, variance, 1.0)
 
     @torch.no_grad()
-    def moved(self, present: Tensor, slope: Tensor | None = None) -> Tensor:
+    def moved(self, present: Tensor) -> Tensor:
         """Return the mean of what stays, given that the rest is zero.
 
         Args:
             present: Where entries stay.
-            slope: g, the slope of the whole loss in the weights; None counts it as 0.
         """
         stays = torch.where(present, self.weights, 0.0)
         if self.column_curvature is None:
             return stays
         rows, columns = self.row_curvature, self.column_curvature
         wanted = curvature_product(rows, columns, 0.0, self.weights - stays)
-        if slope is not None:
-            wanted = wanted - slope
         damping = DAMPING * float(rows.diagonal().mean() * columns.diagonal().mean())
         if not damping > 0:
             return stays
@@ -148,17 +143,15 @@ class JointLayer:
         )
 
     @torch.no_grad()
-    def rise(self, weights: Tensor, slope: Tensor | None = None) -> float:
+    def rise(self, weights: Tensor) -> float:
         """Return how much the loss of all data is predicted to rise when the layer moves there, in nats.
 
         Args:
             weights: The layer's matrix.
-            slope: As for `moved`.
         """
         step = weights - self.weights
-        linear = 0.0 if slope is None else float((slope * step).sum(dtype=torch.float64))
         if self.diagonal is not None:
-            return linear + 0.5 * float((self.diagonal * step.square()).sum(dtype=torch.float64))
+            return 0.5 * float((self.diagonal * step.square()).sum(dtype=torch.float64))
         assert self.column_curvature is not None
         product = curvature_product(self.row_curvature, self.column_curvature, 0.0, step)
-        return linear + 0.5 * float((step * product).sum(dtype=torch.float64))
+        return 0.5 * float((step * product).sum(dtype=torch.float64))

@@ -8,7 +8,6 @@ that of the differences.
 import math
 from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, TypeGuard
 
 import torch
@@ -31,7 +30,7 @@ class CalibrationData:
     """A loader in two parts.
 
     Attributes:
-        fit: Batches that give curvature and slopes; read once a round.
+        fit: Batches that give curvature; read once a round.
         held_out: Batches that only judge.
     """
 
@@ -225,30 +224,23 @@ def measure(
     batches: Iterable[Any],
     likelihood: Likelihood,
     *,
-    slopes: dict[str, Tensor] | None = None,
-    max_batches: int | None = None,
     argument: str = "loader",
 ) -> Losses:
-    """Measure the loss of a network in evaluation mode, and perhaps its slope in some weights.
+    """Measure the loss of a network in evaluation mode.
 
     Args:
-        model: The network. Its gradients are as before afterwards.
+        model: The network.
         batches: With targets.
         likelihood: Distribution of the targets.
-        slopes: A tensor for each parameter by name, to which the slope of the loss, summed over the data, is
-            added.
-        max_batches: Batches to read at most.
         argument: What the user calls the batches, for messages.
 
     Raises:
         InvalidArgumentError: If there are no targets, no batch, or a loss that is not finite.
     """
-    parameters = dict(model.named_parameters())
-    device = next(iter(parameters.values())).device
-    followed = [parameters[name] for name in slopes] if slopes else []
+    device = next(model.parameters()).device
     sums, counts, shift = [], [], -1
-    with evaluation_mode(model), torch.set_grad_enabled(bool(followed)):
-        for number, batch in enumerate(islice(batches, max_batches), 1):
+    with evaluation_mode(model), torch.no_grad():
+        for number, batch in enumerate(batches, 1):
             read = read_batch(batch, device)
             if read.targets is None:
                 raise InvalidArgumentError(
@@ -263,19 +255,14 @@ def measure(
             assert judged.targets is not None
             if not likelihood.num_data(judged.targets):
                 continue  # nothing but padding, or ignored labels
-            likelihood.check(judged.outputs.detach(), judged.targets)
+            likelihood.check(judged.outputs, judged.targets)
             losses = likelihood.loss(judged.outputs, judged.targets)
-            if not bool(losses.detach().isfinite().all()):
+            if not bool(losses.isfinite().all()):
                 raise InvalidArgumentError(
                     f"{argument}: expected a finite loss, got {losses.sum().item()} in batch {number}; look "
                     "at the scale of the weights and inputs"
                 )
-            if followed and slopes is not None:
-                for own, slope in zip(
-                    slopes.values(), torch.autograd.grad(losses.sum(), followed), strict=True
-                ):
-                    own.add_(slope)
-            sums.append(losses.detach().double().reshape(len(losses), -1).sum(1).cpu())
+            sums.append(losses.double().reshape(len(losses), -1).sum(1).cpu())
             counts.append(_counted(likelihood, judged.targets, losses).cpu())
     if not sums:
         missing = "batch" if shift < 0 else "datum with a label"

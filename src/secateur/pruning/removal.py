@@ -1,9 +1,9 @@
 """Remove weights of a trained network round by round, with the evidence and the loss of each round."""
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -89,7 +89,8 @@ class Removal:
         """
         loss, held_out = self._losses()
         num_data = self.num_data or loss.num_data + held_out.num_data
-        return State(weights, loss, held_out, 0.0, {}, num_data, self._values(weights), self._moments({}))
+        found = self._moments({})
+        return State(weights, loss, held_out, 0.0, {}, num_data, self._values(weights, found), found)
 
     def round(self, before: State, num_out: int) -> State:
         """Remove the cheapest entries that are in, and move the others.
@@ -119,9 +120,13 @@ class Removal:
         values: dict[str, Tensor] = {}
         predicted: dict[str, float] = {}
         earned = 0.0
-        for name, own, layer in layers:
-            present = after.present(own.matrix)
-            moved = self._moved(layer, present)
+        for name, own, whole in layers:
+            layer, present = whole, after.present(own.matrix)
+            if self.units is not None:
+                # rows that make a unit go at no cost, since nothing reads it; none need stand in for them
+                read = present.any(1, keepdim=True)
+                layer = replace(layer, weights=torch.where(read, layer.weights, 0.0))
+            moved = layer.moved(present)
             volume = layer.own_prior(moved, present, num_rows=self.num_rows).evidence - priors[name].evidence
             earned += volume
             predicted[name] = volume - layer.rise(moved)
@@ -132,7 +137,9 @@ class Removal:
         with applied(self.model, values):
             loss, held_out = self._losses()
         evidence = before.evidence + earned - before.num_data * (loss.mean - before.loss.mean)
-        return State(after, loss, held_out, evidence, predicted, before.num_data, self._values(after), follow)
+        return State(
+            after, loss, held_out, evidence, predicted, before.num_data, self._values(after, follow), follow
+        )
 
     def _chosen(
         self,
@@ -153,13 +160,6 @@ class Removal:
                 costs[each], matrices[each] = found[each], own.matrix
         weights.require(costs)
         return cheapest(costs, weights, num_out, pattern=self.pattern, matrices=matrices)
-
-    def _moved(self, layer: JointLayer, present: Tensor) -> Tensor:
-        if self.units is not None:
-            # rows that make a unit go because nothing reads it: the others need not stand in for them
-            rows = present.any(1, keepdim=True)
-            layer = replace(layer, weights=torch.where(rows, layer.weights, 0.0))
-        return layer.moved(present)
 
     def row(self, first: State, before: State, after: State) -> PruneRound:
         """Return what a round removed and what was measured.
@@ -202,12 +202,11 @@ class Removal:
         self.put(last)
         rounds = tuple(self.row(first, before, after) for before, after in pairwise(states))
         result = summarise(first.weights.keep, {}, last.weights.keep)
-        predicted: dict[str, float] = {}
+        predicted: dict[str, float] = defaultdict(float)
         for state in states[1 : None if chosen is None else chosen + 1]:
             for name, value in state.predicted.items():
-                predicted[layer_of(name) if name in last.weights.keep else name] = (
-                    predicted.get(name, 0.0) + value
-                )
+                # a module with several matrices has a prediction for each
+                predicted[layer_of(name) if name in last.weights.keep else name] += value
         rows = tuple(replace(row, predicted_delta_f=predicted.get(row.name, 0.0)) for row in result.layers)
         return replace(
             result,
@@ -229,14 +228,9 @@ class Removal:
             measure(self.model, self.data.held_out, self.likelihood, argument="held_out"),
         )
 
-    def _values(self, weights: TrainedWeights) -> dict[str, Tensor]:
+    def _values(self, weights: TrainedWeights, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         tensors = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
-        names = (*weights.names, *weights.moving, *self._moment_names)
-        return {name: tensors[name].detach().clone() for name in names}
-
-    @cached_property
-    def _moment_names(self) -> tuple[str, ...]:
-        return tuple(self._moments({}))
+        return {name: tensors[name].detach().clone() for name in (*weights.names, *weights.moving, *found)}
 
     def _moments(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         return {} if self.inputs is None else moments(self.model, self.inputs, weights)

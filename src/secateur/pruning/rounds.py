@@ -26,16 +26,22 @@ class TrainedWeights:
     """The weights of a network that may go.
 
     Attributes:
-        names: Their parameters' names.
-        moving: Names of the biases that move with them.
-        keep: True where an entry is in, by name, for all of `names`.
-        biases: The same for all of `moving`.
+        keep: True where an entry is in, by parameter name.
+        biases: The same for the biases that move with them.
     """
 
-    names: tuple[str, ...]
-    moving: tuple[str, ...]
     keep: dict[str, Tensor]
     biases: dict[str, Tensor]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the weights that may go."""
+        return tuple(self.keep)
+
+    @property
+    def moving(self) -> tuple[str, ...]:
+        """Names of the biases that move with them."""
+        return tuple(self.biases)
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -76,9 +82,7 @@ class TrainedWeights:
         going = tuple(name for name in (*self.names, *self.moving) if name in names)
         layers = {layer_of(name) for name in going}
         moving = tuple(name for name in self.moving if name not in names and layer_of(name) in layers)
-        return TrainedWeights(
-            going, moving, {name: known[name] for name in going}, {name: known[name] for name in moving}
-        )
+        return TrainedWeights({name: known[name] for name in going}, {name: known[name] for name in moving})
 
     def linear_maps(self, model: nn.Module, batch: Batch) -> "TrainedWeights":
         """Return only the weights that the network uses as linear maps or convolutions.
@@ -96,8 +100,6 @@ class TrainedWeights:
             self.require(plan.matrices)
         layers = {layer_of(name) for name in plan.matrices}
         return TrainedWeights(
-            tuple(name for name in self.names if name in plan.matrices),
-            tuple(name for name in self.moving if layer_of(name) in layers),
             {name: mask for name, mask in self.keep.items() if name in plan.matrices},
             {name: mask for name, mask in self.biases.items() if layer_of(name) in layers},
         )
@@ -170,9 +172,7 @@ def removable_weights(
         name: held[name].clone() if name in held else torch.ones_like(parameters[name], dtype=torch.bool)
         for name in (*names, *moving)
     }
-    return TrainedWeights(
-        names, moving, {name: keep[name] for name in names}, {name: keep[name] for name in moving}
-    )
+    return TrainedWeights({name: keep[name] for name in names}, {name: keep[name] for name in moving})
 
 
 def joint_layers(
