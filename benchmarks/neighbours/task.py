@@ -16,7 +16,7 @@ from secateur.modules import evaluation_mode
 from .layers import Layer, find_layers
 from .selection import keep_globally, keep_n_of_m, parse_pattern
 
-__all__ = ["Task", "prune"]
+__all__ = ["Task", "prune", "restored_on_error", "without_cache"]
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def prune(
         seed=seed,
         num_data=num_data,
     )
-    with _restored_on_error(task.layers), _without_cache(model), evaluation_mode(model):
+    with restored_on_error(task.layers), without_cache(model), evaluation_mode(model):
         kept = method(task, **options)
         masks = {layer.name: layer.as_parameter(kept[layer.name]) for layer in task.layers}
         with torch.no_grad():
@@ -132,7 +132,7 @@ def prune(
 
 
 @contextmanager
-def _restored_on_error(layers: list[Layer]) -> Iterator[None]:
+def restored_on_error(layers: list[Layer]) -> Iterator[None]:
     parameters = [parameter for layer in layers for parameter in layer.module.parameters()]  # biases too
     before = [parameter.detach().clone() for parameter in parameters]
     try:
@@ -145,7 +145,7 @@ def _restored_on_error(layers: list[Layer]) -> Iterator[None]:
 
 
 @contextmanager
-def _without_cache(model: nn.Module) -> Iterator[None]:
+def without_cache(model: nn.Module) -> Iterator[None]:
     """Keep language models from storing keys and values: a block that is called again would see old ones."""
     config: Any = getattr(model, "config", None)
     before = getattr(config, "use_cache", None)

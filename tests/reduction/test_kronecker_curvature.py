@@ -10,7 +10,6 @@ from secateur.reduction.kronecker_curvature import (
     KroneckerCovariance,
     curvature_product,
     curvature_root,
-    masked_solve,
     whole_rows_and_columns,
 )
 
@@ -38,24 +37,6 @@ def test_the_product_is_that_with_the_dense_precision(factors, dense, generator)
     matrix = torch.randn(N, M, dtype=torch.float64, generator=generator)
     expected = (dense @ matrix.reshape(-1)).reshape(N, M)
     torch.testing.assert_close(curvature_product(*factors, PRIOR, matrix), expected)
-
-
-@pytest.mark.parametrize("share", [0.05, 0.3, 0.7])  # with either preconditioner
-def test_a_masked_solution_is_that_of_the_block_that_is_in(share, factors, dense, generator):
-    present = torch.rand(N, M, generator=generator) > share
-    matrix = torch.randn(N, M, dtype=torch.float64, generator=generator)
-    found = masked_solve(*factors, PRIOR, matrix, present=present, tolerance=1e-13)
-    keep = present.reshape(-1)
-    expected = torch.linalg.solve(dense[keep][:, keep], matrix.reshape(-1)[keep])
-    torch.testing.assert_close(found[present], expected, rtol=1e-9, atol=1e-9)
-    assert (found[~present] == 0).all()
-
-
-def test_a_solution_of_nothing_is_nothing(factors):
-    zero = torch.zeros(N, M, dtype=torch.float64)
-    present = torch.ones(N, M, dtype=torch.bool)
-    assert (masked_solve(*factors, PRIOR, zero, present=present) == 0).all()
-    assert (masked_solve(*factors, PRIOR, zero + 1, present=~present) == 0).all()
 
 
 def test_within_groups_of_any_form(factors, dense, generator, monkeypatch):

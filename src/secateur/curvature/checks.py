@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 from secateur.curvature.batches import Batch
 from secateur.curvature.capture import Capture
 from secateur.errors import InvalidArgumentError
+from secateur.likelihoods.base import all_finite
 
 __all__ = ["require_finite_batch", "require_finite_outputs", "require_finite_weights"]
 
@@ -31,7 +32,7 @@ def require_finite_weights(weights: Mapping[str, Tensor]) -> None:
                 else "a tensor on meta; load them"
             )
             raise InvalidArgumentError(f"{name}: expected weights in memory, got {what}")
-        if not bool(weight.detach().isfinite().all()):
+        if not all_finite(weight):
             count = int((~weight.detach().isfinite()).sum())
             raise InvalidArgumentError(
                 f"{name}: expected finite weights, got nan or infinity in {count} of {weight.numel()}; "
@@ -69,10 +70,10 @@ def require_finite_outputs(outputs: Tensor, capture: Capture, place: str) -> Non
     Raises:
         InvalidArgumentError: If there is nan or infinity.
     """
-    if bool(outputs.isfinite().all()):
+    if all_finite(outputs):
         return
     names = [use.weight for use in capture.matrices]
-    bad = [use.weight for use in capture.matrices if not bool(use.inputs.isfinite().all())]
+    bad = [use.weight for use in capture.matrices if not all_finite(use.inputs)]
     where = f"the inputs of {bad[0]}" if bad else f"the outputs of {names[-1] if names else 'the network'}"
     raise InvalidArgumentError(
         f"model: expected finite outputs, got nan or infinity in {place}; it is in {where} first: "

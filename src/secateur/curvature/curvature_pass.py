@@ -3,6 +3,7 @@
 What is summed, and the two ways of choosing directions of the outputs: `secateur.curvature.estimate`.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -17,8 +18,8 @@ from secateur.curvature.checks import (
     require_finite_weights,
 )
 from secateur.curvature.gather import Gatherer
-from secateur.curvature.plan import make_plan
-from secateur.curvature.sums import MatrixSums
+from secateur.curvature.plan import Plan, make_plan
+from secateur.curvature.sums import MatrixSums, mirrored
 from secateur.curvature.value import Curvature, LayerCurvature
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Likelihood, resolve
@@ -78,11 +79,30 @@ class CurvaturePass:
         self._largest = largest_factor
         self._device = next(iter(self.parameters.values())).device
         self._generator = generator or torch.Generator(self._device).manual_seed(seed)
-        self._gatherer: Gatherer | None = None
+        self._plan: Plan | None = None
         self._shift = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._gatherer: Gatherer | None = None
         self._num_batches = 0
         self._num_seen = 0
         self._loss: Tensor | None = torch.zeros((), dtype=torch.float64)
+
+    def restarted(self, seed: int) -> "CurvaturePass":
+        """Return a pass over the same network that begins anew, without a new look at how it is built.
+
+        Args:
+            seed: Seed of the sampled targets.
+
+        Raises:
+            InvalidArgumentError: If weights are not finite.
+        """
+        require_finite_weights(dict(self._model.named_parameters()))
+        new = copy.copy(self)
+        new._generator = torch.Generator(self._device).manual_seed(seed)
+        new._begin()
+        return new
 
     def add(self, batch: Any) -> None:
         """Add one batch of a loader.
@@ -99,16 +119,7 @@ class CurvaturePass:
         require_finite_batch(read, place)
         with evaluation_mode(self._model):
             if self._gatherer is None:
-                self._shift = 0 if read.targets is None else label_shift(self._model, read, self.likelihood)
-                plan = make_plan(
-                    self._model,
-                    self.parameters,
-                    read,
-                    structure=self._structure,
-                    with_diagonal=self._diagonal,
-                    largest_factor=self._largest,
-                )
-                self._gatherer = Gatherer(self._model, self.parameters, plan)
+                self._gatherer = Gatherer(self._model, self.parameters, self._look(read))
             outputs, capture = self._gatherer.forward(read)
             require_finite_outputs(outputs.detach(), capture, place)
             self.likelihood.check(outputs.detach())
@@ -125,6 +136,32 @@ class CurvaturePass:
             self._loss = None if loss is None else self._loss + loss.double().cpu()
         if self._loss is not None and not self._loss.isfinite():
             raise InvalidArgumentError(f"loader: expected a finite loss, got {self._loss.item()} in {place}")
+
+    def look(self, batch: Batch) -> int:
+        """Find out how the network uses its parameters, once, before any batch is added.
+
+        Args:
+            batch: Any batch of the data.
+
+        Returns:
+            By how many tokens the labels lag behind the outputs.
+        """
+        with evaluation_mode(self._model):
+            self._look(batch)
+        return self._shift
+
+    def _look(self, batch: Batch) -> Plan:
+        if self._plan is None:
+            self._shift = 0 if batch.targets is None else label_shift(self._model, batch, self.likelihood)
+            self._plan = make_plan(
+                self._model,
+                self.parameters,
+                batch,
+                structure=self._structure,
+                with_diagonal=self._diagonal,
+                largest_factor=self._largest,
+            )
+        return self._plan
 
     def diagonals(self) -> dict[str, Tensor]:
         """Return the mean diagonals of all sums so far, to see whether they have settled."""
@@ -173,8 +210,8 @@ class CurvaturePass:
         shapes = [tuple(self.parameters[name].shape) for name in layout.names]
         return LayerCurvature(
             matrix=LayerMatrix.of(layout.names, shapes, transposed=layout.transposed),
-            A=None if sums.inputs is None else sums.inputs / seen,
-            G=None if sums.outputs is None else sums.outputs / max(sums.num_positions, 1),
+            A=None if sums.inputs is None else mirrored(sums.inputs) / seen,
+            G=None if sums.outputs is None else mirrored(sums.outputs) / max(sums.num_positions, 1),
             row_sums=sums.row_sums / seen,
             diagonal=None if sums.squares is None else sums.squares / seen,
             num_positions=sums.num_positions,

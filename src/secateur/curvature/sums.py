@@ -20,8 +20,9 @@ from torch import Tensor
 
 from secateur.curvature.uses import LookupUse, MatrixUse
 
-__all__ = ["MatrixLayout", "MatrixSums", "add_lookup_squares"]
+__all__ = ["MatrixLayout", "MatrixSums", "add_lookup_squares", "mirrored"]
 
+GRAM_BLOCK = 384  # columns: products of large matrices with themselves are formed from the diagonal up
 NUMBERS_AT_ONCE = 1 << 25  # 128 MiB of float32: activations are unfolded and squared in slices of the batch
 
 
@@ -56,7 +57,7 @@ class MatrixLayout:
 
 
 class MatrixSums:
-    """Sums over data of one matrix.
+    """Sums over data of one matrix; those of A and G only from the diagonal up (`mirrored`).
 
     Args:
         layout: The matrix.
@@ -115,8 +116,10 @@ class MatrixSums:
                 self.num_positions += _num_positions(right, padding, part)
                 if self.inputs is not None:
                     flat = right.flatten(0, 2)
-                    product = flat.mT @ flat
-                    self.inputs += product if order is None else product[order][:, order]
+                    if order is None:
+                        _add_gram(self.inputs, flat)
+                    else:
+                        self.inputs += (flat.mT @ flat)[order][:, order]
             for each in gradients:
                 left = joined([use.left(each[id(use)], part) for use in plain])
                 if left is not None and self.outputs is not None:
@@ -129,7 +132,7 @@ class MatrixSums:
         for group in range(groups):
             own = slice(group * size, (group + 1) * size)
             flat = left[:, :, group].flatten(0, 1)
-            self.outputs[own, own] += flat.mT @ flat
+            _add_gram(self.outputs[own, own], flat)
 
     def _extra(
         self,
@@ -200,6 +203,23 @@ def add_lookup_squares(total: Tensor, lookups: Sequence[LookupUse], gradients: S
     summed = rows_of.new_zeros(len(pairs), total.shape[1])
     summed.index_add_(0, place.flatten(), rows_of.flatten(0, 1))
     total.index_add_(0, pairs % len(total), summed.square())
+
+
+def _add_gram(total: Tensor, rows: Tensor) -> None:
+    """Add rows^T rows to the upper half of a sum, in place."""
+    size = len(total)
+    for start in range(0, size, GRAM_BLOCK):
+        stop = min(start + GRAM_BLOCK, size)
+        total[start:stop, start:].addmm_(rows[:, start:stop].mT, rows[:, start:])
+
+
+def mirrored(total: Tensor) -> Tensor:
+    """Return a symmetric matrix of which only the upper half has been summed.
+
+    Args:
+        total: The sum.
+    """
+    return total.triu() + total.triu(1).mT
 
 
 def _num_positions(right: Tensor, padding: Tensor | None, part: slice) -> int:

@@ -18,7 +18,7 @@ from torch import Tensor
 from secateur.errors import InvalidArgumentError
 from secateur.metrics import Reliability
 
-__all__ = ["Likelihood", "check_outputs", "check_same_shape", "paired", "widened"]
+__all__ = ["Likelihood", "all_finite", "check_outputs", "check_same_shape", "paired", "widened"]
 
 
 @dataclass(frozen=True)
@@ -273,6 +273,16 @@ def check_same_shape(outputs: Tensor, targets: Tensor) -> None:
     )
 
 
+def all_finite(values: Tensor) -> bool:
+    """Return whether no number is nan or infinite, in one pass over them where that is so.
+
+    Args:
+        values: Floating-point numbers.
+    """
+    # a sum may overflow, so only a finite one proves something
+    return bool(values.detach().sum().isfinite()) or bool(values.isfinite().all())
+
+
 def check_outputs(outputs: Tensor) -> None:
     """Refuse outputs that are not finite floating-point numbers.
 
@@ -291,7 +301,7 @@ def check_outputs(outputs: Tensor) -> None:
         raise InvalidArgumentError(
             f"outputs: expected at least one datum and output, got shape {tuple(outputs.shape)}"
         )
-    if not outputs.isfinite().all():
+    if not all_finite(outputs):
         bad = int((~outputs.isfinite()).sum())
         raise InvalidArgumentError(
             f"outputs: expected finite numbers, got nan or infinity in {bad} of {outputs.numel()}; "

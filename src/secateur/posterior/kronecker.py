@@ -18,9 +18,9 @@ from secateur.reduction.kronecker_curvature import (
     KroneckerCovariance,
     curvature_product,
     curvature_root,
-    masked_solve,
     whole_rows_and_columns,
 )
+from secateur.reduction.masked_solve import masked_solve
 from secateur.reduction.matrix_covariance import DenseCovariance, MatrixCovariance
 
 __all__ = ["Kronecker"]

@@ -20,15 +20,18 @@ import torch
 from torch import Tensor
 
 from secateur.curvature import LayerCurvature
-from secateur.reduction.kronecker_curvature import curvature_product, masked_solve
+from secateur.reduction.kronecker_curvature import curvature_product
+from secateur.reduction.masked_solve import masked_minimum
 from secateur.reduction.own_prior import OwnPrior, own_prior
 from secateur.reduction.row_covariance import RowCovariance
 
 __all__ = ["SPREADS", "JointLayer"]
 
 DAMPING = 1e-3
-MOST_STEPS = 60
 TOLERANCE = 1e-4
+FEWEST_STEPS, MOST_STEPS = 20, 200  # of conjugate gradients
+WORTH = 4e10  # multiplications that those are to take together, in between
+FEWEST_ROWS, WORTH_OF_ROWS = 2, 2e9  # the same of rows whose eigenvalues are computed: columns^3 each
 SPREADS = ("row", "conditioned")
 
 
@@ -83,14 +86,17 @@ class JointLayer:
         Args:
             weights: The layer's matrix.
             present: Where entries are in.
-            num_rows: Rows whose eigenvalues are computed.
+            num_rows: Rows whose eigenvalues are computed, at most; fewer where there are many columns.
         """
         if self.diagonal is not None:  # each entry is a row of one column
             one = torch.ones(1, 1, dtype=self.diagonal.dtype, device=self.diagonal.device)
             flat = self.diagonal.reshape(-1)
             return own_prior(weights.reshape(-1, 1), present.reshape(-1, 1), flat, one, num_rows=1)
         assert self.column_curvature is not None
-        return own_prior(weights, present, self.row_scale, self.column_curvature, num_rows=num_rows)
+        cheap = max(int(WORTH_OF_ROWS / weights.shape[1] ** 3), FEWEST_ROWS)
+        return own_prior(
+            weights, present, self.row_scale, self.column_curvature, num_rows=min(num_rows, cheap)
+        )
 
     @torch.no_grad()
     def misfit(self, prior: float, *, spread: str = "row") -> Tensor:
@@ -134,12 +140,18 @@ class JointLayer:
         if self.column_curvature is None:
             return stays
         rows, columns = self.row_curvature, self.column_curvature
-        wanted = curvature_product(rows, columns, 0.0, self.weights - stays)
         damping = DAMPING * float(rows.diagonal().mean() * columns.diagonal().mean())
         if not damping > 0:
             return stays
-        return stays + masked_solve(
-            rows, columns, damping, wanted, present=present, tolerance=TOLERANCE, max_steps=MOST_STEPS
+        steps = WORTH / (stays.numel() * sum(stays.shape))
+        return masked_minimum(
+            rows,
+            columns,
+            damping,
+            self.weights,
+            present=present,
+            tolerance=TOLERANCE,
+            max_steps=int(min(max(steps, FEWEST_STEPS), MOST_STEPS)),
         )
 
     @torch.no_grad()

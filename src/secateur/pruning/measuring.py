@@ -18,6 +18,7 @@ from secateur.curvature.batches import Batch, label_shift, labelled, read_batch,
 from secateur.curvature.checks import require_finite_batch
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Likelihood
+from secateur.likelihoods.base import all_finite
 from secateur.modules import call, call_arguments, evaluation_mode
 
 __all__ = ["CalibrationData", "Difference", "Losses", "measure"]
@@ -225,6 +226,7 @@ def measure(
     likelihood: Likelihood,
     *,
     argument: str = "loader",
+    shift: int | None = None,
 ) -> Losses:
     """Measure the loss of a network in evaluation mode.
 
@@ -233,12 +235,13 @@ def measure(
         batches: With targets.
         likelihood: Distribution of the targets.
         argument: What the user calls the batches, for messages.
+        shift: By how many tokens labels lag behind the outputs (`label_shift`); None finds out.
 
     Raises:
         InvalidArgumentError: If there are no targets, no batch, or a loss that is not finite.
     """
     device = next(model.parameters()).device
-    sums, counts, shift = [], [], -1
+    sums, counts, seen = [], [], False
     with evaluation_mode(model), torch.no_grad():
         for number, batch in enumerate(batches, 1):
             read = read_batch(batch, device)
@@ -248,7 +251,8 @@ def measure(
                     "give (inputs, targets) or dicts with labels"
                 )
             require_finite_batch(read, f"batch {number}", argument)
-            if shift < 0:
+            seen = True
+            if shift is None:
                 shift = label_shift(model, read, likelihood)
             outputs = tensor_outputs(call(model, read.example))
             judged = labelled(outputs, read, likelihood, shift)
@@ -257,7 +261,7 @@ def measure(
                 continue  # nothing but padding, or ignored labels
             likelihood.check(judged.outputs, judged.targets)
             losses = likelihood.loss(judged.outputs, judged.targets)
-            if not bool(losses.isfinite().all()):
+            if not all_finite(losses):
                 raise InvalidArgumentError(
                     f"{argument}: expected a finite loss, got {losses.sum().item()} in batch {number}; look "
                     "at the scale of the weights and inputs"
@@ -265,7 +269,7 @@ def measure(
             sums.append(losses.double().reshape(len(losses), -1).sum(1).cpu())
             counts.append(_counted(likelihood, judged.targets, losses).cpu())
     if not sums:
-        missing = "batch" if shift < 0 else "datum with a label"
+        missing = "batch" if not seen else "datum with a label"
         raise InvalidArgumentError(f"{argument}: expected at least one {missing}, got none")
     return Losses(torch.cat(sums), torch.cat(counts))
 

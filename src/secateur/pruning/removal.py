@@ -9,8 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from secateur.curvature import LayerCurvature, estimate
-from secateur.likelihoods import Likelihood
+from secateur.curvature import CurvaturePass, LayerCurvature
 from secateur.modules import carried, hold, layer_of, moments
 from secateur.modules.matrix import LayerMatrix
 from secateur.pruning.joint_layer import JointLayer
@@ -56,8 +55,8 @@ class Removal:
     Attributes:
         model: The network, in evaluation mode; changed in place.
         data: What it is asked on.
-        likelihood: Of the targets.
-        structure: As for `prune_trained`.
+        curvature: A pass over the network that has looked at it; each round begins one anew.
+        shift: By how many tokens labels lag behind the outputs.
         spread: As for `prune_trained`.
         pattern: Zeros that are allowed; None allows all.
         units: What goes as a whole; None removes single weights.
@@ -70,8 +69,8 @@ class Removal:
 
     model: nn.Module
     data: CalibrationData
-    likelihood: Likelihood
-    structure: str
+    curvature: CurvaturePass
+    shift: int
     spread: str
     pattern: Pattern | None
     units: TrainedUnits | None
@@ -100,16 +99,10 @@ class Removal:
             num_out: Entries to be out afterwards.
         """
         weights = before.weights
-        curvature = estimate(
-            self.model,
-            self.data.sample(self.seed + weights.num_out, self.max_batches),
-            likelihood=self.likelihood,
-            structure=self.structure,
-            diagonal=self.structure == "diagonal",
-            include=list(weights.patterns),
-            num_data=before.num_data,
-            seed=self.seed + weights.num_out,
-        )
+        current = self.curvature.restarted(self.seed + weights.num_out)
+        for batch in self.data.sample(self.seed + weights.num_out, self.max_batches):
+            current.add(batch)
+        curvature = current.result(before.num_data)
         parameters = dict(self.model.named_parameters())
         layers = list(joint_layers(curvature, parameters, weights))
         priors = {
@@ -223,9 +216,10 @@ class Removal:
         )
 
     def _losses(self) -> tuple[Losses, Losses]:
+        likelihood = self.curvature.likelihood
         return (
-            measure(self.model, self.data.fit, self.likelihood),
-            measure(self.model, self.data.held_out, self.likelihood, argument="held_out"),
+            measure(self.model, self.data.fit, likelihood, shift=self.shift),
+            measure(self.model, self.data.held_out, likelihood, argument="held_out", shift=self.shift),
         )
 
     def _values(self, weights: TrainedWeights, found: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from secateur.compaction.units import KINDS
+from secateur.curvature import CurvaturePass
 from secateur.curvature.batches import learned_likelihood
 from secateur.curvature.checks import require_finite_weights
 from secateur.errors import InvalidArgumentError
@@ -118,11 +119,18 @@ def prune_trained(
             units = TrainedUnits.of(model, data.first(device).example, kinds, set(weights.names))
             weights = weights.of_units(units.parameters)
         target = _target(weights, sparsity, wanted, units)
+        curvature = CurvaturePass(
+            model,
+            likelihood=learned_likelihood(resolve(likelihood), model, data.fit, device),
+            structure=structure,
+            diagonal=structure == "diagonal",
+            include=list(weights.patterns),
+        )
         removal = Removal(
             model=model,
             data=data,
-            likelihood=learned_likelihood(resolve(likelihood), model, data.fit, device),
-            structure=structure,
+            curvature=curvature,
+            shift=curvature.look(data.first(device)),
             spread=spread,
             pattern=wanted,
             units=units,

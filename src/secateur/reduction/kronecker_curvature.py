@@ -9,10 +9,8 @@ Theory: precision P = G ⊗ A + π I of the rows laid end to end. With G = U g U
 
 Rows in a group together are independent along the columns of V, so their joint evidence is a sum over b of
 small problems: q_..b is their covariance there. Where whole rows and columns are out, what is left of P is a
-Kronecker product again. Single entries that are out break the product; see `masked_solve`.
+Kronecker product again. Single entries that are out break the product; see `secateur.reduction.masked_solve`.
 """
-
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,7 +26,6 @@ __all__ = [
     "KroneckerCovariance",
     "curvature_product",
     "curvature_root",
-    "masked_solve",
     "whole_rows_and_columns",
 ]
 
@@ -233,61 +230,6 @@ def whole_rows_and_columns(present: Bool[Tensor, "n m"]) -> tuple[Tensor, Tensor
     """
     rows, columns = present.any(-1), present.any(-2)
     return (rows, columns) if bool((present == rows.unsqueeze(-1) & columns).all()) else None
-
-
-def masked_solve(
-    row_curvature: Float[Tensor, "n n"],
-    column_curvature: Float[Tensor, "m m"],
-    prior: float,
-    matrix: Float[Tensor, "n m"],
-    *,
-    present: Bool[Tensor, "n m"],
-    tolerance: float = 1e-10,
-    max_steps: int = 1000,
-) -> Float[Tensor, "n m"]:
-    """Return the inverse of the block of (G ⊗ A + π I) that is in, times a matrix, by conjugate gradients.
-
-    Preconditioned by the inverse of the whole where most entries are in, and else by the diagonal.
-
-    Args:
-        row_curvature: G.
-        column_curvature: A.
-        prior: π; positive.
-        matrix: One value per entry; those that are out are not read.
-        present: Where entries are in, any pattern.
-        tolerance: Norm of the residual over that of the matrix at which to stop, both as the preconditioner
-            measures them.
-        max_steps: Steps after which to stop in any case.
-
-    Returns:
-        One value per entry, 0 where it is out.
-    """
-    rows, columns = present.any(-1), present.any(-2)
-    if 2 * int(present.sum()) > int(rows.sum()) * int(columns.sum()):
-        whole = KroneckerCovariance(row_curvature, column_curvature, prior, rows=rows, columns=columns)
-        preconditioned: Callable[[Tensor], Tensor] = whole.solve
-    else:
-        scale = row_curvature.diagonal().unsqueeze(-1) * column_curvature.diagonal() + prior
-
-        def preconditioned(values: Tensor) -> Tensor:
-            return values / scale
-
-    solution = torch.zeros_like(matrix)
-    residual = torch.where(present, matrix, 0.0)
-    step = towards = torch.where(present, preconditioned(residual), 0.0)
-    size = first = (residual * towards).sum()
-    for _ in range(max_steps):
-        if not bool(size > tolerance**2 * first):
-            break
-        applied = curvature_product(row_curvature, column_curvature, prior, step)
-        applied = torch.where(present, applied, 0.0)
-        length = size / (step * applied).sum()
-        solution = solution + length * step
-        residual = residual - length * applied
-        towards = torch.where(present, preconditioned(residual), 0.0)
-        size, before = (residual * towards).sum(), size
-        step = towards + size / before * step
-    return solution
 
 
 def _basis(name: str, curvature: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
