@@ -7,7 +7,7 @@
                  tr W_Q [(H^-1)_QQ]^-1 W_Q^T, goes, all others take over; then the next. Every reading layer
                  loses the same share of its units, as in ZipLM (arXiv:2302.04089)
 
-Where a share of a layer's units is less than one of them, as of three groups of heads, the layer keeps all and
+                 tr W_Q [(H^-1)_QQ]^-1 W_Q^T, goes, all others take over; then the next. Each reading layer
 the others lose more.
 """
 

@@ -20,7 +20,7 @@ from secateur import (
 from secateur.modules import hold_zeros, masks_of
 from secateur.posterior import Posterior
 from secateur.pruning import GradualPruner, PruneResult, compact, prune, prune_trained
-from secateur.training import fit
+from secateur.training import fit, recover
 from secateur.version import __version__
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "prune",
     "prune_trained",
     "pruning",
+    "recover",
     "reduction",
     "training",
 ]

@@ -93,6 +93,24 @@ def test_it_stops_by_itself_and_the_page_is_made_again(secateur, own, tmp_path):
     assert (tmp_path / "pruned" / "report.html").read_bytes() == page
 
 
+def test_recovery_brings_the_answers_back_and_zeros_stay(secateur, own, tmp_path):
+    words = ("--model", f"{own}:trained", "--data", "data.safetensors", "--sparsity", 0.9, "--rounds", 2)
+    for out, more in (("plain", ()), ("recovered", ("--recover", 20))):
+        result = secateur("prune-trained", *words, *more, "--out", out)
+        assert result.exit_code == 0, result.stderr
+    first, second = (load_file(tmp_path / out / "network.safetensors") for out in ("plain", "recovered"))
+    assert torch.equal(first["0.weight"] == 0, second["0.weight"] == 0)
+    assert not torch.equal(first["0.weight"], second["0.weight"])
+    numbers = result_of(tmp_path / "recovered")
+    assert len(numbers["recovery"]) == 20
+    assert numbers["recovery"][-1] < numbers["recovery"][0]
+    plain = result_of(tmp_path / "plain")
+    assert plain["recovery"] == []
+    score = "negative_log_likelihood"
+    assert numbers["scores"]["after"][score] < plain["scores"]["after"][score]
+    assert "learned for 20 epochs" in (tmp_path / "recovered" / "report.html").read_text()
+
+
 def test_the_library_call_gives_the_same_network(secateur, own, tmp_path):
     from secateur import prune_trained
 

@@ -80,6 +80,20 @@ def test_a_reader_finds_removal_stop_scores_and_costs(tmp_path):
     assert trained_page.write(tmp_path).read_bytes() == trained_page.write(tmp_path).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("recovery", "said"),
+    [
+        ([], "no step of training was taken"),
+        ([0.25], "it learned for an epoch to answer as before, and was 0.2500 nats per datum from"),
+        ([0.25, 0.125], "it learned for 2 epochs to answer as before, and came from 0.2500 to 0.1250 nats"),
+        (["<b>"], "no step of training was taken"),
+        ("x", "no step of training was taken"),
+    ],
+)
+def test_training_afterwards_is_said(tmp_path, recovery, said):
+    assert said in page(tmp_path, recovery=recovery).text
+
+
 @pytest.mark.parametrize(("chosen", "hollow"), [(2, 2), (4, 0), (0, 4)])
 def test_rounds_that_were_taken_back_are_hollow(tmp_path, chosen, hollow):
     got = page(tmp_path, chosen_round=chosen)

@@ -107,6 +107,14 @@ def prune_trained(
     max_batches: Annotated[
         int | None, typer.Option(min=1, help="Batches a round takes its curvature from; all by default.")
     ] = None,
+    recover: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="EPOCHS",
+            help="Afterwards learn for so long to answer as before, without labels and with zeros held.",
+        ),
+    ] = 0,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="128 by default, 4 windows of text; a loader has its own.")
     ] = None,
@@ -118,7 +126,7 @@ def prune_trained(
     device: Device = "auto",
     data_dir: DataDir = None,
 ) -> None:
-    """Prune a trained network without training: remove what the data do not pay for, move the rest.
+    """Prune a trained network: remove what the data do not pay for, move the rest. No training is needed.
 
     Without --sparsity or --pattern the removal stops by itself: where the evidence peaks, and no later
     than the held-out loss allows. DIR gets the network with exact zeros, result.json and report.html.
@@ -181,6 +189,7 @@ def prune_trained(
             exclude=exclude,
             num_data=num_data,
             max_batches=max_batches,
+            recovery_epochs=recover,
             on_round=say,
         )
     page = trained_page.write(out)

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 from secateur.curvature.batches import Batch
 from secateur.curvature.capture import Capture
 from secateur.errors import InvalidArgumentError
-from secateur.likelihoods.base import all_finite
+from secateur.likelihoods.finite import all_finite
 
 __all__ = ["require_finite_batch", "require_finite_outputs", "require_finite_weights"]
 

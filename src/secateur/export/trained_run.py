@@ -1,5 +1,6 @@
 """Prune a trained network, judge it on held-out data, and write it to a new directory with its numbers."""
 
+import copy
 import json
 import os
 import time
@@ -19,6 +20,7 @@ from secateur.likelihoods import Likelihood, resolve
 from secateur.pruning import PruneResult, prune_trained
 from secateur.pruning.measuring import CalibrationData
 from secateur.runs import as_json, write_whole
+from secateur.training.recovery import recover
 from secateur.training.run import versions
 
 __all__ = ["FORMAT", "RESULT", "PrunedNetwork", "check_new", "prune_to_directory"]
@@ -75,6 +77,7 @@ def prune_to_directory(
     likelihood: str | Likelihood = "categorical",
     held_out: Iterable[Any] | None = None,
     seed: int = 0,
+    recovery_epochs: int = 0,
     about: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> PrunedNetwork:
@@ -88,6 +91,8 @@ def prune_to_directory(
         likelihood: Distribution of the targets.
         held_out: Batches to judge by; None holds out a slice of the loader.
         seed: As for `prune_trained`.
+        recovery_epochs: Passes over the loader in which the pruned network learns to answer as the network
+            before did (`secateur.recover`).
         about: Further entries of `result.json`: where network and data came from.
         options: Of `secateur.prune_trained`.
 
@@ -103,9 +108,16 @@ def prune_to_directory(
     kind = learned_likelihood(resolve(likelihood), model, data.fit, device)
     example = read_batch(next(iter(data.held_out)), device).example
     before, scores_before = Baseline.of(model, example), held_out_scores(model, data.held_out, kind)
+    teacher = copy.deepcopy(model) if recovery_epochs else None
     result = prune_trained(
         model, loader, held_out=held_out, likelihood=likelihood, seed=seed, progress=False, **options
     )
+    divergences: tuple[float, ...] = ()
+    if teacher is not None:
+        divergences = recover(
+            model, teacher, data.fit, likelihood=kind, epochs=recovery_epochs, progress=False
+        )
+        del teacher
     seconds = time.perf_counter() - start
     scores_after = held_out_scores(model, data.held_out, kind)
     costs = measure_costs(before, model, result.masks, example)
@@ -122,6 +134,7 @@ def prune_to_directory(
         "num_threads": torch.get_num_threads(),
         "device": str(device),
         "seconds": seconds,
+        "recovery": divergences,
         **numbers(result),
         "scores": {"before": scores_before, "after": scores_after},
         "costs": asdict(costs),

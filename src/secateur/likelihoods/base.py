@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from secateur.errors import InvalidArgumentError
+from secateur.likelihoods.finite import all_finite
 from secateur.metrics import Reliability
 
-__all__ = ["Likelihood", "all_finite", "check_outputs", "check_same_shape", "paired", "widened"]
+__all__ = ["Likelihood", "check_outputs", "check_same_shape", "paired", "widened"]
 
 
 @dataclass(frozen=True)
@@ -271,16 +272,6 @@ def check_same_shape(outputs: Tensor, targets: Tensor) -> None:
         f"targets: expected one for each output, shape {tuple(outputs.shape)}, got {tuple(targets.shape)}; "
         "reshape them, or give the network one output per target"
     )
-
-
-def all_finite(values: Tensor) -> bool:
-    """Return whether no number is nan or infinite, in one pass over them where that is so.
-
-    Args:
-        values: Floating-point numbers.
-    """
-    # a sum may overflow, so only a finite one proves something
-    return bool(values.detach().sum().isfinite()) or bool(values.isfinite().all())
 
 
 def check_outputs(outputs: Tensor) -> None:

@@ -18,7 +18,7 @@ from secateur.curvature.batches import Batch, label_shift, labelled, read_batch,
 from secateur.curvature.checks import require_finite_batch
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Likelihood
-from secateur.likelihoods.base import all_finite
+from secateur.likelihoods.finite import all_finite
 from secateur.modules import call, call_arguments, evaluation_mode
 
 __all__ = ["CalibrationData", "Difference", "Losses", "measure"]

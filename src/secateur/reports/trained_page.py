@@ -123,9 +123,23 @@ def _story(record: TrainedRecord) -> str:
     if about.get("device"):
         parts.append(f"on {about['device']}")
     parts.append(f"seed {about.get('seed', formatting.DASH)}")
+    return f"{', '.join(parts)}. What stays has moved to its mean given the removal; {_training(about)}"
+
+
+def _training(about: dict[str, Any]) -> str:
+    """Return what was trained afterwards, in words."""
+    found = about.get("recovery")
+    if not isinstance(found, list) or not found or not all(isinstance(each, float | int) for each in found):
+        return "no step of training was taken."
+    if len(found) == 1:
+        return (
+            "then it learned for an epoch to answer as before, and was "
+            f"{formatting.number(found[0], 4)} nats per datum from those answers on average."
+        )
+    first, last = (formatting.number(found[end], 4) for end in (0, -1))
     return (
-        f"{', '.join(parts)}. What stays has moved to its mean given the removal; no step of training was "
-        "taken."
+        f"then it learned for {len(found)} epochs to answer as before, and came from {first} to {last} nats "
+        "per datum near those answers."
     )
 
 

@@ -4,6 +4,7 @@ from secateur.training.fit import fit
 from secateur.training.methods import METHODS, Method, method_named, method_names
 from secateur.training.progress import LiveProgress, PlainProgress, Progress, SilentProgress, for_console
 from secateur.training.recipe import Recipe
+from secateur.training.recovery import recover
 from secateur.training.run import Run, evaluate, load_run
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "load_run",
     "method_named",
     "method_names",
+    "recover",
 ]
