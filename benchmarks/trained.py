@@ -144,7 +144,7 @@ def main() -> None:
     )
     parser.add_argument("--max-loss-rise", type=float)
     parser.add_argument("--rounds", type=int, default=24)
-    parser.add_argument("--spread", default="row", choices=["row", "conditioned"])
+    parser.add_argument("--spread", choices=["row", "conditioned"])
     parser.add_argument("--max-batches", type=int, help="batches of each round's curvature")
     parser.add_argument("--batches-of-neighbours", type=int, help="batches that other methods see")
     parser.add_argument("--seeds", type=int, default=1)

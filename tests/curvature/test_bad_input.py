@@ -96,7 +96,9 @@ def test_the_network_is_as_before(fails):
     expected = torch.rand(3)
     torch.manual_seed(5)
     if fails:
-        with pytest.raises(RuntimeError):
+        with pytest.raises(
+            InvalidArgumentError, match=r"^loader: expected batches that the network takes, got"
+        ):
             estimate(model, [(INPUTS, LABELS), (INPUTS[:, :3], LABELS)])
     else:
         estimate(model, [(INPUTS, LABELS)])

@@ -8,7 +8,7 @@ from secateur.curvature import LayerCurvature, estimate
 from secateur.likelihoods import Gaussian
 from secateur.modules.matrix import LayerMatrix
 from secateur.pruning import joint_layer
-from secateur.pruning.joint_layer import DAMPING, JointLayer
+from secateur.pruning.joint_layer import DAMPING, JointLayer, cheapest_spread
 from secateur.pruning.measuring import measure
 
 N, M, NUM_DATA, PRIOR = 4, 5, 50, 0.7
@@ -264,3 +264,14 @@ class TestLinearRegression:
             best = torch.linalg.lstsq(design[:, rest], targets).solution
             rise = float((design[:, rest] @ best - targets).square().sum()) - least
             assert float(found[0, entry]) == pytest.approx(rise / (2 * self.NOISE**2), rel=1e-6)
+
+
+def test_small_networks_have_a_factor_for_each_row():
+    def layer(rows: int, columns: int) -> JointLayer:
+        weights = torch.zeros(rows, columns)
+        return JointLayer("", weights, weights == 0, torch.eye(rows), torch.eye(columns), None)
+
+    assert cheapest_spread([layer(6, 26), layer(16, 151), layer(120, 257), layer(84, 121)]) == "conditioned"
+    assert cheapest_spread([layer(500, 785), layer(500, 501)]) == "row"
+    assert cheapest_spread([layer(100, 401)] * 4) == "row"  # that one alone has factors
+    assert cheapest_spread([layer(100, 401)]) == "conditioned"

@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from secateur import data, networks
 from secateur.cli.factories import call_factory, is_factory
 from secateur.cli.transformers_directory import read_text
-from secateur.curvature.batches import read_batch
+from secateur.curvature.batches import answers, read_batch
 from secateur.errors import DataError, SecateurError, UsageError
-from secateur.modules import call, evaluation_mode
+from secateur.modules import evaluation_mode
 
 __all__ = ["DataSource", "TrainedData", "check_batch"]
 
@@ -156,18 +156,18 @@ def check_batch(model: nn.Module, loader: Iterable[Any], option: str) -> Any:
     device = next(model.parameters()).device
     try:
         batch = next(iter(loader), None)
-        if batch is None:
-            raise DataError(f"{option}: expected at least one batch, got none")
-        read = read_batch(batch, device)
-        with evaluation_mode(model), torch.no_grad():
-            call(model, read.example)
     except SecateurError:
         raise
-    except Exception as error:  # the user's loader and network raise what they like
-        reason = (str(error).splitlines() or [""])[0]
+    except Exception as error:  # a loader raises what it likes
         raise DataError(
-            f"{option}: expected batches that the network takes, got {type(error).__name__}: {reason}"
+            f"{option}: expected a loader of batches, got {type(error).__name__}: "
+            f"{(str(error).splitlines() or [''])[0]}"
         ) from error
+    if batch is None:
+        raise DataError(f"{option}: expected at least one batch, got none")
+    read = read_batch(batch, device)
+    with evaluation_mode(model), torch.no_grad():
+        answers(model, read, "the first", option)
     if read.targets is None:
         raise DataError(
             f"{option}: expected batches with targets, got inputs alone; give (inputs, targets), or dicts "

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import InvalidArgumentError
+from secateur.errors import InvalidArgumentError, SecateurError
 from secateur.likelihoods import Likelihood
 from secateur.modules.inputs import batch_size, call, call_arguments, to_device
 
 __all__ = [
     "Batch",
     "Labelled",
+    "answers",
     "label_shift",
     "labelled",
     "learned_likelihood",
@@ -115,6 +116,30 @@ def labelled(outputs: Tensor, batch: Batch, likelihood: Likelihood, shift: int) 
     return Labelled(outputs, targets, attended, tokens)
 
 
+def answers(model: nn.Module, batch: Batch, place: str = "a batch", argument: str = "loader") -> Tensor:
+    """Return the outputs of a network for a batch.
+
+    Args:
+        model: The network.
+        batch: The batch.
+        place: Which batch, for the message.
+        argument: What the user calls the batches, for the message.
+
+    Raises:
+        InvalidArgumentError: If the network fails on it, or returns no tensor.
+    """
+    try:
+        return tensor_outputs(call(model, batch.example))
+    except SecateurError:
+        raise
+    except Exception as error:  # a network raises what it likes
+        reason = (str(error).splitlines() or [""])[0]
+        raise InvalidArgumentError(
+            f"{argument}: expected batches that the network takes, got {type(error).__name__} in {place}: "
+            f"{reason}"
+        ) from error
+
+
 def tensor_outputs(result: Any) -> Tensor:
     """Return the outputs in what a network returned: a tensor, `.logits`, or the first of several.
 
@@ -149,7 +174,7 @@ def label_shift(model: nn.Module, batch: Batch, likelihood: Likelihood) -> int:
         likelihood: Distribution of the labels.
     """
     positional, named = call_arguments(batch.example)
-    outputs = tensor_outputs(call(model, batch.example))
+    outputs = answers(model, batch)
     labels = batch.targets
     tokens = labels is not None and labels.dim() == 2 and outputs.shape[:2] == labels.shape
     if not tokens or labels is None or outputs.dim() != 3 or labels.shape[1] < 2 or not named:
@@ -189,5 +214,5 @@ def learned_likelihood(
         read = read_batch(batch, device)
         if read.targets is None:
             raise InvalidArgumentError("loader: expected targets, from which the noise is learned, got none")
-        likelihood = likelihood.updated(tensor_outputs(call(model, read.example)), read.targets)
+        likelihood = likelihood.updated(answers(model, read), read.targets)
     return likelihood

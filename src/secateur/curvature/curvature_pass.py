@@ -120,7 +120,7 @@ class CurvaturePass:
         with evaluation_mode(self._model):
             if self._gatherer is None:
                 self._gatherer = Gatherer(self._model, self.parameters, self._look(read))
-            outputs, capture = self._gatherer.forward(read)
+            outputs, capture = self._gatherer.forward(read, place)
             require_finite_outputs(outputs.detach(), capture, place)
             self.likelihood.check(outputs.detach())
             if not outputs.requires_grad:

@@ -6,13 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.curvature.batches import Batch, tensor_outputs
+from secateur.curvature.batches import Batch, answers
 from secateur.curvature.capture import Capture
 from secateur.curvature.plan import Plan
 from secateur.curvature.sums import MatrixSums, add_lookup_squares
 from secateur.curvature.uses import LookupUse, MatrixUse, ProbeUse, Use
 from secateur.errors import InvalidArgumentError
-from secateur.modules.inputs import call
 
 __all__ = ["Gatherer"]
 
@@ -39,11 +38,12 @@ class Gatherer:
             for name in plan.diagonal
         }
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Capture]:
+    def forward(self, batch: Batch, place: str = "a batch") -> tuple[Tensor, Capture]:
         """Return the outputs for a batch, and the uses of the parameters that lead to them.
 
         Args:
             batch: The batch.
+            place: Which batch, for messages.
         """
         capture = Capture(
             self._parameters,
@@ -53,7 +53,7 @@ class Gatherer:
             positions_first=set(self._plan.positions_first),
         )
         with torch.enable_grad(), capture:
-            outputs = tensor_outputs(call(self._model, batch.example))
+            outputs = answers(self._model, batch, place)
         return outputs, capture
 
     def add(self, batch: Batch, outputs: Tensor, capture: Capture, directions: Sequence[Tensor]) -> None:

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.curvature.batches import Batch, tensor_outputs
+from secateur.curvature.batches import Batch, answers
 from secateur.curvature.capture import Capture
 from secateur.curvature.sums import MatrixLayout
 from secateur.curvature.uses import LookupUse, ProbeUse, Use
-from secateur.modules.inputs import call
 
 __all__ = ["Plan", "make_plan"]
 
@@ -116,7 +115,7 @@ def _tried(
     capture = Capture(parameters, batch.size, positions_first=positions_first)
     with torch.enable_grad():
         with capture:
-            outputs = tensor_outputs(call(model, batch.example))
+            outputs = answers(model, batch)
         return capture, _misread(capture, parameters, outputs, batch)
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.curvature.batches import label_shift, labelled, read_batch, tensor_outputs
+from secateur.curvature.batches import answers, label_shift, labelled, read_batch
 from secateur.likelihoods import Likelihood
-from secateur.modules import call, evaluation_mode
+from secateur.modules import evaluation_mode
 
 __all__ = ["held_out_scores"]
 
@@ -38,7 +38,7 @@ def held_out_scores(model: nn.Module, batches: Iterable[Any], likelihood: Likeli
             read = read_batch(batch, device)
             if shift < 0:
                 shift = label_shift(model, read, likelihood)
-            found = labelled(tensor_outputs(call(model, read.example)), read, likelihood, shift)
+            found = labelled(answers(model, read), read, likelihood, shift)
             outputs, targets = found.outputs, found.targets
             assert targets is not None
             tokens = outputs.dim() > 2

@@ -14,6 +14,7 @@ Sources: the moved mean is optimal brain surgeon's, Hassibi & Stork 1993; arXiv:
 and G.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,7 @@ from secateur.reduction.masked_solve import masked_minimum
 from secateur.reduction.own_prior import OwnPrior, own_prior
 from secateur.reduction.row_covariance import RowCovariance
 
-__all__ = ["SPREADS", "JointLayer"]
+__all__ = ["SPREADS", "JointLayer", "cheapest_spread"]
 
 DAMPING = 1e-3
 TOLERANCE = 1e-4
@@ -33,6 +34,7 @@ FEWEST_STEPS, MOST_STEPS = 20, 200  # of conjugate gradients
 WORTH = 4e10  # multiplications that those are to take together, in between
 FEWEST_ROWS, WORTH_OF_ROWS = 2, 2e9  # the same of rows whose eigenvalues are computed: columns^3 each
 SPREADS = ("row", "conditioned")
+WORTH_OF_FACTORS = 2e10  # multiplications a round for which a factor for each row is taken
 
 
 @dataclass(frozen=True)
@@ -167,3 +169,13 @@ class JointLayer:
         assert self.column_curvature is not None
         product = curvature_product(self.row_curvature, self.column_curvature, 0.0, step)
         return 0.5 * float((step * product).sum(dtype=torch.float64))
+
+
+def cheapest_spread(layers: Iterable[JointLayer]) -> str:
+    """Return "conditioned" where a factor for each row of all layers is cheap, else "row".
+
+    Args:
+        layers: Of the network.
+    """
+    work = sum(layer.weights.numel() * layer.weights.shape[1] ** 2 for layer in layers)
+    return "conditioned" if work <= WORTH_OF_FACTORS else "row"

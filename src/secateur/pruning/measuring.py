@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Subset
 
-from secateur.curvature.batches import Batch, label_shift, labelled, read_batch, tensor_outputs
+from secateur.curvature.batches import Batch, answers, label_shift, labelled, read_batch
 from secateur.curvature.checks import require_finite_batch
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Likelihood
 from secateur.likelihoods.finite import all_finite
-from secateur.modules import call, call_arguments, evaluation_mode
+from secateur.modules import call_arguments, evaluation_mode
 
 __all__ = ["CalibrationData", "Difference", "Losses", "measure"]
 
@@ -254,7 +254,7 @@ def measure(
             seen = True
             if shift is None:
                 shift = label_shift(model, read, likelihood)
-            outputs = tensor_outputs(call(model, read.example))
+            outputs = answers(model, read, f"batch {number}", argument)
             judged = labelled(outputs, read, likelihood, shift)
             assert judged.targets is not None
             if not likelihood.num_data(judged.targets):

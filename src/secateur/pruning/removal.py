@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur.curvature import CurvaturePass, LayerCurvature
 from secateur.modules import carried, hold, layer_of, moments
 from secateur.modules.matrix import LayerMatrix
-from secateur.pruning.joint_layer import JointLayer
+from secateur.pruning.joint_layer import JointLayer, cheapest_spread
 from secateur.pruning.measuring import CalibrationData, Losses, measure
 from secateur.pruning.patterns import Pattern
 from secateur.pruning.result import PruneResult, PruneRound, summarise
@@ -71,7 +71,7 @@ class Removal:
     data: CalibrationData
     curvature: CurvaturePass
     shift: int
-    spread: str
+    spread: str | None
     pattern: Pattern | None
     units: TrainedUnits | None
     num_data: int | None
@@ -147,8 +147,10 @@ class Removal:
             return self.units.cheapest(by_weight, weights.keep, num_out - weights.num_out)
         costs: dict[str, Tensor] = {}
         matrices: dict[str, LayerMatrix] = {}
+        # of one kind in all layers: the two do not compare
+        spread = self.spread or cheapest_spread(layer for _, _, layer in layers)
         for name, own, layer in layers:
-            found = own.matrix.unpack(layer.misfit(priors[name].precision, spread=self.spread))
+            found = own.matrix.unpack(layer.misfit(priors[name].precision, spread=spread))
             for each in set(found) & set(weights.names):
                 costs[each], matrices[each] = found[each], own.matrix
         weights.require(costs)

@@ -57,7 +57,7 @@ def prune_trained(
     seed: int = 0,
     progress: bool = True,
     held_out: Iterable[Any] | None = None,
-    spread: str = "row",
+    spread: str | None = None,
     max_batches: int | None = None,
     on_round: Callable[[PruneRound], None] | None = None,
 ) -> PruneResult:
@@ -89,7 +89,8 @@ def prune_trained(
         progress: Show a progress bar.
         held_out: Data to judge by in place of the slice; best such as the network has not been trained on.
         spread: "row" takes the variance of a weight given its whole row, one eigendecomposition a layer and
-            round; "conditioned" given only what stays of it, a factor for each row.
+            round; "conditioned" given only what stays of it, a factor for each row. The latter is better
+            (docs/lab.md) and dearer; None takes it where it is cheap: in small networks.
         max_batches: Batches that each round takes its curvature from, drawn anew; None is all of them.
         on_round: Called after each round, with the network as it then is.
 
@@ -179,13 +180,13 @@ def _check(
     sparsity: float | None,
     rounds: int | Sequence[float] | None,
     max_loss_rise: float | None,
-    spread: str,
+    spread: str | None,
     max_batches: int | None,
     num_data: int | None,
 ) -> None:
     for argument, value, valid in (
         ("structure", structure, STRUCTURES),
-        ("spread", spread, SPREADS),
+        ("spread", SPREADS[0] if spread is None else spread, SPREADS),
         *(("granularity", kind, KINDS if len(kinds) > 1 else ("weight", *KINDS)) for kind in kinds),
     ):
         if value not in valid:

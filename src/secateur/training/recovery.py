@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, distributions, nn
 
-from secateur.curvature.batches import read_batch, tensor_outputs
+from secateur.curvature.batches import answers, read_batch
 from secateur.curvature.checks import require_finite_batch
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Poisson, resolve
 from secateur.likelihoods.base import widened
-from secateur.modules import call, evaluation_mode
+from secateur.modules import evaluation_mode
 
 __all__ = ["recover"]
 
@@ -137,8 +137,8 @@ def _divergence(
     read = read_batch(batch, next(model.parameters()).device)
     require_finite_batch(read, "a batch")
     with torch.no_grad():
-        wanted = widened(tensor_outputs(call(teacher, read.example)))
-    outputs = widened(tensor_outputs(call(model, read.example)))
+        wanted = widened(answers(teacher, read))
+    outputs = widened(answers(model, read))
     likelihood.check(wanted)
     predictive = PREDICTIVE[type(likelihood)]
     each = distributions.kl_divergence(predictive(likelihood, wanted), predictive(likelihood, outputs))
