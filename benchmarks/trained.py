@@ -31,7 +31,8 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 from neighbours import METHODS, prune_units
-from trained_subjects import SUBJECTS, Subject
+from trained_subject import Subject
+from trained_subjects import SUBJECTS
 
 import secateur
 

