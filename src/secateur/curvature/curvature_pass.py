@@ -174,11 +174,13 @@ class CurvaturePass:
                 found[f"{name} columns"] = sums.inputs.diagonal() / seen
         return found
 
-    def result(self, num_data: int | None = None) -> Curvature:
+    def result(self, num_data: int | None = None, *, ends: bool = False) -> Curvature:
         """Return the curvature of all batches so far.
 
         Args:
             num_data: As for `estimate`.
+            ends: Give the sums away as they are read, so that they are never in memory twice. The pass then
+                takes no more batches.
 
         Raises:
             InvalidArgumentError: If there were no data.
@@ -189,17 +191,20 @@ class CurvaturePass:
             raise InvalidArgumentError("loader: expected at least one datum with a label, got none")
         if num_data is not None and num_data < 1:
             raise InvalidArgumentError(f"num_data: expected at least 1, got {num_data}")
-        matrices = self._gatherer.matrices
+        gatherer = self._gatherer
+        matrices = gatherer.matrices if ends else dict(gatherer.matrices)
+        if ends:
+            self._gatherer = None
         layers = {}
         modules = [layer_of(name) for name in matrices]
-        for name, sums in matrices.items():
+        for name in list(matrices):
             module = layer_of(name)
             alone = modules.count(module) == 1
-            layers[module if alone else name] = self._layer(sums)
+            layers[module if alone else name] = self._layer(matrices.pop(name))
         loss = None if self._loss is None else float(self._loss) / self._num_seen
         return Curvature(
             layers=layers,
-            diagonal={name: value / self._num_seen for name, value in self._gatherer.diagonal.items()},
+            diagonal={name: value / self._num_seen for name, value in gatherer.diagonal.items()},
             num_data=self._num_seen if num_data is None else num_data,
             num_seen=self._num_seen,
             loss=loss,

@@ -115,7 +115,7 @@ def estimate(
             if before and _change(before, now) < tolerance:
                 break
             before, check_at = now, 2 * check_at
-    return current.result(num_data)
+    return current.result(num_data, ends=True)
 
 
 def _change(before: dict[str, Tensor], now: dict[str, Tensor]) -> float:

@@ -102,7 +102,7 @@ class Removal:
         current = self.curvature.restarted(self.seed + weights.num_out)
         for batch in self.data.sample(self.seed + weights.num_out, self.max_batches):
             current.add(batch)
-        curvature = current.result(before.num_data)
+        curvature = current.result(before.num_data, ends=True)
         parameters = dict(self.model.named_parameters())
         layers = list(joint_layers(curvature, parameters, weights))
         priors = {
