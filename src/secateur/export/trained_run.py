@@ -18,7 +18,7 @@ from secateur.export.trained_costs import Baseline, measure_costs
 from secateur.export.trained_scores import held_out_scores
 from secateur.likelihoods import Likelihood, resolve
 from secateur.pruning import PruneResult, prune_trained
-from secateur.pruning.measuring import CalibrationData
+from secateur.pruning.calibration import CalibrationData
 from secateur.runs import as_json, write_whole
 from secateur.training.recovery import recover
 from secateur.training.run import versions

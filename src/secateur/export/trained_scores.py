@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.curvature.batches import answers, label_shift, labelled, read_batch
 from secateur.likelihoods import Likelihood
-from secateur.modules import evaluation_mode
+from secateur.pruning.measuring import judged
 
 __all__ = ["held_out_scores"]
 
@@ -29,31 +28,20 @@ def held_out_scores(model: nn.Module, batches: Iterable[Any], likelihood: Likeli
         batches: With targets.
         likelihood: Distribution of the targets.
     """
-    device = next(model.parameters()).device
     kept: list[tuple[Tensor, Tensor]] = []
-    size, count, loss, right, shift = 0, 0, 0.0, 0, -1
-    tokens = classes = False
-    with evaluation_mode(model):
-        for batch in batches:
-            read = read_batch(batch, device)
-            if shift < 0:
-                shift = label_shift(model, read, likelihood)
-            found = labelled(answers(model, read), read, likelihood, shift)
-            outputs, targets = found.outputs, found.targets
-            assert targets is not None
-            tokens = outputs.dim() > 2
-            classes = likelihood.name == "categorical"
-            loss += float(likelihood.loss(outputs, targets).double().sum())
-            count += likelihood.num_data(targets)
-            if classes:
-                right += int((outputs.argmax(-1) == targets).sum())
-            size += outputs.numel()
-            if size <= MOST_OUTPUTS:
-                kept.append((outputs.cpu(), targets.cpu()))
-            else:
-                kept.clear()
-    if not count:
-        return {}
+    size, count, loss, right = 0, 0, 0.0, 0
+    tokens, classes = False, likelihood.name == "categorical"
+    for _, outputs, targets in judged(model, batches, likelihood, argument="held_out"):
+        tokens = outputs.dim() > 2
+        loss += float(likelihood.loss(outputs, targets).double().sum())
+        count += likelihood.num_data(targets)
+        if classes:
+            right += int((outputs.argmax(-1) == targets).sum())
+        size += outputs.numel()
+        if size <= MOST_OUTPUTS:
+            kept.append((outputs.cpu(), targets.cpu()))
+        else:
+            kept.clear()
     scores = {"negative_log_likelihood": loss / count}
     if size <= MOST_OUTPUTS:
         scores |= likelihood.scores(*_together(kept, tokens=tokens))

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from secateur.curvature import CurvaturePass, LayerCurvature
 from secateur.modules import carried, hold, layer_of, moments
 from secateur.modules.matrix import LayerMatrix
+from secateur.pruning.calibration import CalibrationData
 from secateur.pruning.joint_layer import JointLayer, cheapest_spread
-from secateur.pruning.measuring import CalibrationData, Losses, measure
+from secateur.pruning.measuring import Losses, measure
 from secateur.pruning.patterns import Pattern
 from secateur.pruning.result import PruneResult, PruneRound, summarise
 from secateur.pruning.rounds import TrainedWeights, applied, cheapest, joint_layers

@@ -21,8 +21,8 @@ from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Likelihood, resolve
 from secateur.modules import evaluation_mode, has_batch_norm
 from secateur.modules.batch_norm import NUM_INPUTS
+from secateur.pruning.calibration import CalibrationData
 from secateur.pruning.joint_layer import SPREADS
-from secateur.pruning.measuring import CalibrationData
 from secateur.pruning.patterns import Pattern
 from secateur.pruning.removal import Removal
 from secateur.pruning.result import PruneResult, PruneRound
