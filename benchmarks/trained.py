@@ -116,11 +116,11 @@ def neighbour(name: str, subject: Subject, arguments: argparse.Namespace, seed: 
     for target in targets:
         model: nn.Module = copy.deepcopy(subject.model)
         start = time.perf_counter()
-        given: dict[str, Any] = {"weights": list(subject.weights), "seed": seed, **target}
+        given: dict[str, Any] = {"weights": list(subject.weights), **target}
         if arguments.granularity:
             masks = prune_units(name, model, batches, granularity=arguments.granularity, **given)
         else:
-            masks = METHODS[name](model, batches, num_data=subject.num_data, **given)
+            masks = METHODS[name](model, batches, num_data=subject.num_data, seed=seed, **given)
         seconds = time.perf_counter() - start
         total = sum(mask.numel() for mask in masks.values())
         out = 1 - sum(int(mask.sum()) for mask in masks.values()) / total

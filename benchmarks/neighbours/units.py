@@ -40,8 +40,6 @@ def prune_units(
     sparsity: float,
     granularity: Sequence[str],
     weights: Sequence[str],
-    likelihood: str = "categorical",
-    seed: int = 0,
 ) -> Masks:
     """Remove whole units of a trained network in place by one of the methods, and return the masks.
 
@@ -52,14 +50,12 @@ def prune_units(
         sparsity: Share of the entries of the weights that go, at most.
         granularity: "neuron", "head" or both.
         weights: Names of the weight parameters that may lose entries.
-        likelihood: Distribution of the targets.
-        seed: Of sampled targets.
 
     Returns:
         A mask for each of the weights, True where an entry stays.
     """
     layers = find_layers(model, weights)
-    task = Task(model, batches, layers, sparsity, None, likelihood, seed, None)
+    task = Task(model, batches, layers, sparsity, None, "categorical", 0, None)  # no targets are read
     with restored_on_error(layers), without_cache(model), evaluation_mode(model), torch.no_grad():
         device = layers[0].weight.device
         example = read_batch(batches[0], device).example

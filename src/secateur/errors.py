@@ -15,6 +15,7 @@ __all__ = [
     "NotNestedError",
     "SecateurError",
     "UsageError",
+    "in_a_line",
     "unknown_name",
 ]
 
@@ -62,3 +63,15 @@ def unknown_name(kind: str, got: str, valid: Iterable[str]) -> UsageError:
     near = get_close_matches(got.lower(), names, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return UsageError(f"expected one of the {kind}s {', '.join(names)}, got {got!r}{hint}")
+
+
+def in_a_line(error: BaseException) -> str:
+    r"""Return the kind of an error that is not ours, and the first line of what it says.
+
+    Args:
+        error: Any error.
+
+    >>> in_a_line(ValueError("no such size\nhere is a page of advice"))
+    'ValueError: no such size'
+    """
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

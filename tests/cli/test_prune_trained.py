@@ -289,7 +289,7 @@ def refused(result, code, said):
         ({"--data": "uneven.safetensors"}, 1, "one target for each input, got shapes (3, 6) and (2,)"),
         ({"--data": "OWN:empty"}, 1, "--data: expected at least one batch, got none"),
         ({"--data": "OWN:untargeted"}, 1, "--data: expected batches with targets, got inputs alone"),
-        ({"--data": "OWN:wide"}, 1, "--data: expected batches that the network takes, got RuntimeError in"),
+        ({"--data": "OWN:wide"}, 1, "--data: expected batches that the network takes, got for the first"),
         ({"--data": "OWN:trained"}, 2, "expected a loader, batches of inputs and targets, got Sequential"),
         ({"--held-out": "OWN:wide"}, 1, "--held-out: expected batches that the network takes"),
         ({"--likelihood": "cauchy"}, 1, "likelihood: expected one of categorical"),

@@ -228,8 +228,8 @@ def test_granularities_that_a_network_does_not_have():
 
 
 def test_batches_that_the_network_cannot_take_change_nothing():
-    said = "loader: expected batches that the network takes, got RuntimeError in batch 4: mat1 and mat2"
+    said = "loader: expected batches that the network takes, got for batch 4 RuntimeError: mat1 and mat2"
     wrong = [*correlated_batches()[:3], (INPUTS[:, :5], LABELS)]
     refuse(trained_on_correlated(), wrong, said, held_out=HALVES, sparsity=0.5)
-    said = "held_out: expected batches that the network takes, got RuntimeError in batch 1"
+    said = "held_out: expected batches that the network takes, got for batch 1 RuntimeError"
     refuse(trained_on_correlated(), HALVES, said, held_out=[(INPUTS[:, :5], LABELS)], sparsity=0.5)

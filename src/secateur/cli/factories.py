@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import reduce
 from typing import Any
 
-from secateur.errors import SecateurError, UsageError
+from secateur.errors import SecateurError, UsageError, in_a_line
 
 __all__ = ["call_factory", "current_directory_first", "is_factory"]
 
@@ -67,8 +67,7 @@ def call_factory(option: str, text: str) -> Any:
 
 
 def _failed(option: str, text: str, expected: str, error: Exception) -> UsageError:
-    reason = (str(error).splitlines() or [""])[0]
-    return UsageError(f"{option} {text}: expected {expected}, got {type(error).__name__}: {reason}")
+    return UsageError(f"{option} {text}: expected {expected}, got {in_a_line(error)}")
 
 
 @contextmanager

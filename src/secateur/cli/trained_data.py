@@ -15,7 +15,7 @@ from secateur import data, networks
 from secateur.cli.factories import call_factory, is_factory
 from secateur.cli.transformers_directory import read_text
 from secateur.curvature.batches import answers, read_batch
-from secateur.errors import DataError, SecateurError, UsageError
+from secateur.errors import DataError, SecateurError, UsageError, in_a_line
 from secateur.modules import evaluation_mode
 
 __all__ = ["DataSource", "TrainedData", "check_batch"]
@@ -159,10 +159,7 @@ def check_batch(model: nn.Module, loader: Iterable[Any], option: str) -> Any:
     except SecateurError:
         raise
     except Exception as error:  # a loader raises what it likes
-        raise DataError(
-            f"{option}: expected a loader of batches, got {type(error).__name__}: "
-            f"{(str(error).splitlines() or [''])[0]}"
-        ) from error
+        raise DataError(f"{option}: expected a loader of batches, got {in_a_line(error)}") from error
     if batch is None:
         raise DataError(f"{option}: expected at least one batch, got none")
     read = read_batch(batch, device)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from secateur.compaction import plain_copy
-from secateur.errors import ArtifactError, DataError, UsageError
+from secateur.errors import ArtifactError, DataError, UsageError, in_a_line
 from secateur.runs import read_json, write_whole
 from secateur.runs.writing import replacing
 
@@ -74,7 +74,7 @@ def load_network(directory: Path) -> nn.Module:
         except Exception as error:  # the library raises what its parts raise
             raise ArtifactError(
                 f"{directory}: expected a network of class {name} with weights as safetensors, got "
-                f"{type(error).__name__}: {_first_line(error)}"
+                f"{in_a_line(error)}"
             ) from error
     if info["missing_keys"]:
         raise ArtifactError(
@@ -185,12 +185,8 @@ def _tokenizer(directory: Path) -> Any:
         except Exception as error:  # the library raises what its parts raise
             raise ArtifactError(
                 f"{directory}: expected a tokenizer that the Transformers library loads, got "
-                f"{type(error).__name__}: {_first_line(error)}"
+                f"{in_a_line(error)}"
             ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import InvalidArgumentError, SecateurError
+from secateur.errors import InvalidArgumentError, SecateurError, in_a_line
 from secateur.likelihoods import Likelihood
 from secateur.modules.inputs import batch_size, call, call_arguments, to_device
 
@@ -133,10 +133,8 @@ def answers(model: nn.Module, batch: Batch, place: str = "a batch", argument: st
     except SecateurError:
         raise
     except Exception as error:  # a network raises what it likes
-        reason = (str(error).splitlines() or [""])[0]
         raise InvalidArgumentError(
-            f"{argument}: expected batches that the network takes, got {type(error).__name__} in {place}: "
-            f"{reason}"
+            f"{argument}: expected batches that the network takes, got for {place} {in_a_line(error)}"
         ) from error
 
 

@@ -48,6 +48,11 @@ class CurvaturePass:
         seed: As for `estimate`.
         generator: As for `estimate`.
 
+    Attributes:
+        likelihood: As a value.
+        parameters: Those that are studied, by name.
+        shift: By how many tokens the labels lag behind the outputs; known after the first look or batch.
+
     Raises:
         InvalidArgumentError: As for `estimate`.
     """
@@ -80,7 +85,7 @@ class CurvaturePass:
         self._device = next(iter(self.parameters.values())).device
         self._generator = generator or torch.Generator(self._device).manual_seed(seed)
         self._plan: Plan | None = None
-        self._shift = 0
+        self.shift = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -137,22 +142,18 @@ class CurvaturePass:
         if self._loss is not None and not self._loss.isfinite():
             raise InvalidArgumentError(f"loader: expected a finite loss, got {self._loss.item()} in {place}")
 
-    def look(self, batch: Batch) -> int:
+    def look(self, batch: Batch) -> None:
         """Find out how the network uses its parameters, once, before any batch is added.
 
         Args:
             batch: Any batch of the data.
-
-        Returns:
-            By how many tokens the labels lag behind the outputs.
         """
         with evaluation_mode(self._model):
             self._look(batch)
-        return self._shift
 
     def _look(self, batch: Batch) -> Plan:
         if self._plan is None:
-            self._shift = 0 if batch.targets is None else label_shift(self._model, batch, self.likelihood)
+            self.shift = 0 if batch.targets is None else label_shift(self._model, batch, self.likelihood)
             self._plan = make_plan(
                 self._model,
                 self.parameters,
@@ -224,7 +225,7 @@ class CurvaturePass:
 
     def _directions(self, outputs: Tensor, batch: Batch) -> tuple[list[Tensor], int, Tensor | None]:
         """Return directions of the outputs, the number of data, and the summed loss of the targets."""
-        found = labelled(outputs, batch, self.likelihood, self._shift)
+        found = labelled(outputs, batch, self.likelihood, self.shift)
         counted, targets, attended, tokens = found.outputs, found.targets, found.attended, found.tokens
         ignore = getattr(self.likelihood, "ignore_label", None)
         loss = None
@@ -261,8 +262,8 @@ class CurvaturePass:
         if tokens and attended is not None:
             slope = slope * attended.unsqueeze(-1)
         direction = torch.zeros_like(outputs)
-        direction[:, : counted.shape[1]] = slope if self._shift else 0
-        return [direction if self._shift else slope], count, loss
+        direction[:, : counted.shape[1]] = slope if self.shift else 0
+        return [direction if self.shift else slope], count, loss
 
 
 def _chosen(

@@ -26,15 +26,15 @@ from secateur.reduction.masked_solve import masked_minimum
 from secateur.reduction.own_prior import OwnPrior, own_prior
 from secateur.reduction.row_covariance import RowCovariance
 
-__all__ = ["SPREADS", "JointLayer", "cheapest_spread"]
+__all__ = ["SPREADS", "JointLayer", "affordable_spread"]
 
 DAMPING = 1e-3
 TOLERANCE = 1e-4
 FEWEST_STEPS, MOST_STEPS = 20, 200  # of conjugate gradients
-WORTH = 4e10  # multiplications that those are to take together, in between
-FEWEST_ROWS, WORTH_OF_ROWS = 2, 2e9  # the same of rows whose eigenvalues are computed: columns^3 each
+FEWEST_ROWS = 2  # whose eigenvalues are computed
+# Multiplications, within which there may be more steps, more rows, and a factor for each row of a network
+STEPS_BUDGET, ROWS_BUDGET, FACTORS_BUDGET = 4e10, 2e9, 2e10
 SPREADS = ("row", "conditioned")
-WORTH_OF_FACTORS = 2e10  # multiplications a round for which a factor for each row is taken
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class JointLayer:
             flat = self.diagonal.reshape(-1)
             return own_prior(weights.reshape(-1, 1), present.reshape(-1, 1), flat, one, num_rows=1)
         assert self.column_curvature is not None
-        cheap = max(int(WORTH_OF_ROWS / weights.shape[1] ** 3), FEWEST_ROWS)
+        cheap = max(int(ROWS_BUDGET / weights.shape[1] ** 3), FEWEST_ROWS)
         return own_prior(
             weights, present, self.row_scale, self.column_curvature, num_rows=min(num_rows, cheap)
         )
@@ -145,7 +145,7 @@ class JointLayer:
         damping = DAMPING * float(rows.diagonal().mean() * columns.diagonal().mean())
         if not damping > 0:
             return stays
-        steps = WORTH / (stays.numel() * sum(stays.shape))
+        steps = STEPS_BUDGET / (stays.numel() * sum(stays.shape))
         return masked_minimum(
             rows,
             columns,
@@ -171,11 +171,11 @@ class JointLayer:
         return 0.5 * float((step * product).sum(dtype=torch.float64))
 
 
-def cheapest_spread(layers: Iterable[JointLayer]) -> str:
+def affordable_spread(layers: Iterable[JointLayer]) -> str:
     """Return "conditioned" where a factor for each row of all layers is cheap, else "row".
 
     Args:
         layers: Of the network.
     """
     work = sum(layer.weights.numel() * layer.weights.shape[1] ** 2 for layer in layers)
-    return "conditioned" if work <= WORTH_OF_FACTORS else "row"
+    return "conditioned" if work <= FACTORS_BUDGET else "row"

@@ -13,7 +13,7 @@ from secateur.curvature import CurvaturePass, LayerCurvature
 from secateur.modules import carried, hold, layer_of, moments
 from secateur.modules.matrix import LayerMatrix
 from secateur.pruning.calibration import CalibrationData
-from secateur.pruning.joint_layer import JointLayer, cheapest_spread
+from secateur.pruning.joint_layer import JointLayer, affordable_spread
 from secateur.pruning.measuring import Losses, measure
 from secateur.pruning.patterns import Pattern
 from secateur.pruning.result import PruneResult, PruneRound, summarise
@@ -57,7 +57,6 @@ class Removal:
         model: The network, in evaluation mode; changed in place.
         data: What it is asked on.
         curvature: A pass over the network that has looked at it; each round begins one anew.
-        shift: By how many tokens labels lag behind the outputs.
         spread: As for `prune_trained`.
         pattern: Zeros that are allowed; None allows all.
         units: What goes as a whole; None removes single weights.
@@ -71,7 +70,6 @@ class Removal:
     model: nn.Module
     data: CalibrationData
     curvature: CurvaturePass
-    shift: int
     spread: str | None
     pattern: Pattern | None
     units: TrainedUnits | None
@@ -149,7 +147,7 @@ class Removal:
         costs: dict[str, Tensor] = {}
         matrices: dict[str, LayerMatrix] = {}
         # of one kind in all layers: the two do not compare
-        spread = self.spread or cheapest_spread(layer for _, _, layer in layers)
+        spread = self.spread or affordable_spread(layer for _, _, layer in layers)
         for name, own, layer in layers:
             found = own.matrix.unpack(layer.misfit(priors[name].precision, spread=spread))
             for each in set(found) & set(weights.names):
@@ -219,10 +217,10 @@ class Removal:
         )
 
     def _losses(self) -> tuple[Losses, Losses]:
-        likelihood = self.curvature.likelihood
+        likelihood, shift = self.curvature.likelihood, self.curvature.shift
         return (
-            measure(self.model, self.data.fit, likelihood, shift=self.shift),
-            measure(self.model, self.data.held_out, likelihood, argument="held_out", shift=self.shift),
+            measure(self.model, self.data.fit, likelihood, shift=shift),
+            measure(self.model, self.data.held_out, likelihood, argument="held_out", shift=shift),
         )
 
     def _values(self, weights: TrainedWeights, found: Mapping[str, Tensor]) -> dict[str, Tensor]:

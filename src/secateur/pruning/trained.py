@@ -127,11 +127,11 @@ def prune_trained(
             diagonal=structure == "diagonal",
             include=list(weights.patterns),
         )
+        curvature.look(data.first(device))
         removal = Removal(
             model=model,
             data=data,
             curvature=curvature,
-            shift=curvature.look(data.first(device)),
             spread=spread,
             pattern=wanted,
             units=units,
@@ -186,7 +186,7 @@ def _check(
 ) -> None:
     for argument, value, valid in (
         ("structure", structure, STRUCTURES),
-        ("spread", SPREADS[0] if spread is None else spread, SPREADS),
+        *([] if spread is None else [("spread", spread, SPREADS)]),
         *(("granularity", kind, KINDS if len(kinds) > 1 else ("weight", *KINDS)) for kind in kinds),
     ):
         if value not in valid:

@@ -105,21 +105,20 @@ def recover(
     try:
         with evaluation_mode(model), evaluation_mode(teacher):
             for epoch in range(epochs):
-                total, count = 0.0, 0
+                total, count = torch.zeros((), dtype=torch.float64), 0
                 for batch in _shown(loader, progress, f"recovery, epoch {epoch + 1} of {epochs}"):
                     divergence, number = _divergence(model, teacher, batch, kind)
-                    mean = divergence / max(number, 1)
-                    if not bool(mean.isfinite()):
-                        raise InvalidArgumentError(
-                            f"learning_rate: expected one at which the answers stay finite, got "
-                            f"{learning_rate:g} and a divergence of {mean.item()}"
-                        )
                     optimizer.zero_grad()
-                    mean.backward()
+                    (divergence / max(number, 1)).backward()
                     optimizer.step()
                     schedule.step()
-                    total, count = total + float(divergence.detach()), count + number
-                found.append(total / max(count, 1))
+                    total, count = total.to(divergence.device) + divergence.detach(), count + number
+                found.append(float(total) / max(count, 1))  # read once an epoch: a GPU waits for it
+                if not math.isfinite(found[-1]):
+                    raise InvalidArgumentError(
+                        "learning_rate: expected one at which the answers stay finite, got "
+                        f"{learning_rate:g} and a divergence of {found[-1]}"
+                    )
     except Exception:
         with torch.no_grad():
             for parameter, value in zip(parameters, before, strict=True):
@@ -139,7 +138,6 @@ def _divergence(
     with torch.no_grad():
         wanted = widened(answers(teacher, read))
     outputs = widened(answers(model, read))
-    likelihood.check(wanted)
     predictive = PREDICTIVE[type(likelihood)]
     each = distributions.kl_divergence(predictive(likelihood, wanted), predictive(likelihood, outputs))
     if not isinstance(likelihood, Categorical) and each.dim() > 1:
