@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from secateur.errors import InvalidArgumentError, SecateurError, in_a_line
 from secateur.likelihoods import Likelihood
-from secateur.modules.inputs import batch_size, call, call_arguments, to_device
+from secateur.modules.inputs import batch_size, call, call_arguments, map_tensors, to_device
 
 __all__ = [
     "Batch",
     "Labelled",
     "answers",
+    "first_data",
     "label_shift",
     "labelled",
     "learned_likelihood",
@@ -76,6 +77,27 @@ def read_batch(batch: Any, device: torch.device) -> Batch:
         targets=None if targets is None else targets.to(device),
         attended=None if attended is None else attended.bool(),
         size=batch_size(example),
+    )
+
+
+def first_data(batch: Batch, count: int) -> Batch:
+    """Return the first data of a batch.
+
+    Args:
+        batch: The batch.
+        count: How many; all where there are fewer.
+    """
+    if count >= batch.size:
+        return batch
+
+    def first(tensor: Tensor) -> Tensor:
+        return tensor[:count] if tensor.dim() and len(tensor) == batch.size else tensor
+
+    return Batch(
+        example=map_tensors(first, batch.example),
+        targets=None if batch.targets is None else first(batch.targets),
+        attended=None if batch.attended is None else first(batch.attended),
+        size=count,
     )
 
 

@@ -94,18 +94,19 @@ class CurvaturePass:
         self._num_seen = 0
         self._loss: Tensor | None = torch.zeros((), dtype=torch.float64)
 
-    def restarted(self, seed: int) -> "CurvaturePass":
+    def restarted(self, seed: int | None = None) -> "CurvaturePass":
         """Return a pass over the same network that begins anew, without a new look at how it is built.
 
         Args:
-            seed: Seed of the sampled targets.
+            seed: Seed of the sampled targets; None goes on with this pass's source.
 
         Raises:
             InvalidArgumentError: If weights are not finite.
         """
         require_finite_weights(dict(self._model.named_parameters()))
         new = copy.copy(self)
-        new._generator = torch.Generator(self._device).manual_seed(seed)
+        if seed is not None:
+            new._generator = torch.Generator(self._device).manual_seed(seed)
         new._begin()
         return new
 
@@ -113,13 +114,13 @@ class CurvaturePass:
         """Add one batch of a loader.
 
         Args:
-            batch: As the loader of `estimate` gives it.
+            batch: As the loader of `estimate` gives it, or one that was read.
 
         Raises:
             InvalidArgumentError: If the batch is not finite, or outputs do not fit the likelihood.
         """
         self._num_batches += 1
-        read = read_batch(batch, self._device)
+        read = batch if isinstance(batch, Batch) else read_batch(batch, self._device)
         place = f"batch {self._num_batches}"
         require_finite_batch(read, place)
         with evaluation_mode(self._model):

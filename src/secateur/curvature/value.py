@@ -110,28 +110,40 @@ class Curvature:
         Raises:
             InvalidArgumentError: If they are not of the same layers.
         """
+        seen = self.num_seen + other.num_seen
+        merged = self.mixed(other, other.num_seen / seen, by_position=True)
+        return replace(merged, num_data=max(self.num_data, other.num_data, seen))
+
+    def mixed(self, other: "Curvature", share: float, *, by_position: bool = False) -> "Curvature":
+        """Return a weighted mean of two curvatures; a running average takes a small share of each new one.
+
+        Args:
+            other: Of the same layers.
+            share: Weight of the other; `1 - share` is that of this one.
+            by_position: Weigh G, a mean over positions, by the positions of both instead.
+
+        Raises:
+            InvalidArgumentError: If they are not of the same layers.
+        """
         if self.parameters() != other.parameters():
             differing = sorted(self.parameters().keys() ^ other.parameters().keys()) or sorted(self.layers)
             raise InvalidArgumentError(
                 f"curvature: expected two of the same layers, got a difference at {differing[0]!r}"
             )
-        seen = self.num_seen + other.num_seen
-        own = self.num_seen / seen
 
-        def mean(first: Tensor | None, second: Tensor | None, share: float = own) -> Tensor | None:
-            if first is None or second is None:
-                return None
-            return first * share + second * (1 - share)
+        def mean(mine: Tensor | None, theirs: Tensor | None, weight: float = share) -> Tensor | None:
+            return None if mine is None or theirs is None else torch.lerp(mine, theirs, weight)
 
         layers = {}
         for name, mine in self.layers.items():
             theirs = other.layers[name]
             positions = mine.num_positions + theirs.num_positions
+            of_outputs = theirs.num_positions / max(positions, 1) if by_position else share
             layers[name] = replace(
                 mine,
                 A=mean(mine.A, theirs.A),
-                G=mean(mine.G, theirs.G, mine.num_positions / positions if positions else 0.5),
-                row_sums=mine.row_sums * own + theirs.row_sums * (1 - own),
+                G=mean(mine.G, theirs.G, of_outputs),
+                row_sums=torch.lerp(mine.row_sums, theirs.row_sums, share),
                 diagonal=mean(mine.diagonal, theirs.diagonal),
                 num_positions=positions,
             )
@@ -139,11 +151,11 @@ class Curvature:
         return Curvature(
             layers=layers,
             diagonal={
-                name: value * own + other.diagonal[name] * (1 - own) for name, value in self.diagonal.items()
+                name: torch.lerp(value, other.diagonal[name], share) for name, value in self.diagonal.items()
             },
-            num_data=max(self.num_data, other.num_data, seen),
-            num_seen=seen,
-            loss=None if None in losses else losses[0] * own + losses[1] * (1 - own),  # type: ignore[operator]
+            num_data=max(self.num_data, other.num_data),
+            num_seen=self.num_seen + other.num_seen,
+            loss=None if None in losses else losses[0] + share * (losses[1] - losses[0]),  # type: ignore[operator]
         )
 
     def to(self, device: torch.device | str) -> "Curvature":

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from secateur.curvature import RunningCurvature
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.inference.arguments import check_decay_rates, check_positive
 from secateur.inference.block import Moments, ParameterBlock, adam_direction
@@ -53,6 +54,7 @@ class PosteriorOptimizer(Optimizer):
     """
 
     needs_sample = True
+    curvature: RunningCurvature | None = None  # of the network in training, where one is followed
     divides_blocks = False  # whether draws and steps go part by part
     holds_masks = True  # masks held in the model stay zero by the optimizer's own doing
     positive: tuple[str, ...] = ("lr",)  # hyper-parameters of a group that must be

@@ -22,12 +22,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from secateur.curvature import RunningCurvature
+from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.inference.arguments import check_positive
 from secateur.inference.block import Moments, ParameterBlock, Part, adam_direction
 from secateur.inference.hessian import HessianOptimizer, track_hessian
 
 __all__ = ["PRIOR_PRECISION", "Calibrated"]
 
+ENOUGH_LOOKS = 20
 PRIOR_PRECISION = 12.0  # a statement about weights, so it does not grow with the data
 
 
@@ -43,13 +46,14 @@ def _adam_update(
     lr: Tensor,
     num_data: Tensor,
     delta: float,
-    rate: float,
+    rate: float | None,
     betas: tuple[float, float],
     eps: float,
 ) -> Tensor:
     if keep is not None:
         gradient = gradient * keep
-    track_hessian(hessian, gradient, noise, delta, num_data, rate)
+    if rate is not None:
+        track_hessian(hessian, gradient, noise, delta, num_data, rate)
     direction = adam_direction(gradient + delta * mean, first, second, step, betas, eps)
     moved = mean - lr * direction
     return moved if keep is None else moved * keep
@@ -77,6 +81,8 @@ class Calibrated(HessianOptimizer):
         exclude: Name patterns of parameters that are trained as points.
         generator: Source of the noise.
         compile: Compile the update into one fused pass.
+        curvature: Gives the precision in place of the gradients at draws; call its `step` with each batch.
+            Its state is part of `state_dict`.
 
     Raises:
         InvalidArgumentError: If a hyper-parameter is out of range.
@@ -111,6 +117,7 @@ class Calibrated(HessianOptimizer):
         exclude: Sequence[str] | None = None,
         generator: torch.Generator | None = None,
         compile: bool = False,
+        curvature: RunningCurvature | None = None,
     ) -> None:
         default_decay = PRIOR_PRECISION / max(num_data, 1)
         defaults = {
@@ -123,6 +130,8 @@ class Calibrated(HessianOptimizer):
             "betas": betas,
             "eps": eps,
         }
+        self.curvature = curvature
+        self._looks_followed = 0
         self._has_inner = inner is not None
         self.divides_blocks = inner is None  # another optimiser sees its parameter whole
         super().__init__(
@@ -154,7 +163,8 @@ class Calibrated(HessianOptimizer):
         noise: Tensor,
         num_data: Tensor,
     ) -> Tensor:
-        state, delta, rate = block.state, group["weight_decay"], group["hessian_rate"]
+        state, delta = block.state, group["weight_decay"]
+        rate = group["hessian_rate"] if self.curvature is None else None
         mean, hessian, keep = block.mean_of(part), state["hessian"][part.span], block.kept(part)
         if block.inner is None:
             return self._update_kernel(
@@ -175,7 +185,8 @@ class Calibrated(HessianOptimizer):
             )
         if keep is not None:
             gradient = gradient * keep
-        self._hessian_kernel(hessian, gradient, noise, delta, num_data, rate)
+        if rate is not None:
+            self._hessian_kernel(hessian, gradient, noise, delta, num_data, rate)
         (inner_group,) = block.inner.param_groups
         inner_group["lr"] = group["lr"]
         (point,) = inner_group["params"]
@@ -186,7 +197,13 @@ class Calibrated(HessianOptimizer):
 
     @property
     def curvature_has_settled(self) -> bool:
-        """Whether the running Hessian has forgotten its initial value: 1 / rate steps at least."""
+        """Whether the precision says something of the data.
+
+        That of a running curvature does after `ENOUGH_LOOKS` looks, a running Hessian once it has forgotten
+        its initial value: after 1 / rate steps.
+        """
+        if self.curvature is not None:
+            return self.curvature.num_looks >= ENOUGH_LOOKS
         groups = self.param_groups
         return all(
             float(block.state["step"]) * groups[block.group_index]["hessian_rate"] >= 1
@@ -194,9 +211,49 @@ class Calibrated(HessianOptimizer):
             if "step" in block.state  # an inner optimiser counts for itself
         )
 
+    def _follow_curvature(self) -> None:
+        """Take over the diagonal of the running curvature, if it has looked since."""
+        if self.curvature is None or self.curvature.num_looks == self._looks_followed:
+            return
+        diagonals = self.curvature.value(1).diagonals()
+        for block in self._blocks:
+            if missing := [name for name in block.names if name not in diagonals]:
+                raise InvalidArgumentError(
+                    f"curvature: expected that of every parameter with a posterior, got none for {missing[0]}"
+                )
+            torch.cat([diagonals[name].reshape(-1) for name in block.names], out=block.state["hessian"])
+        self._looks_followed = self.curvature.num_looks
+
+    def _put_draw(self, block: ParameterBlock, group: dict[str, Any], *, training: bool) -> None:
+        self._follow_curvature()
+        super()._put_draw(block, group, training=training)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything the next step depends on besides the parameters, running curvature included."""
+        own = {} if self.curvature is None else {"curvature": self.curvature.state_dict()}
+        return {**super().state_dict(), **own}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue exactly where the optimizer that gave `state_dict` stood.
+
+        Args:
+            state_dict: What `state_dict()` returned for the same parameters.
+
+        Raises:
+            ArtifactError: If it belongs to other parameters or another method.
+        """
+        if (self.curvature is None) != ("curvature" not in state_dict):
+            expected, got = ("none", "one") if self.curvature is None else ("one", "none")
+            raise ArtifactError(f"optimizer state: expected {expected} with a running curvature, got {got}")
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != "curvature"})
+        if self.curvature is not None:
+            self.curvature.load_state_dict(state_dict["curvature"])
+            self._looks_followed = 0
+
     def _moments(
         self, block: ParameterBlock, group: dict[str, Any], temperature: float | None = None
     ) -> tuple[Tensor, Tensor | float, dict[str, Tensor]]:
         temperature = group["evidence_temperature"] if temperature is None else temperature
         check_positive(temperature=temperature)
+        self._follow_curvature()
         return self._hessian_moments(block, group, num_data=self.num_data / temperature)

@@ -6,42 +6,42 @@ removal is therefore observed before it is made, on training data: where the los
 the best seen so far, the removal is halved, and after `NUM_HALVINGS` skipped.
 """
 
-import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from secateur.curvature import RunningCurvature
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.inference import PosteriorOptimizer
 from secateur.modules import (
-    evaluation_mode,
     has_batch_norm,
     held_masks,
     hold,
-    masked,
+    layer_of,
     matching,
     prunable_exclude,
     reestimate,
-    with_weights,
 )
 from secateur.posterior import Posterior
+from secateur.pruning.joint_round import JointRound
+from secateur.pruning.joint_step import JointStep, joint_step
+from secateur.pruning.observing import Observe, Observer
 from secateur.pruning.prune import hold_removal, with_masks
 from secateur.pruning.ranking import reduce
 from secateur.pruning.result import PruneResult, sum_where
+from secateur.pruning.rounds import applied, removable_weights
 from secateur.pruning.schedule import Schedule
 from secateur.pruning.shrinkage import narrow_priors, require_adaptive
+from secateur.reduction.own_prior import MOST_ROWS
 
 __all__ = ["NUM_HALVINGS", "GradualPruner", "PruningWarning"]
 
 NUM_HALVINGS = 3
-
-Observe = Callable[..., float]
 
 
 class PruningWarning(UserWarning):
@@ -77,7 +77,8 @@ class GradualPruner:
     Attributes:
         num_steps: Steps done.
         best_loss: Lowest loss observed, in nats per datum.
-        removed_delta_f: Predicted evidence of all that was removed, by parameter, in nats.
+        removed_delta_f: Predicted evidence of all that was removed, by parameter, in nats; of a
+            joint removal by the weight of each layer.
 
     Raises:
         InvalidArgumentError: If an argument is out of range or a target out of reach.
@@ -112,7 +113,7 @@ class GradualPruner:
         self.model, self.schedule, self.sparsity = model, schedule, sparsity
         self.criterion, self.hyperprior = criterion, hyperprior
         self.include, self.exclude, self.calibration = include, exclude, calibration
-        self._source, self._observe = source, observe
+        self._source, self._observer = source, Observer(model, observe, calibration)
         self.num_data = source.num_data if isinstance(source, PosteriorOptimizer) else num_data
         self.num_steps, self.best_loss, self._told_of_moments = 0, math.inf, False
         self.removed_delta_f: dict[str, float] = {}
@@ -137,22 +138,29 @@ class GradualPruner:
         """
         self._warn_if_early()
         before = self._posterior()
+        values: dict[str, Tensor] | None = None
         if self.hyperprior is not None:
             result = self._narrow(before)
+        elif self._curvature is not None:
+            done = self._jointly(before, self._curvature)
+            result, values = done.result, done.values
         elif self.sparsity is None:
             result = self._within(before)
         else:
             target = self.schedule.target(self.sparsity, number=self.num_steps + 1)
             result = self._reduce(before, sparsity=target)
-            result = result.measured(self._loss(before, before.keep), self._loss(before, result.masks))
-        self._hold(before, result)
+            result = result.measured(
+                self._observer.loss_of_removal(before, before.keep),
+                self._observer.loss_of_removal(before, result.masks),
+            )
+        self._hold(before, result, values)
         self.num_steps += 1
         self.best_loss = min(self.best_loss, result.loss_before)
-        for name, mask in result.masks.items():
-            gone = before.present(name) & ~mask
-            evidence = sum_where(result.delta_f[name], gone)
+        for name, evidence in _by_parameter(before, result).items():
             self.removed_delta_f[name] = self.removed_delta_f.get(name, 0.0) + evidence
-        return replace(result, observed_delta_f=self._observed(before, result))
+        return (
+            result if values is not None else replace(result, observed_delta_f=self._observed(before, result))
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything the next step depends on besides model and optimizer."""
@@ -223,59 +231,74 @@ class GradualPruner:
             exclude=spared,
         )
 
+    @property
+    def _curvature(self) -> RunningCurvature | None:
+        """The running curvature of the optimizer, where it decides what goes."""
+        tracked = isinstance(self._source, PosteriorOptimizer) and self.criterion == "evidence"
+        return self._source.curvature if tracked else None  # type: ignore[union-attr]
+
+    def _jointly(self, before: Posterior, curvature: RunningCurvature) -> JointStep:
+        """Return a removal under the joint posterior of each layer, with the move of what stays."""
+        assert self.num_data is not None
+        weights = removable_weights(self.model, self.include, self.exclude)
+        joint = JointRound.of(
+            curvature.value(self.num_data), dict(self.model.named_parameters()), weights, num_rows=MOST_ROWS
+        )
+        out, total = weights.num_out, weights.num_weights
+        if self.sparsity is None:
+            most = min(
+                math.floor(self.schedule.max_fraction * (total - out)),
+                max(0, round(self.schedule.max_sparsity * total) - out),
+            )
+            sizes = [out + most // 2**halving for halving in range(NUM_HALVINGS + 1)]
+        else:
+            of_network = sum(parameter.numel() for parameter in self.model.parameters())
+            target = self.schedule.target(self.sparsity, number=self.num_steps + 1)
+            sizes = [min(round(target * of_network), total)]
+        loss_before = self._observer.loss_of_removal(before, before.keep)
+        return joint_step(
+            joint,
+            before,
+            sizes,
+            self._observer.loss,
+            num_data=self.num_data,
+            max_loss=min(self.best_loss, loss_before) + self.schedule.max_loss_rise,
+            to_target=self.sparsity is not None or self._observer.observe is None,
+        )
+
     def _within(self, before: Posterior) -> PruneResult:
         """Return a reduction whose loss stays within `max_loss_rise`; it may remove nothing."""
-        loss_before = self._loss(before, before.keep)
+        loss_before = self._observer.loss_of_removal(before, before.keep)
         ceiling = min(self.best_loss, loss_before) + self.schedule.max_loss_rise
         for halving in range(NUM_HALVINGS + 1):
             result = self._reduce(before, sparsity=None, halving=halving)
-            loss_after = self._loss(before, result.masks)
-            if self._observe is None or loss_after <= ceiling or result.num_removed == 0:
+            loss_after = self._observer.loss_of_removal(before, result.masks)
+            if self._observer.observe is None or loss_after <= ceiling or result.num_removed == 0:
                 return result.measured(loss_before, loss_after)
         nothing = reduce(before, max_fraction=0.0, include=self.include, exclude=self._spared(before))
         return nothing.measured(loss_before, loss_before)
 
     def _narrow(self, before: Posterior) -> PruneResult:
         """Narrow the optimizer's priors to a regularised horseshoe, and return what falls out."""
-        loss_before = self._loss(before, before.keep)
+        loss_before = self._observer.loss_of_removal(before, before.keep)
         ceiling = min(self.best_loss, loss_before) + self.schedule.max_loss_rise
         done, loss_after = narrow_priors(
             require_adaptive(self._source),
             before,
-            lambda masks: self._loss(before, masks),
+            lambda masks: self._observer.loss_of_removal(before, masks),
             hyperprior=self.hyperprior or "tiered",
-            ceiling=math.nan if self._observe is None else ceiling,
+            ceiling=math.nan if self._observer.observe is None else ceiling,
             exclude=self._spared(before),
         )
         return done.result.measured(loss_before, loss_after)
 
-    def _loss(self, posterior: Posterior, masks: Mapping[str, Tensor]) -> float:
-        """Return the observed loss of the network as a removal would leave it, in nats per datum."""
-        if self._observe is None:
-            return math.nan
-        takes_model = bool(inspect.signature(self._observe).parameters)
-        with torch.no_grad(), evaluation_mode(self.model), self._as_removed(posterior, masks):
-            if self.calibration is not None:
-                reestimate(self.model, self.calibration)
-            return float(self._observe(*([self.model] if takes_model else [])))
-
-    @contextmanager
-    def _as_removed(self, posterior: Posterior, masks: Mapping[str, Tensor]) -> Iterator[None]:
-        """Give the model the weights of a removal; weights and buffers return on exit."""
-        kept = () if self.calibration is None else self.model.named_buffers()
-        buffers = {name: buffer.clone() for name, buffer in kept}
-        moved = None if posterior.is_diagonal else posterior.given(dict(masks)).point()
-        try:
-            with masked(self.model, masks) if moved is None else with_weights(self.model, moved):
-                yield
-        finally:
-            for name, buffer in self.model.named_buffers():
-                if name in buffers:
-                    buffer.copy_(buffers[name])
-
-    def _hold(self, before: Posterior, result: PruneResult) -> None:
+    def _hold(self, before: Posterior, result: PruneResult, values: Mapping[str, Tensor] | None) -> None:
         """Hold a removal in model and optimizer, move the means of what stays, and warn where that is due."""
-        hold_removal(self.model, before, result.masks)
+        if values is None:
+            hold_removal(self.model, before, result.masks)
+        else:
+            with applied(self.model, values):
+                hold(self.model, result.masks)
         if isinstance(self._source, PosteriorOptimizer):
             self._source.hold(result.masks)
         elif isinstance(self._source, Posterior):
@@ -294,7 +317,7 @@ class GradualPruner:
 
     def _observed(self, before: Posterior, result: PruneResult) -> float:
         """Return the measured change of the evidence lower bound, in nats; nan where nothing was measured."""
-        if self._observe is None or self.num_data is None:
+        if self._observer.observe is None or self.num_data is None:
             return math.nan
         # a point has no posterior to diverge from its prior: only its loss can be compared
         divergence = 0.0
@@ -313,6 +336,20 @@ class GradualPruner:
                 "GradualPruner.step: expected a posterior whose curvature has settled, got one after too few "
                 "optimizer steps; start later, for example with Schedule.over(epochs, steps_per_epoch=...)"
             )
+
+
+def _by_parameter(before: Posterior, result: PruneResult) -> dict[str, float]:
+    """Return the predicted evidence of a removal; where it is known only by layer, for the layer's weight."""
+    found = {}
+    for row in result.layers:
+        names = [name for name in result.masks if layer_of(name) == row.name]
+        asked = [name for name in names if name in result.delta_f and not result.delta_f[name].isnan().all()]
+        for name in asked:
+            gone = before.present(name) & ~result.masks[name]
+            found[name] = sum_where(result.delta_f[name], gone)
+        if not asked and row.num_removed:
+            found[max(names, key=lambda name: result.masks[name].dim())] = row.predicted_delta_f
+    return found
 
 
 def _warn(message: str) -> None:

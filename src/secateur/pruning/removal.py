@@ -2,24 +2,21 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
-from secateur.curvature import CurvaturePass, LayerCurvature
+from secateur.curvature import CurvaturePass
 from secateur.modules import carried, hold, layer_of, moments
-from secateur.modules.matrix import LayerMatrix
 from secateur.pruning.calibration import CalibrationData
-from secateur.pruning.joint_layer import JointLayer, affordable_spread
+from secateur.pruning.joint_round import JointRound
 from secateur.pruning.measuring import Losses, measure
 from secateur.pruning.patterns import Pattern
 from secateur.pruning.result import PruneResult, PruneRound, summarise
-from secateur.pruning.rounds import TrainedWeights, applied, cheapest, joint_layers
+from secateur.pruning.rounds import TrainedWeights, applied
 from secateur.pruning.trained_units import TrainedUnits
-from secateur.reduction.own_prior import OwnPrior
 
 __all__ = ["Removal", "State"]
 
@@ -102,58 +99,32 @@ class Removal:
         for batch in self.data.sample(self.seed + weights.num_out, self.max_batches):
             current.add(batch)
         curvature = current.result(before.num_data, ends=True)
-        parameters = dict(self.model.named_parameters())
-        layers = list(joint_layers(curvature, parameters, weights))
-        priors = {
-            name: layer.own_prior(layer.weights, layer.present, num_rows=self.num_rows)
-            for name, _, layer in layers
-        }
-        after = replace(weights, keep=self._chosen(layers, priors, weights, num_out))
-        values: dict[str, Tensor] = {}
-        predicted: dict[str, float] = {}
-        earned = 0.0
-        for name, own, whole in layers:
-            layer, present = whole, after.present(own.matrix)
-            if self.units is not None:
-                # rows that make a unit go at no cost, since nothing reads it; none need stand in for them
-                read = present.any(1, keepdim=True)
-                layer = replace(layer, weights=torch.where(read, layer.weights, 0.0))
-            moved = layer.moved(present)
-            volume = layer.own_prior(moved, present, num_rows=self.num_rows).evidence - priors[name].evidence
-            earned += volume
-            predicted[name] = volume - layer.rise(moved)
-            new = own.matrix.unpack(moved)
-            values |= {each: value.to(parameters[each].dtype) for each, value in new.items()}
+        joint = JointRound.of(
+            curvature,
+            dict(self.model.named_parameters()),
+            weights,
+            spread=self.spread,
+            pattern=self.pattern,
+            units=self.units,
+            num_rows=self.num_rows,
+        )
+        proposal = joint.proposal(joint.chosen(num_out))
+        values = dict(proposal.values)
         follow = self._moments(values)
         values |= carried(dict(self.model.named_buffers()), before.moments, follow)
         with applied(self.model, values):
             loss, held_out = self._losses()
-        evidence = before.evidence + earned - before.num_data * (loss.mean - before.loss.mean)
+        after = proposal.weights
         return State(
-            after, loss, held_out, evidence, predicted, before.num_data, self._values(after, follow), follow
+            after,
+            loss,
+            held_out,
+            before.evidence + proposal.observed(before.num_data, loss.mean - before.loss.mean),
+            proposal.predicted,
+            before.num_data,
+            self._values(after, follow),
+            follow,
         )
-
-    def _chosen(
-        self,
-        layers: Sequence[tuple[str, LayerCurvature, JointLayer]],
-        priors: Mapping[str, OwnPrior],
-        weights: TrainedWeights,
-        num_out: int,
-    ) -> dict[str, Tensor]:
-        """Return the masks after the removal of what costs least."""
-        if self.units is not None:
-            by_weight = {each: layer for _, own, layer in layers for each in own.matrix.shapes}
-            return self.units.cheapest(by_weight, weights.keep, num_out - weights.num_out)
-        costs: dict[str, Tensor] = {}
-        matrices: dict[str, LayerMatrix] = {}
-        # of one kind in all layers: the two do not compare
-        spread = self.spread or affordable_spread(layer for _, _, layer in layers)
-        for name, own, layer in layers:
-            found = own.matrix.unpack(layer.misfit(priors[name].precision, spread=spread))
-            for each in set(found) & set(weights.names):
-                costs[each], matrices[each] = found[each], own.matrix
-        weights.require(costs)
-        return cheapest(costs, weights, num_out, pattern=self.pattern, matrices=matrices)
 
     def row(self, first: State, before: State, after: State) -> PruneRound:
         """Return what a round removed and what was measured.

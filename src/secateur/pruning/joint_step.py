@@ -1,0 +1,81 @@
+"""One step of joint pruning in training: the largest removal whose measured evidence is a gain.
+
+The evidence of a removal is each layer's volume under its own prior, in closed form, plus the measured change
+of the log likelihood. A removal that loses by it, or lifts the loss too far, is halved.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from secateur.modules import layer_of
+from secateur.posterior import Posterior
+from secateur.pruning.joint_round import JointRound, Proposal
+from secateur.pruning.result import PruneResult, summarise
+
+__all__ = ["JointStep", "joint_step"]
+
+
+@dataclass(frozen=True)
+class JointStep:
+    """A removal that was measured.
+
+    Attributes:
+        result: What goes.
+        values: What parameters will be, by name.
+    """
+
+    result: PruneResult
+    values: dict[str, Tensor]
+
+
+def joint_step(
+    joint: JointRound,
+    before: Posterior,
+    sizes: Sequence[int],
+    loss_of: Callable[[Mapping[str, Tensor]], float],
+    *,
+    num_data: int,
+    max_loss: float,
+    to_target: bool,
+) -> JointStep:
+    """Return the first of several removals whose measured evidence is a gain; it may remove nothing.
+
+    Args:
+        joint: Joint posteriors of the layers.
+        before: Posterior before the removal.
+        sizes: Entries to be out after each removal, the largest first.
+        loss_of: Measured loss of the network with other values of some parameters, in nats per datum.
+        num_data: Data that the evidence counts.
+        max_loss: Loss that no removal may exceed.
+        to_target: Take the first removal whatever it costs.
+    """
+    loss_before = loss_of({})
+    costs = joint.costs()
+    for size in sizes:
+        if size <= joint.weights.num_out:
+            continue
+        proposal = joint.proposal(joint.chosen(size, costs))
+        loss = loss_of(proposal.values)
+        gain = proposal.observed(num_data, loss - loss_before)
+        if to_target or (gain > 0 and loss <= max_loss):
+            return JointStep(_result(before, proposal, loss_before, loss, gain), proposal.values)
+    nothing = Proposal(joint.weights, {}, {}, 0.0)
+    return JointStep(_result(before, nothing, loss_before, loss_before, 0.0), {})
+
+
+def _result(
+    before: Posterior, proposal: Proposal, loss_before: float, loss: float, gain: float
+) -> PruneResult:
+    masks = {name: before.present(name) for name in before.mean} | proposal.weights.keep
+    plain = summarise(before.keep, {}, masks).measured(loss_before, loss)
+    predicted: dict[str, float] = {}
+    for name, value in proposal.predicted.items():
+        # a module with several matrices has a prediction for each
+        layer = layer_of(name) if name in masks else name
+        predicted[layer] = predicted.get(layer, 0.0) + value
+    rows = tuple(replace(row, predicted_delta_f=predicted.get(row.name, 0.0)) for row in plain.layers)
+    (only,) = plain.trace
+    done = replace(only, predicted_delta_f=sum(predicted.values()), observed_delta_f=gain)
+    return replace(plain, layers=rows, trace=(done,), observed_delta_f=gain)
