@@ -90,6 +90,15 @@ class RunningCurvature:
         self.num_steps = self.num_looks = 0
         self._average: Curvature | None = None
 
+    @property
+    def likelihood(self) -> Likelihood:
+        """Distribution that targets are sampled from; a learned one may be replaced as it learns."""
+        return self._pass.likelihood
+
+    @likelihood.setter
+    def likelihood(self, likelihood: Likelihood) -> None:
+        self._pass.likelihood = likelihood
+
     def step(self, batch: Any) -> bool:
         """Count a step of the training, and look at its batch if a look is due.
 

@@ -22,14 +22,13 @@ from secateur.modules import (
     has_batch_norm,
     held_masks,
     hold,
-    layer_of,
     matching,
     prunable_exclude,
     reestimate,
 )
 from secateur.posterior import Posterior
 from secateur.pruning.joint_round import JointRound
-from secateur.pruning.joint_step import JointStep, joint_step
+from secateur.pruning.joint_step import JointStep, by_weight, joint_step
 from secateur.pruning.observing import Observe, Observer
 from secateur.pruning.prune import hold_removal, with_masks
 from secateur.pruning.ranking import reduce
@@ -156,11 +155,17 @@ class GradualPruner:
         self._hold(before, result, values)
         self.num_steps += 1
         self.best_loss = min(self.best_loss, result.loss_before)
-        for name, evidence in _by_parameter(before, result).items():
-            self.removed_delta_f[name] = self.removed_delta_f.get(name, 0.0) + evidence
-        return (
-            result if values is not None else replace(result, observed_delta_f=self._observed(before, result))
-        )
+        if values is None:
+            evidence = {
+                name: sum_where(result.delta_f[name], before.present(name) & ~mask)
+                for name, mask in result.masks.items()
+            }
+            result = replace(result, observed_delta_f=self._observed(before, result))
+        else:
+            evidence = by_weight(result)
+        for name, value in evidence.items():
+            self.removed_delta_f[name] = self.removed_delta_f.get(name, 0.0) + value
+        return result
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything the next step depends on besides model and optimizer."""
@@ -336,20 +341,6 @@ class GradualPruner:
                 "GradualPruner.step: expected a posterior whose curvature has settled, got one after too few "
                 "optimizer steps; start later, for example with Schedule.over(epochs, steps_per_epoch=...)"
             )
-
-
-def _by_parameter(before: Posterior, result: PruneResult) -> dict[str, float]:
-    """Return the predicted evidence of a removal; where it is known only by layer, for the layer's weight."""
-    found = {}
-    for row in result.layers:
-        names = [name for name in result.masks if layer_of(name) == row.name]
-        asked = [name for name in names if name in result.delta_f and not result.delta_f[name].isnan().all()]
-        for name in asked:
-            gone = before.present(name) & ~result.masks[name]
-            found[name] = sum_where(result.delta_f[name], gone)
-        if not asked and row.num_removed:
-            found[max(names, key=lambda name: result.masks[name].dim())] = row.predicted_delta_f
-    return found
 
 
 def _warn(message: str) -> None:

@@ -4,6 +4,7 @@ The evidence of a removal is each layer's volume under its own prior, in closed 
 of the log likelihood. A removal that loses by it, or lifts the loss too far, is halved.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,7 @@ from secateur.posterior import Posterior
 from secateur.pruning.joint_round import JointRound, Proposal
 from secateur.pruning.result import PruneResult, summarise
 
-__all__ = ["JointStep", "joint_step"]
+__all__ = ["JointStep", "by_weight", "joint_step"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,18 @@ def joint_step(
     return JointStep(_result(before, nothing, loss_before, loss_before, 0.0), {})
 
 
+def by_weight(result: PruneResult) -> dict[str, float]:
+    """Return the predicted evidence of each layer's removal, by the name of its weight.
+
+    Args:
+        result: Of a joint removal, whose evidence is known only by layer.
+    """
+    weights = {
+        layer_of(name): name for name in sorted(result.masks, key=lambda name: result.masks[name].dim())
+    }
+    return {weights[row.name]: row.predicted_delta_f for row in result.layers}
+
+
 def _result(
     before: Posterior, proposal: Proposal, loss_before: float, loss: float, gain: float
 ) -> PruneResult:
@@ -77,5 +90,5 @@ def _result(
         predicted[layer] = predicted.get(layer, 0.0) + value
     rows = tuple(replace(row, predicted_delta_f=predicted.get(row.name, 0.0)) for row in plain.layers)
     (only,) = plain.trace
-    done = replace(only, predicted_delta_f=sum(predicted.values()), observed_delta_f=gain)
+    done = replace(only, predicted_delta_f=math.fsum(predicted.values()), observed_delta_f=gain)
     return replace(plain, layers=rows, trace=(done,), observed_delta_f=gain)

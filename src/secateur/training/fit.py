@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur.curvature import RunningCurvature
 from secateur.data import Dataset, Split
 from secateur.data.augment import NO_HORIZONTAL_FLIP
 from secateur.errors import ArtifactError, InvalidArgumentError
@@ -164,6 +165,7 @@ def fit(
         num_data=len(train_split),
         generator=torch.Generator(where).manual_seed(seed),
         compile=compiled,
+        **_curvature(model, recipe, likelihood, seed),
     )
     if already_out:
         optimizer.hold(already_out)
@@ -255,6 +257,20 @@ def _with_overrides(recipe: Recipe, learning_rate: float | None, batch_size: int
     if batch_size is not None:
         changes["batch_size"] = batch_size
     return replace(recipe, **changes)
+
+
+def _curvature(model: nn.Module, recipe: Recipe, likelihood: Likelihood, seed: int) -> dict[str, Any]:
+    """Return the running curvature as an option of the optimizer, where the recipe asks for one."""
+    if recipe.steps_between_looks is None:
+        return {}
+    device = next(model.parameters()).device
+    found = RunningCurvature(
+        model,
+        likelihood=likelihood,
+        every=recipe.steps_between_looks,
+        generator=torch.Generator(device).manual_seed(seed),
+    )
+    return {"curvature": found}
 
 
 def _can_compile(device: torch.device) -> bool:

@@ -150,6 +150,8 @@ class Trainer:
             if "temperature" in group:
                 group["temperature"] = self.recipe.temperature_at(self.epoch)
         self._present_likelihood = self.learned_likelihood()  # a function of the weights: resumed runs agree
+        if self.optimizer.curvature is not None:
+            self.optimizer.curvature.likelihood = self._present_likelihood
         augmenter = torch.Generator(device).manual_seed(epoch_seed) if self.options.augment else None
         total, unread = torch.zeros((), device=device), []
         self.model.train()
@@ -172,6 +174,8 @@ class Trainer:
                     self.optimizer.zero_grad()
                     loss.backward()
                 self.optimizer.step()
+                if self.optimizer.curvature is not None:
+                    self.optimizer.curvature.step((x, y))
                 total += loss.detach()
                 progress.step(step, value if shown else None)
         check_weights(self.model, step=step, learning_rate=self.optimizer.param_groups[0]["lr"])

@@ -38,6 +38,7 @@ class Method:
 
 
 PREDICTIVE_TEMPERATURES = (0.0, 0.1, 0.2, 1 / 3, 0.5, 0.7, 1.0, 1.2, 1.4, 1.7, 2.0, 2.4)
+STEPS_BETWEEN_LOOKS = 10  # at the curvature; a look costs about as much as a step
 INIT_RANGE = 2.0  # of z, as in the public code of arXiv:2309.12095; the paper does not say
 BASELINE_SPARSITY = 0.95  # where the default recipe ends on LeNet
 EPOCHS_BETWEEN_SHRINKAGES = 5  # each is an optimisation of its own, over all weights
@@ -68,9 +69,10 @@ def _calibrated_recipe(epochs: int, num_data: int) -> Recipe:
             learning_rate=3e-3,
             floor=0.05,
             prior_precision=PRIOR_PRECISION,
-            temperature=0.1,
+            temperature=0.01,
             predictive_temperatures=PREDICTIVE_TEMPERATURES,
             holdout=0.05,
+            steps_between_looks=STEPS_BETWEEN_LOOKS,
         )
     return Recipe(
         epochs=epochs,
@@ -80,11 +82,12 @@ def _calibrated_recipe(epochs: int, num_data: int) -> Recipe:
         settle_epoch=_share(epochs, 0.6),
         settle_learning_rate=3e-3,
         prior_precision=PRIOR_PRECISION,
-        temperature=0.1,
-        settle_temperature=0.5,
+        temperature=0.01,
+        settle_temperature=0.1,
         predictive_temperatures=PREDICTIVE_TEMPERATURES,
         holdout=0.05,
         schedule=schedule,
+        steps_between_looks=STEPS_BETWEEN_LOOKS,
     )
 
 

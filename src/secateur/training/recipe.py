@@ -36,6 +36,8 @@ class Recipe:
         hyperprior: Which scales of a regularised horseshoe to reduce to, "full" or "tiered"; None to remove
             by spike and slab.
         dropout: Dropout of the network, where it takes any.
+        steps_between_looks: Optimiser steps between looks at the curvature (`curvature.RunningCurvature`);
+            None where the method follows none.
     """
 
     epochs: int
@@ -53,6 +55,7 @@ class Recipe:
     criterion: str = "evidence"
     hyperprior: str | None = None
     dropout: float = 0.0
+    steps_between_looks: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
