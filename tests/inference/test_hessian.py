@@ -7,6 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from secateur.curvature import RunningCurvature
+from secateur.errors import InvalidArgumentError
+from secateur.inference import Calibrated
 from secateur.inference.hessian import random_words, sample_weights, signs_from_words, track_hessian
 
 DELTA = 1e-3
@@ -104,3 +107,37 @@ def test_any_number_of_signs_and_the_seed_decides(size):
     )
     assert first.shape == (size,)
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.005])
+def test_the_fixed_point_is_too_large_by_what_the_module_says(rate, generator):
+    """A loss without curvature: H = 0, gradients of variance s^2, so h = r N s^2 / 2T and not 0."""
+    num_data, spread, size = torch.tensor(2e4, dtype=torch.float64), 0.01, 4000
+    expected = rate * num_data.item() * spread**2 / 2
+    hessian = torch.full((size,), expected, dtype=torch.float64)
+    means = []
+    for step in range(round(8 / rate)):
+        gradient = spread * torch.randn(size, dtype=torch.float64, generator=generator)
+        noise = torch.randn(size, dtype=torch.float64, generator=generator)
+        track_hessian(hessian, gradient, noise, DELTA, num_data, rate)
+        if step > 4 / rate:
+            means.append(float(hessian.mean()))
+    assert sum(means) / len(means) == pytest.approx(expected, rel=0.05)
+
+
+def test_the_size_of_a_batch_bounds_that(generator):
+    weights = {"w": torch.nn.Parameter(torch.zeros(3))}
+    for batch_size, rate in ((None, 1e-3), (120, 0.02 * 0.1 * 120 / 58_000), (10**9, 1e-3)):
+        optimizer = Calibrated(weights.items(), num_data=58_000, batch_size=batch_size)
+        assert optimizer.param_groups[0]["hessian_rate"] == pytest.approx(rate)
+    with pytest.raises(InvalidArgumentError, match=r"^batch_size: expected a positive finite number, got 0"):
+        Calibrated(weights.items(), num_data=58_000, batch_size=0)
+
+
+def test_defaults_follow_from_where_the_precision_comes_from():
+    model = torch.nn.Linear(2, 2)
+    plain = Calibrated(model.named_parameters(), num_data=100).param_groups[0]
+    assert (plain["weight_decay"], plain["temperature"]) == (0.12, 0.1)
+    true = Calibrated(model.named_parameters(), num_data=100, curvature=RunningCurvature(model))
+    group = true.param_groups[0]
+    assert (group["weight_decay"], group["temperature"]) == (0.01, 1e-3)

@@ -1,18 +1,27 @@
-"""Calibrated precision: any first-order step for the mean, an unbiased running Hessian for the precision.
+"""Calibrated precision: any first-order step for the mean, the true curvature for the precision.
 
 With w = m + std * noise, g the gradient of the batch-mean loss at w, delta the prior precision per datum,
 T the temperature and N the number of data:
 
     std       = sqrt(T / (N (h + delta)))
     m        <- m - lr * Adam(g + delta m)
-    h        <- (1 - r) h + r h' + r^2 (h - h')^2 / (2 (h + delta)),     h' = g * noise / std
 
-The stationary point, E_q[g] + delta m = 0 and h = E_q[diag Hessian], is that of the variational objective
-whatever moves the mean, so precision and step size are free of each other (in IVON the Hessian is both).
-The last term keeps h + delta positive for any h' (the geodesic correction of arXiv:2402.17641, eq. 6).
+The precision N (h + delta) has no part in the step (in IVON the Hessian is both). Two ways to get h:
 
-Two temperatures. Training at T = 0.1 (sampling as if there were ten times the data) avoids the underfit
-of mean-field noise; the evidence is judged at T = 1, precision N (h + delta) against prior N delta.
+    with a running curvature      h is the debiased average of squares at sampled targets
+                                  (`secateur.curvature.RunningCurvature`): the diagonal of the generalised
+                                  Gauss-Newton matrix, unbiased at the means of the last 1 / rate looks
+    without, for any loss         h <- (1 - r) h + r h' + r^2 (h - h')^2 / (2 (h + delta)), where
+                                  h' = g * noise / std
+
+E[h'] is the Hessian diagonal, and the last term keeps h + delta positive for any h' (the geodesic correction
+of arXiv:2402.17641, eq. 6). But that term has a mean: the fixed point is h = H + (r N / 2T) E[g^2], where
+batches of B data make E[g^2] at least F / B, with F the mean square of the gradient of one datum. So h is too
+large by c F, c = r N / (2 T B): 3.4 times the truth with the first version's numbers. `batch_size` bounds r
+such that c is at most 1 %.
+
+Two temperatures. Sampling noise at T = 1 underfits, so training is colder. The evidence is judged at T = 1,
+precision N (h + delta) against prior N delta.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -31,7 +40,12 @@ from secateur.inference.hessian import HessianOptimizer, track_hessian
 __all__ = ["PRIOR_PRECISION", "Calibrated"]
 
 ENOUGH_LOOKS = 20
-PRIOR_PRECISION = 12.0  # a statement about weights, so it does not grow with the data
+LARGEST_BIAS = 0.01  # of a running Hessian, over F, where the size of a batch is known
+# Prior precision of a weight and training temperature, with a running curvature and without. The prior is a
+# statement about weights, so it does not grow with the data. Both bound the noise of weights that the data
+# say nothing of: a thirtieth of a unit Gaussian is small beside the weights of transformers too.
+PRIOR_PRECISION, TEMPERATURE = 1.0, 1e-3
+HESSIAN_PRIOR_PRECISION, HESSIAN_TEMPERATURE = 12.0, 0.1
 
 
 def _adam_update(
@@ -67,11 +81,14 @@ class Calibrated(HessianOptimizer):
         lr: Step size of the mean.
         num_data: Number of training data N; the loss is a mean over a batch of them.
         weight_decay: Prior precision per datum delta; the prior precision of a weight is N * delta. When
-            None, that is 12 (a prior std of 0.29) whatever the number of data.
-        temperature: Training temperature T; below 1 the sampling noise is smaller.
+            None, that is 1 with a running curvature and 12 without, whatever the number of data.
+        temperature: Training temperature T; below 1 the sampling noise is smaller. When None, .001 with a
+            running curvature and .1 without.
         evidence_temperature: Temperature of `posterior()`, so of the evidence; 1 is the data as they are.
-        hessian_rate: Rate r of the running Hessian.
-        hessian_init: Its initial value, per datum.
+        hessian_rate: Rate r of the running Hessian, where no curvature is followed.
+        hessian_init: Initial value of h, per datum.
+        batch_size: Data in a batch; bounds the rate of the running Hessian by .02 T B / N. The initial value
+            is then forgotten slowly.
         betas: Decay rates of Adam's moments.
         eps: Adam's denominator offset.
         noise: "rademacher" (cheap) or "gaussian", for training only.
@@ -105,10 +122,11 @@ class Calibrated(HessianOptimizer):
         *,
         num_data: int,
         weight_decay: float | None = None,
-        temperature: float = 0.1,
+        temperature: float | None = None,
         evidence_temperature: float = 1.0,
         hessian_rate: float = 1e-3,
         hessian_init: float = 1e-2,
+        batch_size: int | None = None,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         noise: str = "rademacher",
@@ -119,10 +137,16 @@ class Calibrated(HessianOptimizer):
         compile: bool = False,
         curvature: RunningCurvature | None = None,
     ) -> None:
-        default_decay = PRIOR_PRECISION / max(num_data, 1)
+        prior, usual = HESSIAN_PRIOR_PRECISION, HESSIAN_TEMPERATURE
+        if curvature is not None:
+            prior, usual = PRIOR_PRECISION, TEMPERATURE
+        temperature = usual if temperature is None else temperature
+        if batch_size is not None:
+            check_positive(batch_size=batch_size, num_data=num_data)
+            hessian_rate = min(hessian_rate, 2 * LARGEST_BIAS * temperature * batch_size / num_data)
         defaults = {
             "lr": lr,
-            "weight_decay": default_decay if weight_decay is None else weight_decay,
+            "weight_decay": prior / max(num_data, 1) if weight_decay is None else weight_decay,
             "temperature": temperature,
             "evidence_temperature": evidence_temperature,
             "hessian_rate": hessian_rate,
