@@ -15,7 +15,7 @@ from secateur.inference import Calibrated, FlatFF
 from secateur.modules import held_masks, masks_of
 from secateur.posterior import Dense
 from secateur.pruning import PruningWarning, Schedule
-from secateur.pruning.gradual import NUM_HALVINGS
+from secateur.pruning.independent import NUM_HALVINGS
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from secateur import GradualPruner
 from secateur.curvature import RunningCurvature
+from secateur.errors import InvalidArgumentError
 from secateur.inference import Calibrated
 from secateur.modules import held_masks
 from secateur.pruning import Schedule
@@ -149,6 +150,11 @@ def test_a_target_is_met_to_the_entry(data):
         train(model, optimizer, data)
     total = sum(parameter.numel() for parameter in model.parameters())
     assert sum(int((~mask).sum()) for mask in held_masks(model).values()) == round(0.8 * total)
+
+
+def test_a_target_out_of_reach_is_refused_at_once(data):
+    with pytest.raises(InvalidArgumentError, match=r"^sparsity: expected at most 0\.8611 .* got 0\.9"):
+        build(network(), data, sparsity=0.9)
 
 
 def test_other_criteria_do_not_move_what_stays(data):

@@ -1,9 +1,10 @@
 """Gradual pruning: remove a share, observe the loss, halve or skip, move the mean, hold.
 
-delta_f rests on a Gaussian about the present weights, so it is a local claim. Under a diagonal posterior it
-is an optimistic one too, and with few data the mean-field evidence even favours the empty network. Each
-removal is therefore observed before it is made, on training data: where the loss would rise too far above
-the best seen so far, the removal is halved, and after `NUM_HALVINGS` skipped.
+delta_f rests on a Gaussian about the present weights, so it is a local claim. Each removal is therefore
+observed before it is made, on training data: where the loss would rise too far above the best seen so far,
+the removal is halved, and after `NUM_HALVINGS` skipped. An optimizer that follows a running curvature gives
+joint posteriors of the layers (`secateur.pruning.joint_step`): what stays moves, and the evidence is measured
+too. Otherwise entries are independent, and their summed evidence is optimistic.
 """
 
 import math
@@ -18,29 +19,20 @@ from torch import Tensor, nn
 from secateur.curvature import RunningCurvature
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.inference import PosteriorOptimizer
-from secateur.modules import (
-    has_batch_norm,
-    held_masks,
-    hold,
-    matching,
-    prunable_exclude,
-    reestimate,
-)
+from secateur.modules import has_batch_norm, held_masks, hold, reestimate
 from secateur.posterior import Posterior
+from secateur.pruning.independent import NUM_HALVINGS, IndependentRemoval
 from secateur.pruning.joint_round import JointRound
-from secateur.pruning.joint_step import JointStep, by_weight, joint_step
+from secateur.pruning.joint_step import JointStep, by_weight, joint_step, size_at
 from secateur.pruning.observing import Observe, Observer
 from secateur.pruning.prune import hold_removal, with_masks
-from secateur.pruning.ranking import reduce
 from secateur.pruning.result import PruneResult, sum_where
 from secateur.pruning.rounds import applied, removable_weights
 from secateur.pruning.schedule import Schedule
 from secateur.pruning.shrinkage import narrow_priors, require_adaptive
 from secateur.reduction.own_prior import MOST_ROWS
 
-__all__ = ["NUM_HALVINGS", "GradualPruner", "PruningWarning"]
-
-NUM_HALVINGS = 3
+__all__ = ["GradualPruner", "PruningWarning"]
 
 
 class PruningWarning(UserWarning):
@@ -113,13 +105,17 @@ class GradualPruner:
         self.criterion, self.hyperprior = criterion, hyperprior
         self.include, self.exclude, self.calibration = include, exclude, calibration
         self._source, self._observer = source, Observer(model, observe, calibration)
+        self._independent = IndependentRemoval(model, schedule, criterion, include, exclude)
         self.num_data = source.num_data if isinstance(source, PosteriorOptimizer) else num_data
         self.num_steps, self.best_loss, self._told_of_moments = 0, math.inf, False
         self.removed_delta_f: dict[str, float] = {}
         if hyperprior is not None:
             require_adaptive(source)
         if sparsity is not None and not callable(source):  # a target out of reach is refused at once
-            self._reduce(self._posterior(), sparsity=sparsity)
+            if self._curvature is None:
+                self._independent.to_sparsity(self._posterior(), sparsity)
+            else:
+                size_at(sparsity, removable_weights(model, include, exclude), model)
 
     def due(self, epoch: int) -> bool:
         """Return whether to prune now.
@@ -144,10 +140,10 @@ class GradualPruner:
             done = self._jointly(before, self._curvature)
             result, values = done.result, done.values
         elif self.sparsity is None:
-            result = self._within(before)
+            result = self._independent.within(before, self._observer, best_loss=self.best_loss)
         else:
             target = self.schedule.target(self.sparsity, number=self.num_steps + 1)
-            result = self._reduce(before, sparsity=target)
+            result = self._independent.to_sparsity(before, target)
             result = result.measured(
                 self._observer.loss_of_removal(before, before.keep),
                 self._observer.loss_of_removal(before, result.masks),
@@ -209,33 +205,6 @@ class GradualPruner:
             posterior = source if isinstance(source, Posterior) else source()
         return with_masks(posterior, held_masks(self.model))
 
-    def _spared(self, posterior: Posterior) -> list[str] | None:
-        matching(posterior.mean, self.include, self.exclude)
-        return prunable_exclude(self.model, posterior.mean, self.include, self.exclude)
-
-    def _reduce(self, posterior: Posterior, *, sparsity: float | None, halving: int = 0) -> PruneResult:
-        """Return a reduction under the schedule's caps, or to a share of all the network's weights."""
-        spared = self._spared(posterior)
-        if sparsity is None:
-            return reduce(
-                posterior,
-                max_fraction=self.schedule.max_fraction / 2**halving,
-                max_sparsity=self.schedule.max_sparsity,
-                count_removed=self.schedule.count_removed,
-                num_iterations=self.schedule.num_iterations,
-                include=self.include,
-                exclude=spared,
-            )
-        num_weights = sum(parameter.numel() for parameter in self.model.parameters())
-        of_posterior = sum(mean.numel() for mean in posterior.mean.values())
-        return reduce(
-            posterior,
-            sparsity=sparsity * num_weights / of_posterior,
-            criterion=self.criterion,
-            include=self.include,
-            exclude=spared,
-        )
-
     @property
     def _curvature(self) -> RunningCurvature | None:
         """The running curvature of the optimizer, where it decides what goes."""
@@ -257,9 +226,8 @@ class GradualPruner:
             )
             sizes = [out + most // 2**halving for halving in range(NUM_HALVINGS + 1)]
         else:
-            of_network = sum(parameter.numel() for parameter in self.model.parameters())
             target = self.schedule.target(self.sparsity, number=self.num_steps + 1)
-            sizes = [min(round(target * of_network), total)]
+            sizes = [size_at(target, weights, self.model)]
         loss_before = self._observer.loss_of_removal(before, before.keep)
         return joint_step(
             joint,
@@ -271,18 +239,6 @@ class GradualPruner:
             to_target=self.sparsity is not None or self._observer.observe is None,
         )
 
-    def _within(self, before: Posterior) -> PruneResult:
-        """Return a reduction whose loss stays within `max_loss_rise`; it may remove nothing."""
-        loss_before = self._observer.loss_of_removal(before, before.keep)
-        ceiling = min(self.best_loss, loss_before) + self.schedule.max_loss_rise
-        for halving in range(NUM_HALVINGS + 1):
-            result = self._reduce(before, sparsity=None, halving=halving)
-            loss_after = self._observer.loss_of_removal(before, result.masks)
-            if self._observer.observe is None or loss_after <= ceiling or result.num_removed == 0:
-                return result.measured(loss_before, loss_after)
-        nothing = reduce(before, max_fraction=0.0, include=self.include, exclude=self._spared(before))
-        return nothing.measured(loss_before, loss_before)
-
     def _narrow(self, before: Posterior) -> PruneResult:
         """Narrow the optimizer's priors to a regularised horseshoe, and return what falls out."""
         loss_before = self._observer.loss_of_removal(before, before.keep)
@@ -293,7 +249,7 @@ class GradualPruner:
             lambda masks: self._observer.loss_of_removal(before, masks),
             hyperprior=self.hyperprior or "tiered",
             ceiling=math.nan if self._observer.observe is None else ceiling,
-            exclude=self._spared(before),
+            exclude=self._independent.spared(before),
         )
         return done.result.measured(loss_before, loss_after)
 

@@ -8,14 +8,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from secateur.errors import InvalidArgumentError
 from secateur.modules import layer_of
 from secateur.posterior import Posterior
 from secateur.pruning.joint_round import JointRound, Proposal
 from secateur.pruning.result import PruneResult, summarise
+from secateur.pruning.rounds import TrainedWeights
 
-__all__ = ["JointStep", "by_weight", "joint_step"]
+__all__ = ["JointStep", "by_weight", "joint_step", "size_at"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,26 @@ def joint_step(
             return JointStep(_result(before, proposal, loss_before, loss, gain), proposal.values)
     nothing = Proposal(joint.weights, {}, {}, 0.0)
     return JointStep(_result(before, nothing, loss_before, loss_before, 0.0), {})
+
+
+def size_at(sparsity: float, weights: TrainedWeights, model: nn.Module) -> int:
+    """Return how many weights are to be out for a share of all of a network's.
+
+    Args:
+        sparsity: The share.
+        weights: Which may go.
+        model: The network.
+
+    Raises:
+        InvalidArgumentError: If fewer may go.
+    """
+    total = sum(parameter.numel() for parameter in model.parameters())
+    if round(sparsity * total) > weights.num_weights:
+        raise InvalidArgumentError(
+            f"sparsity: expected at most {weights.num_weights / total:.4f}, which is all that may go "
+            f"while biases move, got {sparsity}"
+        )
+    return round(sparsity * total)
 
 
 def by_weight(result: PruneResult) -> dict[str, float]:
