@@ -153,7 +153,7 @@ def test_a_target_is_met_to_the_entry(data):
 
 
 def test_a_target_out_of_reach_is_refused_at_once(data):
-    with pytest.raises(InvalidArgumentError, match=r"^sparsity: expected at most 0\.8611 .* got 0\.9"):
+    with pytest.raises(InvalidArgumentError, match=r"^sparsity: expected at most 0\.8611.* got 0\.9"):
         build(network(), data, sparsity=0.9)
 
 
