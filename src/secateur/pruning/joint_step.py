@@ -82,8 +82,8 @@ def size_at(sparsity: float, weights: TrainedWeights, model: nn.Module) -> int:
     total = sum(parameter.numel() for parameter in model.parameters())
     if round(sparsity * total) > weights.num_weights:
         raise InvalidArgumentError(
-            f"sparsity: expected at most {weights.num_weights / total:.4f}, which is all that may go "
-            f"while biases move, got {sparsity}"
+            f"sparsity: expected at most {weights.num_weights / total:.4f} (everything that may go; biases "
+            f"move), got {sparsity}"
         )
     return round(sparsity * total)
 
