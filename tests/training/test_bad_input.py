@@ -17,6 +17,7 @@ from secateur.errors import (
     InvalidArgumentError,
     UsageError,
 )
+from secateur.runs.files import json_checksum
 from secateur.training import evaluate, load_run
 
 
@@ -313,10 +314,12 @@ class TestReadingBack:
             "config.json": json.dumps({k: v for k, v in config.items() if k != "predictive_temperature"}),
             "metrics.json": "[1, 2]",
         }.items():
+            whole = (tmp_path / name).read_bytes()
             (tmp_path / name).write_text(text)
             with pytest.raises(ArtifactError, match=name) as caught:
                 load_run(tmp_path, model=tiny())
             one_line(caught)
+            (tmp_path / name).write_bytes(whole)
 
     def test_another_posterior(self, fit, tiny, tmp_path):
         fit(out=tmp_path / "a", epochs=1)
@@ -325,6 +328,8 @@ class TestReadingBack:
         (tmp_path / "a" / name).write_bytes((tmp_path / "b" / name).read_bytes())
         metrics = json.loads((tmp_path / "a" / "metrics.json").read_text())
         metrics["sha256"][name] = json.loads((tmp_path / "b" / "metrics.json").read_text())["sha256"][name]
+        del metrics["sha256"]["metrics.json"]
+        metrics["sha256"]["metrics.json"] = json_checksum(metrics)
         (tmp_path / "a" / "metrics.json").write_text(json.dumps(metrics))
         with pytest.raises(ArtifactError, match="expected the posterior of this network") as caught:
             load_run(tmp_path / "a", model=tiny())

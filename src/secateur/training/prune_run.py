@@ -16,7 +16,6 @@ from secateur.modules import evaluation_mode, held_masks, reestimate
 from secateur.pruning import prune, prune_units
 from secateur.runs.directory import RunDirectory
 from secateur.training import Progress, Run, fit, load_run
-from secateur.training.batch_norm import write_calibration
 from secateur.training.prediction import scores
 from secateur.training.pruned_metrics import evidence_of_removal, pruned_metrics, shift_epochs
 from secateur.training.run import example_images, run_data, versions
@@ -203,16 +202,15 @@ def _write(
     history: list[dict[str, Any]],
     end: Run,
 ) -> None:
-    """Write the files of a finished run, `metrics.json` last."""
     with target.claimed(resume=False):
-        target.write_json(target.config, config)
-        target.write_history(history)
-        target.write_model(plain_copy(end.model).state_dict())
-        end.posterior.save(target.posterior)
-        digests = target.digests()
-        if end.calibration is not None:
-            digests |= write_calibration(target.path, end.calibration)
-        target.write_json(target.metrics, metrics | {"sha256": digests})
+        target.finish(
+            config=config,
+            metrics=metrics,
+            history=history,
+            model=plain_copy(end.model).state_dict(),
+            save_posterior=end.posterior.save,
+            calibration=end.calibration,
+        )
 
 
 def _some(train: Split, seed: int) -> Split:
