@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from secateur.cli.compare import LOCK
 from secateur.errors import ArtifactError
-from secateur.grid.lock import locked
 from secateur.reports import run_page
 from secateur.reports.record import read
+from secateur.runs.directory import only_writer
 from support.synthetic_run import write_run
 
 SCRIPT = '<script>alert("x")</script>'
@@ -26,7 +27,6 @@ TEXTS = [
     ("metrics.json", ("layers", 0, "name")),
     *(("config.json", (name,)) for name in ("network", "data", "method", "device", "command")),
     *(("config.json", ("versions", name)) for name in ("secateur", "torch", "python")),
-    ("config.json", ("seed",)),
 ]
 
 
@@ -56,8 +56,9 @@ def test_a_page_is_not_written_through_a_planted_link(tmp_path: Path) -> None:
 def test_the_lock_of_a_comparison_is_not_followed(tmp_path: Path, target: str) -> None:
     (tmp_path / "precious").write_bytes(b"mine")
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "comparison.lock").symlink_to(tmp_path / target)
-    with pytest.raises(ArtifactError, match="expected a writable directory"), locked(tmp_path / "runs"):
+    (tmp_path / "runs" / LOCK).symlink_to(tmp_path / target)
+    refused = pytest.raises(ArtifactError, match="expected a file to lock")
+    with refused, only_writer(tmp_path / "runs", what="comparison", lock=LOCK):
         pass
     assert (tmp_path / "precious").read_bytes() == b"mine"
     assert not (tmp_path / "nowhere").exists()
