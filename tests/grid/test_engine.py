@@ -186,7 +186,9 @@ def test_ctrl_c_is_passed_on_and_runs_keep_what_they_have(begin, interruptible):
 def test_a_run_that_does_not_listen_is_ended(begin, interruptible, monkeypatch):
     monkeypatch.setattr(jobs, "SECONDS_TO_STOP", 0.2)
     rows, launch, view = begin(
-        "will not end", when=lambda rows: rows[0].progress.epoch == 1, act=lambda: os.kill(os.getpid(), signal.SIGINT)
+        "will not end",
+        when=lambda rows: rows[0].progress.epoch == 1,
+        act=lambda: os.kill(os.getpid(), signal.SIGINT),
     )
     started_at = time.monotonic()
     with pytest.raises(KeyboardInterrupt):

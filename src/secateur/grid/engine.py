@@ -24,8 +24,8 @@ from secateur.runs.files import open_appending, open_exclusive
 __all__ = ["Engine", "GridView", "Pending", "dask", "local", "rows_of", "run_cells", "slurm"]
 
 
-_SECONDS_TO_CONNECT = 20
-_MINUTES_IN_QUEUE = 60 * 24 * 7  # a run that is cut short goes on with the next comparison
+SECONDS_TO_CONNECT = 20
+MINUTES_IN_QUEUE = 60 * 24 * 7  # a run that is cut short goes on with the next comparison
 
 
 @runtime_checkable
@@ -209,7 +209,7 @@ def dask(address: str, *, jobs: int, device: str = "cpu") -> Iterator[Engine]:
             if address != "local"
             else LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
         )
-        client = Client(cluster, timeout=_SECONDS_TO_CONNECT, set_as_default=False)
+        client = Client(cluster, timeout=SECONDS_TO_CONNECT, set_as_default=False)
     except (OSError, ValueError) as error:  # a timeout among them
         raise UsageError(
             f"--scheduler: expected the address of a Dask scheduler or local, got {address!r}: "
@@ -254,7 +254,7 @@ def slurm(
             slurm_partition=partition,
             cpus_per_task=threads,
             gpus_per_node=1 if device.startswith("cuda") else 0,
-            timeout_min=_MINUTES_IN_QUEUE,
+            timeout_min=MINUTES_IN_QUEUE,
         )
         yield executor
 

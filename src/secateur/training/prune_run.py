@@ -10,7 +10,7 @@ from torch import nn
 
 from secateur.compaction import plain_copy
 from secateur.data import Split
-from secateur.errors import ArtifactError, InvalidArgumentError, UsageError
+from secateur.errors import InvalidArgumentError, UsageError
 from secateur.likelihoods import Likelihood, resolve
 from secateur.modules import evaluation_mode, held_masks, reestimate
 from secateur.pruning import prune, prune_units
@@ -106,10 +106,7 @@ def prune_run(
         raise InvalidArgumentError(f"recover: expected at least 0 epochs, got {recover}")
     run = load_run(directory)
     target = RunDirectory(out)
-    if out.exists() and any(out.iterdir()):
-        raise ArtifactError(
-            f"--out {out}: expected a new or empty directory, got one with files; choose another"
-        )
+    target.check(resume=False)
     train, test = run_data(run, "train", data_dir), run_data(run, "test", data_dir)
     observed = _some(train, run.config["seed"])
     before = run.posterior
