@@ -15,9 +15,7 @@ import pytest
 DRIVER = """
 import json, os, sys
 import torch
-from typer.testing import CliRunner
-from secateur.cli import app
-from secateur.cli.failures import prepare_process
+from secateur.cli import main
 from secateur.grid import jobs
 
 torch.set_num_threads(1)
@@ -58,20 +56,29 @@ def run(words):
         jobs.Launch.command = miniature
         import secateur.reports.comparison
         secateur.reports.comparison.write = lambda out, **_: out / "comparison.html"
-    prepare_process()
-    result = CliRunner().invoke(app, words)
-    sys.stderr.write(result.output)
-    return result.exit_code
+    sys.argv = ["secateur", *words]
+    try:
+        main()
+    except SystemExit as ending:
+        sys.stdout.flush()
+        return ending.code
 
 def fork(words):
     child = os.fork()
     if not child:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os._exit(run(words))
+        os.dup2(2, 1)
+        code = 70  # of an error that main let through
+        try:
+            code = run(words)
+        finally:
+            os._exit(code)
     return child
 
-os.waitpid(fork(sys.argv[1:]), 0)
+kept = os.dup(1)
+os.dup2(2, 1)
 run(sys.argv[1:])  # what is imported on first use is then in every fork
+os.dup2(kept, 1)
 print("ready", flush=True)
 for line in sys.stdin:
     child = fork(json.loads(line))

@@ -73,6 +73,9 @@ def main() -> NoReturn:
     prepare_process()
     try:
         app()
+    except KeyboardInterrupt:  # before or after the command itself
+        complain("interrupted")
+        sys.exit(FAILED)
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE) or "--debug" in sys.argv:
             raise

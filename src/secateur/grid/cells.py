@@ -14,7 +14,7 @@ from secateur import networks, training
 from secateur.data import names as data_names
 from secateur.errors import ArtifactError, InvalidArgumentError, unknown_name
 from secateur.runs import write_json
-from secateur.runs.records import read_object
+from secateur.runs.reading import read_object
 from secateur.training.run import versions
 
 __all__ = [

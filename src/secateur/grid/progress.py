@@ -19,7 +19,8 @@ from secateur.errors import ArtifactError
 from secateur.grid.cells import Cell, RunOptions
 from secateur.runs import RunDirectory, read_json
 from secateur.runs.files import read_bytes
-from secateur.runs.records import Config, Epoch, Number, decode, read_object
+from secateur.runs.reading import decode, read_object
+from secateur.runs.records import Config, Epoch, Number
 
 __all__ = ["Row", "RunProgress", "epoch_seconds", "is_finished", "makespan", "run_progress", "seconds_left"]
 

@@ -16,7 +16,7 @@ from secateur.data import registered_name
 from secateur.errors import ArtifactError
 from secateur.reports.method_style import MethodStyle, in_order, method_style
 from secateur.reports.record import Record, read
-from secateur.runs.records import read_run
+from secateur.runs.reading import read_run
 
 __all__ = [
     "RUNS",

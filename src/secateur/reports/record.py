@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 
 from secateur.errors import ArtifactError
 from secateur.runs.files import open_ordinary
-from secateur.runs.records import Bench, Epoch, Layer, Reduction, ReliabilityBins, Scores, read_run
+from secateur.runs.reading import read_run
+from secateur.runs.records import Bench, Epoch, Layer, Reduction, ReliabilityBins, Scores
 
 __all__ = ["FirstLayer", "Record", "read"]
 

@@ -13,7 +13,8 @@ from secateur.errors import ArtifactError
 from secateur.export import KernelRow
 from secateur.export.finished_run import Exported
 from secateur.runs import RunDirectory, formatting
-from secateur.runs.records import Bench, BenchVariant, Kernel, read_object
+from secateur.runs.reading import read_object
+from secateur.runs.records import Bench, BenchVariant, Kernel
 from secateur.training.prune_run import PrunedRun
 
 __all__ = ["show_compact", "show_exported", "show_measured", "show_pruned"]

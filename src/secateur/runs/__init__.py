@@ -1,6 +1,6 @@
 """The files of a run: written whole or not at all, checked when they are read, locked while one writes.
 
-`secateur.runs.records` reads them as values; it alone needs pydantic.
+`secateur.runs.reading` returns them as values; only that needs pydantic.
 """
 
 from secateur.runs.checkpoint import load_nested, save_nested, tensors_checksum

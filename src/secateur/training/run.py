@@ -20,7 +20,7 @@ from secateur.likelihoods import Likelihood, resolve
 from secateur.modules import evaluation_mode, hold
 from secateur.posterior import Posterior
 from secateur.runs import RunDirectory
-from secateur.runs.records import read_run
+from secateur.runs.reading import read_run
 from secateur.training.device import layout, placed, resolve_device
 from secateur.training.prediction import average_prediction, predictions, scores
 from secateur.version import __version__
