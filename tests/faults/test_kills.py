@@ -90,5 +90,5 @@ def test_sigterm_ends_a_command_in_order_and_leaves_nothing(driver, finished_run
         words = ("compact", finished_run, "--out", tmp_path / "compact.safetensors")
         codes.add(driver.run(*words, kill_after=0.2 * (attempt + 1), number=signal.SIGTERM))
         assert {entry.name for entry in tmp_path.iterdir()} <= {"compact.safetensors"}
-    assert codes <= {0, 1, -signal.SIGTERM}  # the last of a process that was not ready yet
+    assert codes <= {0, 1, 70}  # the last before the command line itself had begun
     assert "Traceback" not in driver.log.read_text()

@@ -70,8 +70,8 @@ app.command(epilog=data.EXAMPLE)(data.data)
 
 def main() -> NoReturn:
     """Run the command line and end the process with its exit code."""
-    prepare_process()
     try:
+        prepare_process()
         app()
     except KeyboardInterrupt:  # before or after the command itself
         complain("interrupted")

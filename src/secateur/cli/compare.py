@@ -152,7 +152,8 @@ def compare(
         if len(failed) < len(rows):
             from secateur.reports import comparison  # matplotlib: only where it is needed
 
-            console.print(f"Comparison: {comparison.write(out, data_dir=data_dir, device=device)}", **PLAIN)
+            here = device if scheduler is None and slurm is None else "auto"
+            console.print(f"Comparison: {comparison.write(out, data_dir=data_dir, device=here)}", **PLAIN)
     for row in failed:
         complain(f"{row.cell.name}: {row.reason} (log: {row.cell.log(out)})")
     if failed:

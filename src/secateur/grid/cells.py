@@ -32,7 +32,6 @@ __all__ = [
 
 RECORD = "comparison.json"
 AXES = ("networks", "data", "methods", "seeds")
-
 MAX_SEED = 2**32 - 1
 NOMINAL_NUM_DATA = 60_000  # of a data set large enough for any method to reduce
 
@@ -282,9 +281,6 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
     Raises:
         InvalidArgumentError: If one is not a whole number.
-
-    >>> parse_seeds("0,1,2")
-    (0, 1, 2)
     """
     try:
         return tuple(int(name) for name in parse_names(text, "seeds"))

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,33 +21,18 @@ from secateur.grid.jobs import Launch, run_job, use_gpu
 from secateur.grid.progress import Row, is_finished, run_progress
 from secateur.runs.files import open_appending, open_exclusive
 
-__all__ = ["Engine", "GridView", "Pending", "dask", "local", "rows_of", "run_cells", "slurm"]
-
+__all__ = ["Engine", "GridView", "dask", "local", "rows_of", "run_cells", "slurm"]
 
 SECONDS_TO_CONNECT = 20
 MINUTES_IN_QUEUE = 60 * 24 * 7  # a run that is cut short goes on with the next comparison
 
 
 @runtime_checkable
-class Pending(Protocol):
-    """What `submit` returns: a future, as far as it is needed here."""
-
-    def done(self) -> bool:
-        """Return whether it has ended."""
-
-    def result(self) -> Any:
-        """Return what the function returned, or raise what it raised."""
-
-    def cancel(self) -> Any:
-        """Take it back if it has not begun."""
-
-
-@runtime_checkable
 class Engine(Protocol):
-    """`concurrent.futures.Executor`, as far as it is needed here."""
+    """`concurrent.futures.Executor`, as far as it is needed here; submitit's executors are none."""
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Any:
-        """Have a function called somewhere; return its `Pending`."""
+        """Have a function called somewhere; return a future, with `done`, `result` and `cancel`."""
 
 
 @runtime_checkable
@@ -93,7 +78,7 @@ def run_cells(
         ArtifactError: If a log cannot be written.
     """
     waiting = [row for row in rows if row.state == "waiting"]
-    pending: dict[str, tuple[Row, Pending, int]] = {}
+    pending: dict[str, tuple[Row, Any, int]] = {}
     try:
         while waiting or pending:
             while waiting and (jobs is None or len(pending) < jobs):
@@ -122,6 +107,8 @@ def _log_end(row: Row, launch: Launch) -> int:
     path = row.cell.log(launch.out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent.is_symlink():
+            raise OSError(f"{path.parent} is a link")
         with open_appending(path) as log:
             return log.tell()
     except OSError as error:
@@ -130,7 +117,7 @@ def _log_end(row: Row, launch: Launch) -> int:
         ) from error
 
 
-def _end(row: Row, future: Pending, launch: Launch) -> None:
+def _end(row: Row, future: Any, launch: Launch) -> None:
     """Note what came of a run that has ended."""
     try:
         row.reason = str(future.result())
@@ -145,7 +132,7 @@ def _end(row: Row, future: Pending, launch: Launch) -> None:
     )
 
 
-def _stop(running: Sequence[tuple[Row, Pending]], launch: Launch) -> None:
+def _stop(running: Sequence[tuple[Row, Any]], launch: Launch) -> None:
     """End what still runs, wherever it does, by a file that all runs look for."""
     if not running:
         return
@@ -203,24 +190,23 @@ def dask(address: str, *, jobs: int, device: str = "cpu") -> Iterator[Engine]:
         from distributed import Client, LocalCluster
     except ImportError:
         raise _not_installed("distributed", "--scheduler") from None
-    try:
-        cluster = (
-            address
-            if address != "local"
-            else LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
-        )
-        client = Client(cluster, timeout=SECONDS_TO_CONNECT, set_as_default=False)
-    except (OSError, ValueError) as error:  # a timeout among them
-        raise UsageError(
-            f"--scheduler: expected the address of a Dask scheduler or local, got {address!r}: "
-            f"{in_a_line(error)}"
-        ) from error
-    with client:
-        offers = [worker["resources"] for worker in client.scheduler_info(-1)["workers"].values()]
-        gpu = {"GPU": 1} if device != "cpu" and any("GPU" in offer for offer in offers) else {}
-        yield client.get_executor(pure=False, resources=gpu)
-    if address == "local":
-        cluster.close()
+    with ExitStack() as stack:
+        try:
+            cluster: Any = address
+            if address == "local":
+                cluster = stack.enter_context(
+                    LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
+                )
+            client = Client(cluster, timeout=SECONDS_TO_CONNECT, set_as_default=False)
+        except (OSError, ValueError) as error:  # a timeout among them
+            raise UsageError(
+                f"--scheduler: expected the address of a Dask scheduler or local, got {address!r}: "
+                f"{in_a_line(error)}"
+            ) from error
+        stack.enter_context(client)
+        workers = client.scheduler_info()["workers"].values()
+        offered = device != "cpu" and any("GPU" in worker["resources"] for worker in workers)
+        yield client.get_executor(pure=False, resources={"GPU": 1} if offered else {})
 
 
 @contextmanager

@@ -42,7 +42,7 @@ class Job:
         directory: Of the run.
         log: File that gets what it prints.
         stop: A file of this name ends the run.
-        threads: Threads of the run unless the environment says; as many as there are cores when None.
+        threads: Threads of the run; when None, what the environment there says, else one for each core.
     """
 
     command: tuple[str, ...]
@@ -50,7 +50,7 @@ class Job:
     directory: Path
     log: Path
     stop: Path
-    threads: int | None
+    threads: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Launch:
         options: What all runs share.
         device: As `secateur fit` takes it.
         data_dir: Folder with data sets, if any.
-        threads: Threads of each run, unless the environment says; None for all of its machine.
+        threads: Threads of each run, unless the environment here says; None leaves that to its machine.
         stop: A file of this name ends all runs; random, so that no earlier one is meant.
     """
 
@@ -91,7 +91,7 @@ class Launch:
             directory=folder / cell.directory(self.out),
             log=folder / cell.log(self.out),
             stop=folder / self.out / self.stop,
-            threads=self.threads,
+            threads=os.environ.get(THREADS_VARIABLE) or (self.threads and str(self.threads)) or None,
         )
 
 
@@ -151,9 +151,11 @@ def run_job(job: Job) -> str:
 
 def _environment(job: Job, given: Mapping[str, str]) -> dict[str, str]:
     own = {PARENT_VARIABLE: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+    if job.threads is not None:
+        own[THREADS_VARIABLE] = job.threads
     if (gpu := getattr(_worker, "gpu", None)) is not None:
         own["CUDA_VISIBLE_DEVICES"] = str(gpu)
-    return {THREADS_VARIABLE: str(job.threads or num_cores()), **given, **own}
+    return {THREADS_VARIABLE: str(num_cores()), **given, **own}
 
 
 def _end_process(process: "subprocess.Popen[bytes]") -> None:

@@ -123,7 +123,7 @@ def decode(path: Path, content: bytes, kind: type[T], where: str = "") -> tuple[
         ArtifactError: If a field is missing or of another type; the message names it.
     """
     try:
-        value = _adapter(kind).validate_json(content, strict=True)
+        value = _adapter(kind).validate_json(content, strict=True)  # type: ignore[arg-type]
         return value, json.loads(content)
     except ValidationError as error:
         said = _said(error.errors(include_url=False)[0], where)
