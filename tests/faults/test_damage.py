@@ -21,7 +21,7 @@ FILES = ("config.json", "metrics.json", "history.jsonl", "model.safetensors", "p
 VALUES = (
     None, True, -1, 0.5, 10**30, 1e308, "", "\x1b[31m\u202e", "<script>", "../../x", [], {}, [[]], {"a": 0},
 )  # fmt: skip
-short_and_long = pytest.mark.parametrize("count", [24, pytest.param(1000, marks=pytest.mark.slow)])
+short_and_long = pytest.mark.parametrize("count", [16, pytest.param(1000, marks=pytest.mark.slow)])
 
 
 def cut(path: Path, chance: random.Random) -> None:

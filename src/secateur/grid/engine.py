@@ -86,13 +86,14 @@ def run_cells(
                 log_end = _log_end(row, launch)
                 pending[row.cell.name] = row, engine.submit(run_job, launch.job(row.cell)), log_end
             view.tick()
-            time.sleep(jobs_of.POLL_SECONDS)
+            time.sleep(jobs_of.POLL_SECONDS * (1 + len(pending) / 50))  # many logs take a while to look at
             for name, (row, future, log_end) in [*pending.items()]:
                 done = future.done()  # before a look at what it wrote
-                if row.state == "waiting" and _log_end(row, launch) > log_end:
+                if row.state == "waiting" and _has_grown(row.cell.log(launch.out), log_end):
                     row.state = "running"
                     view.started(row)
-                row.progress = run_progress(row.cell, launch.out, launch.options)
+                if row.state == "running" or done:
+                    row.progress = run_progress(row.cell, launch.out, launch.options)
                 if done:
                     del pending[name]
                     _end(row, future, launch)
@@ -115,6 +116,12 @@ def _log_end(row: Row, launch: Launch) -> int:
         raise ArtifactError(
             f"{path}: expected to write it, got: {error}; free space or choose another --out"
         ) from error
+
+
+def _has_grown(log: Path, size: int) -> bool:
+    with suppress(OSError):
+        return log.stat().st_size > size
+    return False
 
 
 def _end(row: Row, future: Any, launch: Launch) -> None:

@@ -20,7 +20,6 @@ from secateur.likelihoods import Likelihood, resolve
 from secateur.modules import evaluation_mode, hold
 from secateur.posterior import Posterior
 from secateur.runs import RunDirectory
-from secateur.runs.reading import read_run
 from secateur.training.device import layout, placed, resolve_device
 from secateur.training.prediction import average_prediction, predictions, scores
 from secateur.version import __version__
@@ -115,6 +114,8 @@ def load_run(out: Path | str, *, model: nn.Module | None = None, device: torch.d
     Raises:
         ArtifactError: If a file is missing or damaged, or belongs to another network.
     """
+    from secateur.runs.reading import read_run  # and with it pydantic
+
     directory = RunDirectory(Path(out))
     if not directory.metrics.exists():
         raise ArtifactError(
