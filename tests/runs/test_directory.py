@@ -145,8 +145,9 @@ FILES = [
 
 
 def test_a_finished_run_is_as_it_was_written_and_all_its_files_have_one_mode(written: RunDirectory) -> None:
-    written.verify(read_json(written.metrics))
-    assert sorted(path.name for path in written.path.iterdir()) == sorted(FILES)
+    written.verify()
+    assert sorted(path.name for path in written.path.iterdir()) == sorted([*FILES, "checksums.json"])
+    assert sorted(read_json(written.metrics)["sha256"]) == sorted(name for name in FILES if "tensors" in name)
     assert len({stat.S_IMODE(path.stat().st_mode) for path in written.path.iterdir()}) == 1
 
 
@@ -159,48 +160,43 @@ def test_an_altered_file_is_noticed(written: RunDirectory, name: str) -> None:
             path.write_bytes(content.replace(old, new, 1))
             break
     with pytest.raises(ArtifactError, match=rf"{name}: .*an altered one"):
-        written.verify(read_json(written.metrics))
+        written.verify()
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name != "metrics.json"])
+@pytest.mark.parametrize("name", FILES)
 def test_every_file_is_there_and_has_its_checksum(written: RunDirectory, name: str) -> None:
-    metrics = read_json(written.metrics)
-    digests = {key: value for key, value in metrics["sha256"].items() if key != name}
+    sums = read_json(written.checksums)
+    write_json(written.checksums, {key: value for key, value in sums.items() if key != name})
     with pytest.raises(ArtifactError, match=f"expected the SHA-256 of {name}, got none"):
-        written.verify(metrics | {"sha256": digests})
+        written.verify()
+    write_json(written.checksums, sums)
     (written.path / name).unlink()
     with pytest.raises(ArtifactError, match=rf"{name}: expected the file of a finished run"):
-        written.verify(metrics)
+        written.verify()
 
 
-@pytest.mark.parametrize("digests", [None, [], "digest", 5, {}])
-def test_without_checksums_nothing_is_believed(written: RunDirectory, digests: object) -> None:
-    with pytest.raises(ArtifactError, match=r"expected the SHA-256 of config.json"):
-        written.verify({"sha256": digests})
-
-
-def test_the_metrics_have_a_checksum_of_their_own(written: RunDirectory) -> None:
-    metrics = read_json(written.metrics)
-    del metrics["sha256"]["metrics.json"]
-    with pytest.raises(ArtifactError, match=r"metrics.json: .*an altered one"):
-        written.verify(metrics)
+@pytest.mark.parametrize("content", [b"[]", b"5", b"{", b"{}"])
+def test_without_checksums_nothing_is_believed(written: RunDirectory, content: bytes) -> None:
+    written.checksums.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"checksums.json: expected"):
+        written.verify()
+    written.checksums.unlink()
+    with pytest.raises(ArtifactError, match=r"expected checksums.json in"):
+        written.verify()
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", "../outside", "pipe", "", ".", "folder/x", "none"])
 def test_only_files_of_the_run_are_looked_at(written: RunDirectory, name: str) -> None:
-    (written.path.parent / "outside").touch()
     os.mkfifo(written.path / "pipe")
-    metrics = read_json(written.metrics)
-    metrics["sha256"][name] = "0" * 64
-    with pytest.raises(ArtifactError, match="expected the SHA-256 of the run's own files, got one of"):
-        written.verify(metrics)
+    write_json(written.checksums, read_json(written.checksums) | {name: "0" * 64})
+    written.verify()  # whatever else is named is not opened, and nobody waits for it
 
 
 def test_a_file_of_the_run_that_became_a_pipe_is_refused(written: RunDirectory) -> None:
     written.model.unlink()
     os.mkfifo(written.model)
     with pytest.raises(ArtifactError, match="not an ordinary file"):
-        written.verify(read_json(written.metrics))
+        written.verify()
 
 
 def test_a_run_that_is_written_again_is_unfinished_until_the_end(written: RunDirectory) -> None:

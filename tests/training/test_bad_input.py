@@ -17,7 +17,6 @@ from secateur.errors import (
     InvalidArgumentError,
     UsageError,
 )
-from secateur.runs.files import json_checksum
 from secateur.training import evaluate, load_run
 
 
@@ -326,11 +325,8 @@ class TestReadingBack:
         fit(tiny(width=20), out=tmp_path / "b", epochs=1)
         name = "posterior.safetensors"
         (tmp_path / "a" / name).write_bytes((tmp_path / "b" / name).read_bytes())
-        metrics = json.loads((tmp_path / "a" / "metrics.json").read_text())
-        metrics["sha256"][name] = json.loads((tmp_path / "b" / "metrics.json").read_text())["sha256"][name]
-        del metrics["sha256"]["metrics.json"]
-        metrics["sha256"]["metrics.json"] = json_checksum(metrics)
-        (tmp_path / "a" / "metrics.json").write_text(json.dumps(metrics))
+        sums, other = (json.loads((tmp_path / run / "checksums.json").read_text()) for run in "ab")
+        (tmp_path / "a" / "checksums.json").write_text(json.dumps(sums | {name: other[name]}))
         with pytest.raises(ArtifactError, match="expected the posterior of this network") as caught:
             load_run(tmp_path / "a", model=tiny())
         one_line(caught)

@@ -12,7 +12,7 @@ import secateur
 from secateur.errors import ArtifactError
 from secateur.modules import has_batch_norm, moments, reestimate, spread
 from secateur.networks.resnet import ResNet
-from secateur.runs.files import file_checksum, json_checksum
+from secateur.runs.files import file_checksum
 from secateur.training import load_run, methods
 from secateur.training.loop import Trainer
 from secateur.training.prediction import predictions, scores
@@ -247,12 +247,9 @@ def test_a_network_without_batch_norm_stores_no_images(fit, tmp_path):
 
 def test_a_damaged_file_of_images_is_named(fit, tmp_path):
     fit(residual(), out=tmp_path / "run", epochs=1)
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    (tmp_path / "run" / "calibration.safetensors").write_bytes(b"{}")
-    del metrics["sha256"]["metrics.json"]
-    metrics["sha256"]["calibration.safetensors"] = file_checksum(tmp_path / "run" / "calibration.safetensors")
-    metrics["sha256"]["metrics.json"] = json_checksum(metrics)
-    (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
+    images, sums = (tmp_path / "run" / name for name in ("calibration.safetensors", "checksums.json"))
+    images.write_bytes(b"{}")
+    sums.write_text(json.dumps(json.loads(sums.read_text()) | {images.name: file_checksum(images)}))
     with pytest.raises(ArtifactError, match=r"calibration\.safetensors: expected the calibration images"):
         load_run(tmp_path / "run", model=residual())
 

@@ -1,9 +1,10 @@
 """The directory of a run: one writer at a time, every file whole or absent, and checksums over all of them.
 
-`metrics.json` is written last and marks the run as finished. Its `sha256` holds the checksum of every other
-file of the run, by fixed names, and under `metrics.json` that of its own content.
+`metrics.json` is written last and marks the run as finished. `checksums.json` holds the SHA-256 of every file
+of the run, by fixed names.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,7 +18,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from secateur.errors import ArtifactError
-from secateur.runs.files import as_json, file_checksum, is_unfinished, json_checksum, write_json, write_whole
+from secateur.runs.files import (
+    as_json,
+    file_checksum,
+    is_unfinished,
+    json_bytes,
+    read_json,
+    write_json,
+    write_whole,
+)
 
 __all__ = ["LOCK", "RunDirectory", "is_held", "only_writer"]
 
@@ -48,6 +57,11 @@ class RunDirectory:
     def history(self) -> Path:
         """One JSON object per epoch."""
         return self.path / "history.jsonl"
+
+    @property
+    def checksums(self) -> Path:
+        """The SHA-256 of the other files of a finished run."""
+        return self.path / "checksums.json"
 
     @property
     def bench(self) -> Path:
@@ -161,46 +175,35 @@ class RunDirectory:
         save_posterior(self.posterior)
         if calibration is not None:
             _write_tensors(self.calibration, {"images": calibration})
-        digests = {path.name: file_checksum(path) for path in self._checked() if path.exists()}
-        complete = dict(metrics) | {"sha256": digests}
-        digests[self.metrics.name] = json_checksum(complete)
-        write_json(self.metrics, complete)
+        sums = {path.name: file_checksum(path) for path in self._checked() if path.exists()}
+        tensors = {name: sums[name] for name in sums if name.endswith(".safetensors")}
+        complete = dict(metrics) | {"sha256": tensors}
+        content = json_bytes(complete)
+        write_json(self.checksums, sums | {self.metrics.name: hashlib.sha256(content).hexdigest()})
+        write_whole(self.metrics, content)
         return complete
 
-    def verify(self, metrics: Mapping[str, Any]) -> None:
+    def verify(self) -> None:
         """Check that the files of a finished run are those it wrote; only files of fixed names are opened.
-
-        Args:
-            metrics: The content of `metrics.json`.
 
         Raises:
             ArtifactError: If one is missing or altered, or has no checksum.
         """
-        digests = metrics.get("sha256")
-        digests = dict(digests) if isinstance(digests, Mapping) else {}
-        own = digests.pop(self.metrics.name, None)
-        for path in self._checked():
-            if path == self.calibration and not path.exists() and path.name not in digests:
+        sums = read_json(self.checksums)
+        for path in (self.metrics, *self._checked()):
+            if path == self.calibration and not path.exists() and path.name not in sums:
                 continue
-            if path.name not in digests:
+            if path.name not in sums:
                 raise ArtifactError(
-                    f"{self.metrics}: expected the SHA-256 of {path.name}, got none; fit again, or take the "
-                    "file from an intact copy of the run"
+                    f"{self.checksums}: expected the SHA-256 of {path.name}, got none; fit again, or take "
+                    "the file from an intact copy of the run"
                 )
             try:
                 found = file_checksum(path)
             except OSError as error:
                 raise ArtifactError(f"{path}: expected the file of a finished run, got: {error}") from error
-            if found != digests.pop(path.name):
+            if found != sums[path.name]:
                 raise _altered(path)
-        if digests:
-            raise ArtifactError(
-                f"{self.metrics}: expected the SHA-256 of the run's own files, got one of "
-                f"{min(digests)!r:.60}; fit again"
-            )
-        without_own = {name: value for name, value in metrics["sha256"].items() if name != self.metrics.name}
-        if own != json_checksum(dict(metrics) | {"sha256": without_own}):
-            raise _altered(self.metrics)
 
     def _checked(self) -> tuple[Path, ...]:
         return self.config, self.history, self.model, self.posterior, self.calibration

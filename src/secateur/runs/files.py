@@ -26,7 +26,7 @@ __all__ = [
     "as_json",
     "file_checksum",
     "is_unfinished",
-    "json_checksum",
+    "json_bytes",
     "open_appending",
     "open_exclusive",
     "open_ordinary",
@@ -201,7 +201,12 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     Raises:
         ArtifactError: If it cannot be written.
     """
-    write_whole(path, (json.dumps(as_json(value), indent=2, allow_nan=False) + "\n").encode())
+    write_whole(path, json_bytes(value))
+
+
+def json_bytes(value: Mapping[str, Any]) -> bytes:
+    """Return a JSON object as it is written; null stands for a number that is not finite."""
+    return (json.dumps(as_json(value), indent=2, allow_nan=False) + "\n").encode()
 
 
 def as_json(value: Any) -> Any:
@@ -228,16 +233,6 @@ def file_checksum(path: Path) -> str:
     """
     with open_ordinary(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-
-
-def json_checksum(value: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a JSON object, whatever its layout and the order of its keys.
-
-    >>> json_checksum({"a": 1, "b": 2}) == json_checksum({"b": 2, "a": 1})
-    True
-    """
-    text = json.dumps(as_json(value), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def is_unfinished(name: str) -> bool:

@@ -84,7 +84,7 @@ def read_run(directory: Path, *, verified: bool = False) -> RunRecord:
     lines = read_bytes(files.history).splitlines()
     rows = [decode(files.history, line, Epoch, f" in line {n}") for n, line in enumerate(lines, 1)]
     if verified:
-        files.verify(metrics_values)
+        files.verify()
     return RunRecord(
         directory=files,
         config=config,
