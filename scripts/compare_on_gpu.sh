@@ -5,7 +5,7 @@
 #
 #   scripts/compare_on_gpu.sh [--dry-run]
 #
-# prints `secateur compare --dry-run` first (every run, with a time from steps taken on this GPU) and then does it.
+# prints `secateur compare --dry-run` first (every run; its time once one has finished an epoch) and then does it.
 # With --dry-run it ends there. Interrupted, the same line goes on. What can be set, with defaults:
 #
 #   OUT=runs/gpu EPOCHS=20 JOBS=4 SEEDS=0 METHODS=(all) DEVICE=cuda DATA_DIR= SECATEUR=secateur

@@ -83,6 +83,11 @@ def failing(error):
         (DataError("expected one,\n  got two"), 1, "Error: expected one, got two\n"),
         (UsageError("no such thing"), 2, "Error: no such thing\n"),
         (KeyboardInterrupt(), 1, "Error: interrupted\n"),
+        (
+            DataError("got \x1b[31mred\u202e"),
+            1,
+            "Error: got \N{REPLACEMENT CHARACTER}[31mred\N{REPLACEMENT CHARACTER}\n",
+        ),
     ],
 )
 def test_errors_are_one_line_on_stderr_with_their_code(error, code, said):
@@ -90,6 +95,15 @@ def test_errors_are_one_line_on_stderr_with_their_code(error, code, said):
     assert result.exit_code == code
     assert result.stderr == said
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("command", ["fit", "compact", "compare"])
+def test_words_that_are_not_utf_8_are_refused_at_the_start(secateur, monkeypatch, tmp_path, command):
+    monkeypatch.chdir(tmp_path)
+    result = secateur(command, "mlp", "digits", "--out", os.fsdecode(b"run-\xff"))
+    assert result.exit_code == 2
+    assert result.stderr == "Error: expected words in UTF-8, got 'run-\\udcff'; choose another name\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_debug_shows_where_an_error_comes_from():
@@ -103,6 +117,11 @@ class TestInstalledCommand:
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.strip() == str(run_dir / "report.html")
         assert (run_dir / "report.html").is_file()
+
+    def test_output_that_cannot_express_a_character_gets_another(self, run_dir):
+        done = installed("bench", "--help", PYTHONIOENCODING="ascii")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "Example: secateur bench" in done.stdout
 
     def test_a_failure_is_one_line(self, tmp_path):
         done = installed("report", tmp_path)

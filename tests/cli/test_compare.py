@@ -14,9 +14,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from secateur.grid import executors
-from secateur.grid.executors import Launch
-from secateur.grid.lock import locked
+from secateur.cli.compare import LOCK
+from secateur.grid import jobs
+from secateur.grid.jobs import Launch
+from secateur.runs.directory import only_writer
 
 RUN = """
 import json, os, pathlib, sys
@@ -49,7 +50,7 @@ def behaviour(monkeypatch):
         return [sys.executable, "-S", "-c", RUN, *map(str, words + last)]
 
     monkeypatch.setattr(Launch, "command", command)
-    monkeypatch.setattr(executors, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(jobs, "POLL_SECONDS", 0.02)
     return by_name
 
 
@@ -174,6 +175,7 @@ def test_an_interruption_says_how_to_go_on(compare, behaviour, pages, interrupti
         (("--sparsity", 1), 1, "--sparsity: expected a share in [0, 1), got 1.0"),
         (("--device", "abacus"), 1, "device: expected auto, cpu or a device of this machine"),
         (("--jobs", 0), 2, "--jobs"),
+        (("--scheduler", "local", "--slurm", "main"), 2, "expected one of --scheduler and --slurm, got both"),
         (("--epochs", 0), 2, "--epochs"),
     ],
 )
@@ -195,10 +197,10 @@ def test_options_that_contradict_the_runs_are_refused(compare, tmp_path):
 
 
 def test_a_second_comparison_in_the_directory_is_refused(compare, tmp_path):
-    with locked(tmp_path / "here"):
+    with only_writer(tmp_path / "here", what="comparison", lock=LOCK):
         result = compare(*GRID, "--out", "here")
         assert result.exit_code == 1
-        assert f"got one going on (process {os.getpid()})" in result.stderr
+        assert "expected no other comparison there, got one" in result.stderr
         assert not (tmp_path / "here" / "comparison.json").exists()
         assert compare(*GRID, "--out", "there").exit_code == 0
 
@@ -209,36 +211,29 @@ def spaced(line):
 
 
 class TestDryRun:
-    @pytest.fixture(autouse=True)
-    def stopwatch(self, monkeypatch):
-        monkeypatch.setattr("secateur.grid.estimate.timed_pace", lambda *_, **__: 0.1)
-
-    def test_it_prints_the_grid_and_the_time_and_writes_nothing(self, compare, tmp_path):
+    def test_it_prints_the_grid_and_writes_nothing(self, compare, tmp_path):
         result = compare(*GRID, "--out", "here", "--epochs", 10, "--jobs", 2, "--dry-run")
         assert result.exit_code == 0, result.stderr
         lines = result.stdout.splitlines()
-        # 89 iterations of a tenth of a second, ten times
-        assert spaced(lines[1]) == "mlp digits flat-map 0 1 0.1000 1 min 29 s timed now"
+        assert spaced(lines[1]) == "mlp digits flat-map 0 1 – –"
         assert spaced(lines[2]).startswith("mlp digits calibrated 0 1 ")
         assert "4 runs in here, 0 of them finished." in lines
-        assert any(line.startswith("About 2 min ") and "2 at once" in line for line in lines)
-        assert any(line.startswith("timed now:") for line in lines)
-        assert not any(line.startswith("finished runs:") for line in lines)
+        assert "known once the first run has finished an epoch" in lines[-1]
         assert not list(tmp_path.iterdir())
 
-    def test_finished_runs_are_left_out_and_tell_the_time_of_the_others(self, compare, tmp_path):
+    def test_finished_epochs_tell_the_time_of_the_others(self, compare, tmp_path):
         compare(*GRID, "--out", "here")
         before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
         result = compare("--out", "here", "--seeds", "2", "--dry-run")
         lines = result.stdout.splitlines()
         # eight seconds for five epochs, by method's default of fifty
-        assert spaced(lines[1]) == "mlp digits flat-map 2 0 1 0.0100 1 min 20 s finished runs"
+        assert spaced(lines[1]) == "mlp digits flat-map 2 0 1 1.6 1 min 20 s"
         assert "6 runs in here, 4 of them finished." in lines
         assert any(line.startswith("About 2 min 40 s for the rest, 1 at once") for line in lines)
         assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
     def test_it_looks_while_another_comparison_goes_on(self, compare, tmp_path):
-        with locked(tmp_path / "here"):
+        with only_writer(tmp_path / "here", what="comparison", lock=LOCK):
             assert compare(*GRID, "--out", "here", "--dry-run").exit_code == 0
 
     def test_with_nothing_left_it_says_so(self, compare):
@@ -317,11 +312,7 @@ def test_interrupted_killed_and_gone_on_with_it_is_the_comparison_that_was_never
             assert running.returncode == 1
             assert complaint.count("\n") == 1
             assert "go on with: secateur compare --networks mlp" in complaint
-    while True:  # runs that the killed one left going are waited for
-        ended = ran("compare", "--out", part)
-        if "left going" not in ended.stderr:
-            break
-        time.sleep(1)
+    ended = ran("compare", "--out", part)  # runs that the killed one left end with it, or are waited for
     assert ended.returncode == 0, ended.stderr
 
     for run in sorted((whole / "runs").iterdir()):

@@ -2,11 +2,17 @@
 
 import gzip
 import hashlib
+import os
+import threading
+import time
+import tracemalloc
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pooch
 import pytest
 
+from secateur.data import files
 from secateur.data.files import Remote, RemoteFile, Source, fetch, read_verified, user_folder
 from secateur.errors import DataError
 
@@ -67,6 +73,64 @@ def test_a_folder_that_cannot_be_made(server, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DataError, match=r"a\.bin"):
         fetch(remote(server, "a.bin"), tmp_path / "file" / "folder")
+
+
+def test_a_download_that_trickles_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "SECONDS_OF_SILENCE", 0.5)
+
+    class Trickle(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("content-length", "1000000")
+            self.end_headers()
+            try:
+                for _ in range(500):
+                    self.wfile.write(b"x")
+                    time.sleep(0.02)
+            except OSError:
+                pass
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Trickle) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        slow = Remote(
+            base_url=f"http://127.0.0.1:{server.server_port}/",
+            files=(RemoteFile("a.bin", "md5:0"),),
+            retries=0,
+        )
+        started = time.monotonic()
+        with pytest.raises(DataError, match=r"a\.bin: expected the original file .*bytes in . seconds"):
+            fetch(slow, tmp_path)
+        assert time.monotonic() - started < 5
+        server.shutdown()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_without_end_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LARGEST_DOWNLOAD", 1000)
+    server.bodies["a.bin"] = BODY
+    with pytest.raises(DataError, match="more than 1000 bytes"):
+        fetch(remote(server, "a.bin"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_unfolds_to_more_than_any_original_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LARGEST_CONTENT", 10_000)
+    path = tmp_path / "bomb.gz"
+    path.write_bytes(gzip.compress(bytes(10**7)))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="expected at most 10000 bytes of content, got more"):
+        read_verified(path, "0" * 64)
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
+
+
+def test_a_pipe_is_no_file_of_data(tmp_path):
+    os.mkfifo(tmp_path / "a.gz")
+    with pytest.raises(DataError, match="not an ordinary file"):
+        read_verified(tmp_path / "a.gz", "0" * 64)
 
 
 def test_pooch_logs_as_before(server, tmp_path):

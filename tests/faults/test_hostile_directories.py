@@ -1,15 +1,24 @@
 """A run directory that someone else made writes nowhere else, and shows its text as text."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from rich.console import Console
 
+from secateur.cli.compare import LOCK
 from secateur.errors import ArtifactError
-from secateur.grid.lock import locked
+from secateur.grid import engine
+from secateur.grid.cells import Cell, RunOptions
+from secateur.grid.jobs import Launch
+from secateur.grid.view import PlainGrid
 from secateur.reports import run_page
 from secateur.reports.record import read
+from secateur.runs import RunDirectory, save_nested, write_whole
+from secateur.runs.directory import only_writer
 from support.synthetic_run import write_run
 
 SCRIPT = '<script>alert("x")</script>'
@@ -26,7 +35,6 @@ TEXTS = [
     ("metrics.json", ("layers", 0, "name")),
     *(("config.json", (name,)) for name in ("network", "data", "method", "device", "command")),
     *(("config.json", ("versions", name)) for name in ("secateur", "torch", "python")),
-    ("config.json", ("seed",)),
 ]
 
 
@@ -56,8 +64,46 @@ def test_a_page_is_not_written_through_a_planted_link(tmp_path: Path) -> None:
 def test_the_lock_of_a_comparison_is_not_followed(tmp_path: Path, target: str) -> None:
     (tmp_path / "precious").write_bytes(b"mine")
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "comparison.lock").symlink_to(tmp_path / target)
-    with pytest.raises(ArtifactError, match="expected a writable directory"), locked(tmp_path / "runs"):
+    (tmp_path / "runs" / LOCK).symlink_to(tmp_path / target)
+    refused = pytest.raises(ArtifactError, match="expected a file to lock")
+    with refused, only_writer(tmp_path / "runs", what="comparison", lock=LOCK):
         pass
     assert (tmp_path / "precious").read_bytes() == b"mine"
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_no_file_of_a_run_is_written_through_a_planted_link(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"mine")
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    names = (run.config, run.history, run.metrics, run.model, run.posterior, run.calibration, run.checkpoint)
+    for path in names:
+        path.symlink_to(precious)
+    run.finish(
+        config={},
+        metrics={},
+        history=[],
+        model={"weight": torch.ones(1)},
+        save_posterior=lambda path: write_whole(path, b"posterior"),
+        calibration=torch.ones(1),
+    )
+    save_nested(run.checkpoint, {})
+    assert precious.read_bytes() == b"mine"
+    assert not any(path.is_symlink() for path in names)
+
+
+@pytest.mark.parametrize("name", ["logs", "logs/mlp-digits-flat-map-seed0.log"])
+def test_no_log_is_written_through_a_planted_link(tmp_path: Path, name: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "log").write_bytes(b"mine")
+    (tmp_path / "out" / name).parent.mkdir(parents=True)
+    (tmp_path / "out" / name).symlink_to(tmp_path / "elsewhere" / ("" if name == "logs" else "log"))
+    options = RunOptions(epochs=1)
+    rows = engine.rows_of([Cell("mlp", "digits", "flat-map", 0)], tmp_path / "out", options)
+    launch = Launch(out=tmp_path / "out", options=options)
+    view = PlainGrid(rows, Console(file=io.StringIO()))
+    with engine.local(1) as pool, pytest.raises(ArtifactError, match="expected to write it, got"):
+        engine.run_cells(rows, launch, engine=pool, jobs=1, view=view)
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["log"]
+    assert (tmp_path / "elsewhere" / "log").read_bytes() == b"mine"

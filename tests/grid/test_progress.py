@@ -7,7 +7,15 @@ import pytest
 
 from secateur import training
 from secateur.grid.cells import Cell, RunOptions
-from secateur.grid.progress import RunProgress, is_finished, run_progress
+from secateur.grid.progress import (
+    Row,
+    RunProgress,
+    epoch_seconds,
+    is_finished,
+    makespan,
+    run_progress,
+    seconds_left,
+)
 
 CELL = Cell("lenet", "fashion-mnist", "calibrated", 0)
 
@@ -63,7 +71,7 @@ def test_a_data_set_from_unpacked_files_is_that_data_set(out):
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.json"])
-@pytest.mark.parametrize("content", [None, "", "{", "[1]"])
+@pytest.mark.parametrize("content", [None, "", "{", "{}", "[1]"])
 def test_without_a_whole_file_it_is_not_finished(out, name, content):
     path = CELL.directory(out) / name
     path.unlink() if content is None else path.write_text(content)
@@ -110,3 +118,50 @@ def test_a_damaged_history_says_nothing(out, content):
 
 def test_the_pace_so_far_is_the_pace_to_come():
     assert RunProgress(epoch=5, epochs=20, seconds=50.0).seconds_left() == 150
+
+
+@pytest.mark.parametrize(
+    ("durations", "jobs", "total"),
+    [
+        ([], 3, 0),
+        ([5], 3, 5),
+        ([1, 2, 3], 1, 6),
+        ([1, 2, 3], 3, 3),
+        ([4, 1, 1, 1], 2, 4),
+        ([1, 1, 1, 4], 2, 5),
+        ([1, 1], 1000, 1),
+    ],
+)
+def test_the_last_run_ends_when_the_jobs_have_done_them_in_order(durations, jobs, total):
+    assert makespan([float(seconds) for seconds in durations], jobs) == total
+
+
+def test_what_is_not_known_for_one_is_not_known_for_all():
+    assert math.isnan(makespan([1.0, math.nan], 2))
+
+
+def row(state="waiting", *, epoch=0, seconds=0.0, seed=0, method="calibrated", network="lenet"):
+    known = RunProgress(epoch=epoch, epochs=10, seconds=seconds, written_at=1000.0)
+    return Row(Cell(network, "digits", method, seed), known, state)
+
+
+def test_the_time_left_is_that_of_runs_like_it_in_the_order_they_come():
+    known = row("finished", epoch=10, seconds=100.0)
+    assert seconds_left([known, row(seed=1), row(seed=2)], 1, now=0.0) == 200
+    assert seconds_left([known, row(seed=1), row(seed=2)], 2, now=0.0) == 100
+    other = row("finished", epoch=10, seconds=30.0, method="ivon")
+    assert seconds_left([known, other, row("waiting", seed=1, method="ivon")], 1, now=0.0) == 30
+    assert seconds_left([known, other, row(seed=1, method="flat-ff")], 1, now=0.0) == 65  # of its network
+    assert seconds_left([known, row(network="mlp")], 1, now=0.0) == 100  # of any
+    running = row("running", epoch=4, seconds=40.0, seed=1)
+    assert seconds_left([known, running, row(seed=2)], 2, now=1010.0) == 100
+    assert seconds_left([known, running], 2, now=1010.0) == 50  # ten of its sixty seconds have gone by
+    assert math.isnan(seconds_left([row(), row("running", seed=1)], 2, now=0.0))
+    assert seconds_left([known], 2, now=0.0) == 0
+
+
+def test_an_epoch_takes_what_unfinished_runs_say_and_their_own_pace_first():
+    own, other = row(epoch=2, seconds=8.0), row(epoch=1, seconds=1.0, seed=1)
+    assert epoch_seconds(own, [own, other]) == 4
+    assert epoch_seconds(row(seed=2), [own, other]) == 2.5
+    assert math.isnan(epoch_seconds(row(), [row(), row(epoch=1)]))  # no time in its history

@@ -16,8 +16,8 @@ from secateur.reports.comparison_cost import dots
 from secateur.reports.comparison_runs import collect
 from secateur.reports.figure_grid import FigureGrid, Geometry, Panel, combined_figure, panel_figure
 from secateur.reports.method_style import FAMILIES, in_order, method_style
-from secateur.reports.record import ReliabilityBins
 from secateur.reports.style import CSS_VARIABLES, FORMATS, file_of, svg
+from secateur.runs.records import ReliabilityBins
 from support.synthetic_comparison import DETECTION, make_run
 
 KNOWN = (

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from secateur.reports import filters, run_figures, style
-from secateur.reports.record import Epoch, ReductionRow, ReliabilityBins
+from secateur.runs.records import Epoch, Reduction, ReliabilityBins
 
 
 def epochs(values, reduced=()):
@@ -117,7 +117,7 @@ def test_reliability_of_odd_data_is_drawn(bins, drawn):
 
 
 def test_reductions_show_both_changes():
-    rows = [ReductionRow(5, 100, 300.0, 40.0), ReductionRow(6, 80, 200.0, -20.0)]
+    rows = [Reduction(5, 100, 300.0, 40.0), Reduction(6, 80, 200.0, -20.0)]
     figure = run_figures.reductions(rows)
     predicted, observed = figure.axes[0].lines[1:]
     assert predicted.get_ydata().tolist() == [300, 200]
@@ -127,7 +127,7 @@ def test_reductions_show_both_changes():
 
 
 def test_reductions_that_differ_by_decades_get_a_scale_that_shows_all():
-    rows = [ReductionRow(e, 9, 10.0**p, -(10.0 ** (p - 3))) for e, p in enumerate((6, 3, 3, 2, 2), 1)]
+    rows = [Reduction(e, 9, 10.0**p, -(10.0 ** (p - 3))) for e, p in enumerate((6, 3, 3, 2, 2), 1)]
     assert run_figures.reductions(rows).axes[0].get_yscale() == "symlog"
     markup(run_figures.reductions(rows))
 
@@ -135,9 +135,9 @@ def test_reductions_that_differ_by_decades_get_a_scale_that_shows_all():
 @pytest.mark.parametrize(
     ("row", "names"),
     [
-        (ReductionRow(1, 0, 0.0, 0.0), ["predicted", "observed"]),
-        (ReductionRow(1, 3, math.nan, math.nan), []),
-        (ReductionRow(1, 3, 5.0, math.nan), ["predicted"]),
+        (Reduction(1, 0, 0.0, 0.0), ["predicted", "observed"]),
+        (Reduction(1, 3, math.nan, math.nan), []),
+        (Reduction(1, 3, 5.0, math.nan), ["predicted"]),
     ],
 )
 def test_reductions_of_odd_data_are_drawn(row, names):
@@ -152,7 +152,7 @@ def test_reductions_of_odd_data_are_drawn(row, names):
 
 
 def test_names_of_series_do_not_touch():
-    figure = run_figures.reductions([ReductionRow(1, 5, 100.0, 0.0), ReductionRow(2, 5, 0.5, 0.0)])
+    figure = run_figures.reductions([Reduction(1, 5, 100.0, 0.0), Reduction(2, 5, 0.5, 0.0)])
     shifts = [text.xyann[1] for text in figure.axes[0].texts]
     assert abs(shifts[0] - shifts[1]) >= 10
 

@@ -1,24 +1,24 @@
 """One writer at a time in a run's directory; files of tensors that are not the run's own are refused."""
 
-import json
+import math
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from secateur.errors import ArtifactError
-from secateur.runs import RunDirectory
-from secateur.runs.lock import LOCK, only_writer
+from secateur.runs import RunDirectory, read_json, write_json, write_whole
+from secateur.runs.directory import LOCK, only_writer
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from secateur.runs import RunDirectory
+from secateur.runs import RunDirectory, read_json, write_json, write_whole
 
 with RunDirectory(Path(sys.argv[1])).claimed(resume=True):
     print("held", flush=True)
@@ -63,9 +63,9 @@ def test_the_lock_is_free_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), directory.claimed(resume=False):
         raise KeyboardInterrupt
     with directory.claimed(resume=False):
-        directory.write_json(directory.config, {})
+        write_json(directory.config, {})
     refused = pytest.raises(ArtifactError, match="expected no other process")
-    with directory.claimed(resume=True), refused, only_writer(tmp_path):
+    with directory.claimed(resume=True), refused, only_writer(tmp_path, what="process"):
         pass
 
 
@@ -85,6 +85,14 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_a_name_that_is_not_utf_8_is_refused_at_the_start(tmp_path: Path) -> None:
+    name = tmp_path / os.fsdecode(b"run-\xff")
+    with pytest.raises(ArtifactError, match=r"expected a writable directory, got: .*utf-8") as caught:
+        RunDirectory(name).check(resume=True)
+    str(caught.value).encode()
+    assert not list(tmp_path.iterdir())
+
+
 def test_directories_that_are_no_runs_stay_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     for resume in (False, True):
@@ -102,56 +110,99 @@ def test_unfinished_files_go_when_the_run_goes_on(tmp_path: Path) -> None:
     for name in (
         ".config.json.0123456789abcdef.partial",
         "config.json.partial",
-    ):  # of now, of earlier versions
+    ):
         (tmp_path / name).write_bytes(b"{")
+    (tmp_path / ".network.onnx.draft.x").mkdir()
+    (tmp_path / ".network.onnx.draft.x" / "network.onnx").write_bytes(b"half")
     with RunDirectory(tmp_path).claimed(resume=False):
         assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
 
 @pytest.fixture
 def written(tmp_path: Path) -> RunDirectory:
-    directory = RunDirectory(tmp_path)
-    directory.write_model({"weight": torch.ones(2, 3)})
-    save_file({"mean/weight": torch.ones(2, 3)}, directory.posterior)
+    """Every file of a finished run, of the least content."""
+    directory = RunDirectory(tmp_path / "run")
+    directory.path.mkdir()
+    directory.finish(
+        config={"network": "mlp"},
+        metrics={"accuracy": 0.9, "nothing": math.nan},
+        history=[{"epoch": 1}],
+        model={"weight": torch.ones(2, 3)},
+        save_posterior=lambda path: write_whole(path, b"posterior"),
+        calibration=torch.zeros(2),
+    )
     return directory
 
 
-def test_a_changed_type_is_noticed(written: RunDirectory) -> None:
-    digests = written.digests()
-    written.verify(digests)
-    content = written.model.read_bytes()
-    assert content.count(b'"F32"') == 1
-    written.model.write_bytes(content.replace(b'"F32"', b'"I32"'))
-    with pytest.raises(ArtifactError, match=r"model.safetensors: .* an altered one"):
-        written.verify(digests)
+FILES = [
+    "config.json",
+    "history.jsonl",
+    "metrics.json",
+    "model.safetensors",
+    "posterior.safetensors",
+    "calibration.safetensors",
+]
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "posterior.safetensors"])
-def test_every_file_of_tensors_needs_its_digest(written: RunDirectory, name: str) -> None:
-    digests = written.digests()
-    del digests[name]
+def test_a_finished_run_is_as_it_was_written_and_all_its_files_have_one_mode(written: RunDirectory) -> None:
+    written.verify()
+    assert sorted(path.name for path in written.path.iterdir()) == sorted([*FILES, "checksums.json"])
+    assert sorted(read_json(written.metrics)["sha256"]) == sorted(name for name in FILES if "tensors" in name)
+    assert len({stat.S_IMODE(path.stat().st_mode) for path in written.path.iterdir()}) == 1
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_altered_file_is_noticed(written: RunDirectory, name: str) -> None:
+    path = written.path / name
+    content = path.read_bytes()
+    for old, new in ((b'"F32"', b'"I32"'), (b"0.9", b"0.8"), (b"mlp", b"map"), (b"1", b"2"), (b"r", b"R")):
+        if old in content:
+            path.write_bytes(content.replace(old, new, 1))
+            break
+    with pytest.raises(ArtifactError, match=rf"{name}: .*an altered one"):
+        written.verify()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_is_there_and_has_its_checksum(written: RunDirectory, name: str) -> None:
+    sums = read_json(written.checksums)
+    write_json(written.checksums, {key: value for key, value in sums.items() if key != name})
     with pytest.raises(ArtifactError, match=f"expected the SHA-256 of {name}, got none"):
-        written.verify(digests)
-    for none in (None, [], "digest", 5):
-        with pytest.raises(ArtifactError, match=r"expected the SHA-256 of model.safetensors"):
-            written.verify(none)
-    with pytest.raises(ArtifactError, match="an altered one"):
-        written.verify({**written.digests(), name: None})
+        written.verify()
+    write_json(written.checksums, sums)
+    (written.path / name).unlink()
+    with pytest.raises(ArtifactError, match=rf"{name}: expected the file of a finished run"):
+        written.verify()
+
+
+@pytest.mark.parametrize("content", [b"[]", b"5", b"{", b"{}"])
+def test_without_checksums_nothing_is_believed(written: RunDirectory, content: bytes) -> None:
+    written.checksums.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"checksums.json: expected"):
+        written.verify()
+    written.checksums.unlink()
+    with pytest.raises(ArtifactError, match=r"expected checksums.json in"):
+        written.verify()
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", "../outside", "pipe", "", ".", "folder/x", "none"])
-def test_digests_name_files_of_the_run(written: RunDirectory, name: str) -> None:
-    (written.path.parent / "outside").touch()
+def test_only_files_of_the_run_are_looked_at(written: RunDirectory, name: str) -> None:
     os.mkfifo(written.path / "pipe")
-    with pytest.raises(ArtifactError, match="expected the file of a finished run"):
-        written.verify(written.digests() | {name: "0" * 64})
+    write_json(written.checksums, read_json(written.checksums) | {name: "0" * 64})
+    written.verify()  # whatever else is named is not opened, and nobody waits for it
 
 
-def test_json_of_a_run_is_an_ordinary_file(tmp_path: Path) -> None:
-    from secateur.runs import read_json
+def test_a_file_of_the_run_that_became_a_pipe_is_refused(written: RunDirectory) -> None:
+    written.model.unlink()
+    os.mkfifo(written.model)
+    with pytest.raises(ArtifactError, match="not an ordinary file"):
+        written.verify()
 
-    os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(ArtifactError, match="expected a readable JSON file"):
-        read_json(tmp_path / "config.json")
-    (tmp_path / "a.json").write_text(json.dumps({"a": 1}))
-    assert read_json(tmp_path / "a.json") == {"a": 1}
+
+def test_a_run_that_is_written_again_is_unfinished_until_the_end(written: RunDirectory) -> None:
+    def full(path: Path) -> None:
+        raise ArtifactError("no space")
+
+    with pytest.raises(ArtifactError, match="no space"):
+        written.finish(config={}, metrics={}, history=[], model={}, save_posterior=full, calibration=None)
+    assert not written.metrics.exists()

@@ -313,19 +313,20 @@ class TestReadingBack:
             "config.json": json.dumps({k: v for k, v in config.items() if k != "predictive_temperature"}),
             "metrics.json": "[1, 2]",
         }.items():
+            whole = (tmp_path / name).read_bytes()
             (tmp_path / name).write_text(text)
             with pytest.raises(ArtifactError, match=name) as caught:
                 load_run(tmp_path, model=tiny())
             one_line(caught)
+            (tmp_path / name).write_bytes(whole)
 
     def test_another_posterior(self, fit, tiny, tmp_path):
         fit(out=tmp_path / "a", epochs=1)
         fit(tiny(width=20), out=tmp_path / "b", epochs=1)
         name = "posterior.safetensors"
         (tmp_path / "a" / name).write_bytes((tmp_path / "b" / name).read_bytes())
-        metrics = json.loads((tmp_path / "a" / "metrics.json").read_text())
-        metrics["sha256"][name] = json.loads((tmp_path / "b" / "metrics.json").read_text())["sha256"][name]
-        (tmp_path / "a" / "metrics.json").write_text(json.dumps(metrics))
+        sums, other = (json.loads((tmp_path / run / "checksums.json").read_text()) for run in "ab")
+        (tmp_path / "a" / "checksums.json").write_text(json.dumps(sums | {name: other[name]}))
         with pytest.raises(ArtifactError, match="expected the posterior of this network") as caught:
             load_run(tmp_path / "a", model=tiny())
         one_line(caught)

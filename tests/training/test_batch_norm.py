@@ -12,6 +12,7 @@ import secateur
 from secateur.errors import ArtifactError
 from secateur.modules import has_batch_norm, moments, reestimate, spread
 from secateur.networks.resnet import ResNet
+from secateur.runs.files import file_checksum
 from secateur.training import load_run, methods
 from secateur.training.loop import Trainer
 from secateur.training.prediction import predictions, scores
@@ -246,10 +247,9 @@ def test_a_network_without_batch_norm_stores_no_images(fit, tmp_path):
 
 def test_a_damaged_file_of_images_is_named(fit, tmp_path):
     fit(residual(), out=tmp_path / "run", epochs=1)
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    del metrics["sha256"]["calibration.safetensors"]
-    (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
-    (tmp_path / "run" / "calibration.safetensors").write_bytes(b"{}")
+    images, sums = (tmp_path / "run" / name for name in ("calibration.safetensors", "checksums.json"))
+    images.write_bytes(b"{}")
+    sums.write_text(json.dumps(json.loads(sums.read_text()) | {images.name: file_checksum(images)}))
     with pytest.raises(ArtifactError, match=r"calibration\.safetensors: expected the calibration images"):
         load_run(tmp_path / "run", model=residual())
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from secateur.errors import DivergenceError
-from secateur.runs.lock import LOCK
+from secateur.runs.directory import LOCK
 from secateur.training import divergence
 
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from secateur.errors import SecateurError
+from secateur.errors import ArtifactError, SecateurError
 from secateur.training.tensorboard import TensorBoard
 
 ROWS = [{"epoch": e, "accuracy": 0.8 + 0.01 * e, "num_kept": 100 - e, "note": "text"} for e in (1, 2, 3)]
@@ -45,3 +45,12 @@ def test_a_missing_package_is_noticed_before_anything_is_written(fit, tmp_path, 
     with pytest.raises(SecateurError, match="expected the tensorboard package"):
         fit(out=tmp_path / "run", tensorboard=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_logs_do_not_go_where_a_planted_link_points(tmp_path):
+    pytest.importorskip("tensorboard")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "tensorboard").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ArtifactError, match="expected a directory for logs, got a link"):
+        TensorBoard(tmp_path / "tensorboard")
+    assert not list((tmp_path / "elsewhere").iterdir())

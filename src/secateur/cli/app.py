@@ -18,7 +18,8 @@ from secateur.cli import (
     prune_trained,
     report,
 )
-from secateur.cli.failures import DEBUG_VARIABLE, FAILED, ExitCodes, complain
+from secateur.cli.failures import DEBUG_VARIABLE, FAILED, ExitCodes, complain, prepare_process
+from secateur.errors import in_a_line
 from secateur.version import __version__
 
 __all__ = ["app", "main"]
@@ -70,13 +71,17 @@ app.command(epilog=data.EXAMPLE)(data.data)
 def main() -> NoReturn:
     """Run the command line and end the process with its exit code."""
     try:
+        prepare_process()
         app()
+    except KeyboardInterrupt:  # before or after the command itself
+        complain("interrupted")
+        sys.exit(FAILED)
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE) or "--debug" in sys.argv:
             raise
         complain(
-            f"{type(error).__name__}: {error} (not one of Secateur's own errors; "
-            f"set {DEBUG_VARIABLE}=1 to see where it comes from)"
+            f"{in_a_line(error)} (not one of Secateur's own errors; set {DEBUG_VARIABLE}=1 to see where it "
+            "comes from)"
         )
         sys.exit(FAILED)
     sys.exit(0)

@@ -1,6 +1,7 @@
 """`secateur compare`: fit every method on every network and data set."""
 
-import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,13 +14,15 @@ from secateur.cli.failures import FAILED, complain
 from secateur.cli.invocation import command_line
 from secateur.cli.options import Augment, Autocast, DataDir, Device
 from secateur.data import names as data_names
-from secateur.grid.cells import RunOptions, parse_names, parse_seeds
-from secateur.grid.estimate import makespan, paces
-from secateur.grid.executors import THREADS_VARIABLE, Launch, num_cores, rows_of, run_cells
-from secateur.grid.live_view import estimate_table, grid_for_console
-from secateur.grid.lock import locked
-from secateur.grid.record import GridRecord, add_grid, read_record, write_record
+from secateur.errors import UsageError
+from secateur.grid import engine
+from secateur.grid.cells import RunOptions, add_grid, parse_names, parse_seeds, read_record, write_record
+from secateur.grid.engine import Engine, rows_of, run_cells
+from secateur.grid.jobs import Launch, num_cores
+from secateur.grid.progress import Row, seconds_left
+from secateur.grid.view import estimate_table, shown_on
 from secateur.runs import formatting
+from secateur.runs.directory import only_writer
 from secateur.training.device import resolve_device
 
 __all__ = ["EXAMPLE", "compare"]
@@ -28,13 +31,9 @@ EXAMPLE = (
     "Example: secateur compare --networks mlp,lenet --methods calibrated,flat-map --seeds 0,1,2 --jobs 2 "
     "--out comparison"
 )
+LOCK = "comparison.lock"
 PLAIN_WIDTH = 140  # of a table that goes to a file
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
-SOURCES = {
-    "finished runs": "the pace of runs of the same network, data and method in this directory.",
-    "timed now": "the median of a few training steps on random images on this machine, eager and alone; "
-    "compiled steps take less, runs beside each other more, judging after each epoch is left out.",
-}
 
 
 def compare(
@@ -69,7 +68,18 @@ def compare(
             min=0, max=1, help="Share of weights to remove, for methods that remove any; else each decides."
         ),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 1,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once; 1 by default, on a cluster what it takes.")
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Run on the workers of a Dask scheduler; local starts one here."
+        ),
+    ] = None,
+    slurm: Annotated[
+        str | None, typer.Option(metavar="PARTITION", help="Submit each run to this partition of SLURM.")
+    ] = None,
     device: Device = "auto",
     data_dir: DataDir = None,
     samples: Annotated[
@@ -105,22 +115,34 @@ def compare(
         "seeds": None if seeds is None else parse_seeds(seeds),
     }
     # Whatever can be wrong with the whole is looked at before the first file is touched.
-    resolve_device(device)
+    if scheduler is not None and slurm is not None:
+        raise UsageError("expected one of --scheduler and --slurm, got both")
+    if scheduler is None and slurm is None:
+        resolve_device(device)  # another machine may have another
     wanted = add_grid(read_record(out), axes, options, out=out)
-    threads = max(1, num_cores() // jobs)
     if dry_run:
-        _print_estimate(wanted, out, console, device=device, data_dir=data_dir, jobs=jobs, threads=threads)
+        _print_estimate(rows_of(wanted.cells(), out, wanted.options), out, console, jobs=jobs or 1)
         return
-    with locked(out) as lock:
+    with only_writer(out, what="comparison there", lock=LOCK):
         wanted = add_grid(read_record(out), axes, options, out=out)
         write_record(out, wanted)
         rows = rows_of(wanted.cells(), out, wanted.options)
-        launch = Launch(
-            out=out, options=wanted.options, device=device, data_dir=data_dir, threads=threads, held=(lock,)
-        )
         try:
-            with grid_for_console(rows, jobs, console) as view:
-                run_cells(rows, launch, jobs=jobs, view=view)
+            with ExitStack() as stack:
+                threads = max(1, num_cores() // (jobs or 1))
+                where = stack.enter_context(
+                    _engine(scheduler, slurm, jobs=jobs or 1, out=out, threads=threads, device=device)
+                )
+                own_cores = scheduler not in {None, "local"} or slurm is not None
+                launch = Launch(
+                    out=out,
+                    options=wanted.options,
+                    device=device,
+                    data_dir=data_dir,
+                    threads=None if own_cores else threads,
+                )
+                view = stack.enter_context(shown_on(console, rows, jobs or 1))
+                run_cells(rows, launch, engine=where, jobs=jobs, view=view)
         except KeyboardInterrupt:
             complain(
                 f"interrupted; finished epochs are kept in {out}, go on with: {command_line(compare, given)}"
@@ -130,50 +152,42 @@ def compare(
         if len(failed) < len(rows):
             from secateur.reports import comparison  # matplotlib: only where it is needed
 
-            console.print(f"Comparison: {comparison.write(out, data_dir=data_dir, device=device)}", **PLAIN)
+            here = device if scheduler is None and slurm is None else "auto"
+            console.print(f"Comparison: {comparison.write(out, data_dir=data_dir, device=here)}", **PLAIN)
     for row in failed:
-        complain(f"{row.cell.name}: {row.reason} (log: {row.log})")
+        complain(f"{row.cell.name}: {row.reason} (log: {row.cell.log(out)})")
     if failed:
         raise typer.Exit(FAILED)
 
 
-def _print_estimate(
-    wanted: GridRecord,
-    out: Path,
-    console: Console,
-    *,
-    device: str,
-    data_dir: Path | None,
-    jobs: int,
-    threads: int,
-) -> None:
+@contextmanager
+def _engine(
+    scheduler: str | None, slurm: str | None, *, jobs: int, out: Path, threads: int, device: str
+) -> Iterator[Engine]:
+    """Yield the engine that the options name."""
+    if scheduler is not None:
+        chosen = engine.dask(scheduler, jobs=jobs, device=device)
+    elif slurm is not None:
+        chosen = engine.slurm(slurm, out, threads=threads, device=device)
+    else:
+        chosen = engine.local(jobs, device=device)
+    with chosen as found:
+        yield found
+
+
+def _print_estimate(rows: list[Row], out: Path, console: Console, *, jobs: int) -> None:
     """Print what there is to run, and how long it takes."""
-    asked = os.environ.get(THREADS_VARIABLE, "")
-    threads = int(asked) if asked.isdigit() and int(asked) else threads
-    rows = rows_of(wanted.cells(), out, wanted.options)
     ahead = [row for row in rows if row.state == "waiting"]
-    with console.status("") as status:
-        found = paces(
-            [row.cell for row in ahead],
-            out,
-            wanted.options,
-            device=device,
-            data_dir=data_dir,
-            threads=threads,
-            before_timing=lambda cell: status.update(f"timing {cell.method} on {cell.network}"),
-        )
     wide = console if console.is_terminal else Console(width=PLAIN_WIDTH)  # a file has no edge to fold at
-    wide.print(estimate_table(rows, found))
-    left = [found[row.cell].seconds_per_epoch * (row.progress.epochs - row.progress.epoch) for row in ahead]
-    sources = {pace.source for pace in found.values()}
+    wide.print(estimate_table(rows))
     console.print()
     console.print(f"{len(rows)} runs in {out}, {len(rows) - len(ahead)} of them finished.", **PLAIN)
-    if ahead:
+    left = seconds_left(rows, jobs, now=0.0)
+    if ahead and left == left:
         console.print(
-            f"About {formatting.duration(makespan(left, jobs))} for the rest, {jobs} at once, {threads} "
-            f"thread{'s' * (threads > 1)} each; the final judgement of each run comes on top.",
+            f"About {formatting.duration(left)} for the rest, {jobs} at once, by the finished epochs of the "
+            "runs there; the final judgement of each run comes on top.",
             **PLAIN,
         )
-    for source, what in SOURCES.items():
-        if source in sources:
-            console.print(f"{source}: {what}", **PLAIN)
+    elif ahead:
+        console.print("The time for them is known once the first run has finished an epoch.", **PLAIN)

@@ -15,8 +15,7 @@ from torch.utils.data import Dataset
 
 from secateur.compaction import plain_copy
 from secateur.errors import ArtifactError, DataError, UsageError, in_a_line
-from secateur.runs import read_json, write_whole
-from secateur.runs.writing import replacing
+from secateur.runs import read_json, replacing, write_whole
 
 __all__ = ["CONFIG", "Windows", "load_network", "read_text", "write_network"]
 

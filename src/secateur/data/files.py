@@ -7,7 +7,10 @@ it; distributions pack the same content again, so what is read is judged by the 
 import gzip
 import hashlib
 import os
+import time
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,10 +19,16 @@ import pooch
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from secateur.errors import DataError
+from secateur.runs.files import open_ordinary
 
 __all__ = ["DATA_DIR_VARIABLE", "Remote", "RemoteFile", "Source", "fetch", "read_verified", "user_folder"]
 
 DATA_DIR_VARIABLE = "SECATEUR_DATA"
+LARGEST_CONTENT = 2**28  # bytes of one file of a data set; Fashion-MNIST's training images are 47 million
+LARGEST_DOWNLOAD = 2**30
+SLOWEST = 1024  # bytes a second, on average; any slower, and a download is given up
+SECONDS_OF_SILENCE = 30
+CHUNK = 2**16
 
 
 @dataclass(frozen=True)
@@ -99,17 +108,26 @@ def user_folder(data_dir: Path | None) -> Path | None:
 def read_verified(path: Path, content_sha256: str) -> bytes:
     """Read a file, decompressed if it is a .gz, after checking its hash.
 
+    Args:
+        path: File to read.
+        content_sha256: SHA-256 of its content.
+
     Raises:
         DataError: If it cannot be read, is cut short, or is not the original.
     """
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
+        with open_ordinary(path) as packed:
+            # No more is unfolded than any original has, whatever the file makes of it.
+            source = gzip.GzipFile(fileobj=packed) if path.suffix == ".gz" else packed
+            content = source.read(LARGEST_CONTENT + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"{path}: expected a complete file, got {type(error).__name__} ({error}); delete it and try again"
         ) from error
+    if len(content) > LARGEST_CONTENT:
+        raise DataError(
+            f"{path}: expected at most {LARGEST_CONTENT} bytes of content, got more; delete it and try again"
+        )
     got = hashlib.sha256(content).hexdigest()
     if got != content_sha256:
         raise DataError(
@@ -149,9 +167,8 @@ def fetch(remote: Remote, folder: Path, *, progress: bool = False) -> tuple[Path
 
 
 def _fetch_one(client: Any, name: str, *, progress: bool) -> Path:
-    bar = _DownloadBar(name) if progress else False
     try:
-        return Path(client.fetch(name, downloader=pooch.HTTPDownloader(progressbar=bar, timeout=30)))
+        return Path(client.fetch(name, downloader=_Download(name, shown=progress)))
     except (OSError, ValueError) as error:  # unreachable, refused or cut short; another hash
         cause: BaseException = error
         while (
@@ -163,38 +180,53 @@ def _fetch_one(client: Any, name: str, *, progress: bool) -> Path:
             f"{name}: expected the original file from {client.base_url}, got: {reason}; put the files into a"
             f" folder and name it with --data-dir or {DATA_DIR_VARIABLE}"
         ) from error
-    finally:
-        if isinstance(bar, _DownloadBar):
-            bar.close()
 
 
-class _DownloadBar:
-    """Show one file's progress; it has the four attributes that pooch asks of a progress bar."""
+class _Download:
+    """Fetch one file when pooch asks for it; give up on one that trickles or does not end."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, shown: bool) -> None:
+        self._name, self._shown = name, shown
+
+    def __call__(self, url: str, output_file: str, client: Any) -> None:
+        """Write what the address holds to a file.
+
+        Args:
+            url: The address.
+            output_file: Path of the file, which pooch renames once its hash is right.
+            client: Of pooch.
+
+        Raises:
+            OSError: If the server does not answer, refuses, ends too early or too late, or is too slow.
+        """
+        import requests
+        from urllib3.exceptions import HTTPError
+
+        started, received = time.monotonic(), 0
+        try:
+            with requests.get(url, stream=True, timeout=SECONDS_OF_SILENCE) as response:
+                response.raise_for_status()
+                total = int(response.headers.get("content-length", 0)) or None
+                with self._bar(total) as advance, Path(output_file).open("wb") as file:
+                    while chunk := response.raw.read1(CHUNK, decode_content=True):
+                        file.write(chunk)
+                        advance(len(chunk))
+                        received += len(chunk)
+                        seconds = time.monotonic() - started
+                        if seconds > SECONDS_OF_SILENCE and received < SLOWEST * seconds:
+                            raise OSError(f"{received} bytes in {seconds:.0f} seconds, which never ends")
+                        if received > LARGEST_DOWNLOAD:
+                            raise OSError(f"more than {LARGEST_DOWNLOAD} bytes")
+        except HTTPError as error:
+            raise OSError(str(error)) from error
+
+    @contextmanager
+    def _bar(self, total: int | None) -> Iterator[Callable[[int], object]]:
+        """Show a bar, where one is wanted; yield what moves it."""
+        if not self._shown:
+            yield lambda num_bytes: None
+            return
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns)
-        self._task = self._progress.add_task(name, total=None)
-
-    @property
-    def total(self) -> float | None:
-        """Size in bytes; pooch sets it from the server's answer, 0 if that does not tell."""
-        return self._progress.tasks[0].total
-
-    @total.setter
-    def total(self, num_bytes: int) -> None:
-        self._progress.update(self._task, total=num_bytes or None)
-        self._progress.start()
-
-    def update(self, num_bytes: int) -> None:
-        """Count bytes that arrived."""
-        self._progress.advance(self._task, num_bytes)
-
-    def reset(self) -> None:
-        """Reset to 0; pooch calls this before it closes."""
-        self._progress.update(self._task, completed=0)
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        if self._progress.live.is_started:  # else it would leave an empty line
-            self._progress.stop()
+        with Progress(*columns) as bar:
+            task = bar.add_task(self._name, total=total)
+            yield lambda num_bytes: bar.advance(task, num_bytes)

@@ -27,8 +27,7 @@ from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.export.architecture import DTYPES, build, describe
 from secateur.export.codec import CodedMask, decode_mask, encode_mask, entropy_bits
 from secateur.export.csr import with_csr, without_csr
-from secateur.runs import tensors_checksum
-from secateur.runs.writing import replacing
+from secateur.runs import replacing, tensors_checksum
 
 __all__ = ["VERSION", "entropy_bound", "load", "save"]
 

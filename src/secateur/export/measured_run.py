@@ -20,7 +20,7 @@ from secateur.export.onnx_graph import onnx, onnx_session
 from secateur.export.sparse_kernels import KernelRow, measure_kernels, sparse
 from secateur.export.streamlining import Streamlining, measure_streamlining, streamlined
 from secateur.pruning import compact
-from secateur.runs.directory import RunDirectory
+from secateur.runs import RunDirectory, write_json
 from secateur.training import Run, load_run
 from secateur.training.run import example_images, run_data
 
@@ -200,6 +200,6 @@ def write_measured(directory: Path, measured: Measured) -> Path:
     Raises:
         ArtifactError: If it cannot be written.
     """
-    path = directory / "bench.json"
-    RunDirectory(directory).write_json(path, measured.as_dict())
+    path = RunDirectory(directory).bench
+    write_json(path, measured.as_dict())
     return path

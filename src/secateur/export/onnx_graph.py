@@ -26,7 +26,7 @@ from secateur.modules import (
     reestimate,
 )
 from secateur.posterior import Posterior
-from secateur.runs.writing import replacing
+from secateur.runs import replacing
 
 __all__ = ["OnnxFile", "PosteriorAverage", "onnx", "onnx_session"]
 

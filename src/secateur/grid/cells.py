@@ -1,17 +1,37 @@
-"""Cells of a grid: networks x data sets x methods x seeds, each cell one run."""
+"""Cells of a grid: networks x data sets x methods x seeds, each cell one run; and the record of them on disk.
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import chain
+`comparison.json` holds the grids and options of a comparison, to repeat or extend it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict, with_config
+
 from secateur import networks, training
 from secateur.data import names as data_names
-from secateur.errors import InvalidArgumentError, unknown_name
+from secateur.errors import ArtifactError, InvalidArgumentError, unknown_name
+from secateur.runs import write_json
+from secateur.runs.reading import read_object
+from secateur.training.run import versions
 
-__all__ = ["Cell", "Grid", "RunOptions", "cells_of", "parse_names", "parse_seeds", "reduces"]
+__all__ = [
+    "Cell",
+    "Grid",
+    "GridRecord",
+    "RunOptions",
+    "add_grid",
+    "parse_names",
+    "parse_seeds",
+    "read_record",
+    "reduces",
+    "write_record",
+]
 
+RECORD = "comparison.json"
+AXES = ("networks", "data", "methods", "seeds")
 MAX_SEED = 2**32 - 1
 NOMINAL_NUM_DATA = 60_000  # of a data set large enough for any method to reduce
 
@@ -83,6 +103,7 @@ class Grid:
         )
 
 
+@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Options that all runs of a comparison share; None takes the default of `secateur fit`.
@@ -140,9 +161,100 @@ def reduces(method: str) -> bool:
     return chosen.recipe(chosen.default_epochs, NOMINAL_NUM_DATA).schedule is not None
 
 
-def cells_of(grids: Iterable[Grid]) -> tuple[Cell, ...]:
-    """Return the cells of several grids, each once, in order."""
-    return tuple(dict.fromkeys(chain.from_iterable(grid.cells() for grid in grids)))
+@dataclass(frozen=True)
+class GridRecord:
+    """Grids and options of a comparison directory.
+
+    Attributes:
+        grids: Grids asked for so far; what was asked for last comes first, and is run first.
+        options: What all runs share.
+    """
+
+    grids: tuple[Grid, ...]
+    options: RunOptions = field(default_factory=RunOptions)
+
+    def cells(self) -> tuple[Cell, ...]:
+        """Return the cells of all grids, each once, in the order they are run."""
+        return tuple(dict.fromkeys(cell for grid in self.grids for cell in grid.cells()))
+
+
+def add_grid(
+    before: GridRecord, axes: Mapping[str, tuple[Any, ...] | None], options: RunOptions, *, out: Path
+) -> GridRecord:
+    """Add a grid to a comparison.
+
+    Args:
+        before: What the directory is for so far; an empty one for a new directory.
+        axes: Networks, data, methods and seeds of the further grid. None takes what the directory has
+            already, or for a new one lenet, fashion-mnist, all methods and seed 0.
+        options: What the runs are to share; None stands for what they share already.
+        out: The directory, for the error.
+
+    Raises:
+        ArtifactError: If an option is another than that of the runs so far.
+        UsageError: If a name does not exist.
+        InvalidArgumentError: If an axis is empty, names something twice, or a seed is out of range.
+    """
+    defaults: dict[str, tuple[Any, ...]] = {
+        "networks": ("lenet",),
+        "data": ("fashion-mnist",),
+        "methods": training.method_names(),
+        "seeds": (0,),
+    }
+    chosen: dict[str, tuple[Any, ...]] = {}
+    for axis in AXES:
+        so_far = tuple(dict.fromkeys(value for grid in before.grids for value in getattr(grid, axis)))
+        given = axes[axis]
+        chosen[axis] = given if given is not None else so_far or defaults[axis]
+    if before.grids:
+        options = _same_options(before.options, options, out)
+        if all(axes[axis] is None for axis in AXES):
+            return replace(before, options=options)
+    grid = Grid(**chosen)
+    covered = [old for old in before.grids if set(old.cells()) <= set(grid.cells())]
+    return GridRecord((grid, *(old for old in before.grids if old not in covered)), options)
+
+
+def _same_options(before: RunOptions, now: RunOptions, out: Path) -> RunOptions:
+    """Return the options of a directory's runs, once those asked for now are seen not to contradict them."""
+    for each in fields(RunOptions):
+        kept, asked = getattr(before, each.name), getattr(now, each.name)
+        if asked is None or asked is False or asked == kept:  # not asked for, or the same
+            continue
+        option = f"--{each.name.replace('_', '-')}"
+        had = f"no {option}" if kept is None or kept is False else f"{option} {kept}"
+        got = option if asked is True else f"{option} {asked}"
+        raise ArtifactError(
+            f"{out}: expected the options that its runs share ({had}), got {got}; leave it out, or choose "
+            "another --out"
+        )
+    return before
+
+
+def read_record(out: Path) -> GridRecord:
+    """Read the record of a directory; an empty one where it is new.
+
+    Args:
+        out: Directory of the comparison, which need not exist.
+
+    Raises:
+        ArtifactError: If its record is damaged.
+        UsageError: If it names what this version does not know.
+    """
+    return read_object(out / RECORD, GridRecord)[0] if (out / RECORD).exists() else GridRecord(())
+
+
+def write_record(out: Path, record: GridRecord) -> None:
+    """Write the record of a directory.
+
+    Args:
+        out: Directory of the comparison.
+        record: Its grids and options.
+
+    Raises:
+        ArtifactError: If it cannot be written.
+    """
+    write_json(out / RECORD, asdict(record) | {"versions": versions()})
 
 
 def parse_names(text: str, axis: str) -> tuple[str, ...]:
@@ -169,9 +281,6 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
     Raises:
         InvalidArgumentError: If one is not a whole number.
-
-    >>> parse_seeds("0,1,2")
-    (0, 1, 2)
     """
     try:
         return tuple(int(name) for name in parse_names(text, "seeds"))

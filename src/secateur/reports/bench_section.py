@@ -2,9 +2,9 @@
 
 from html import escape
 
-from secateur.reports.bench import Bench, BenchVariant
 from secateur.reports.record import Record
 from secateur.runs import formatting
+from secateur.runs.records import Bench, BenchVariant
 
 __all__ = ["measured"]
 
@@ -37,12 +37,12 @@ def measured(record: Record) -> str:
         ]
     )
     rows = "".join(_row(variant, bench) for variant in bench.variants)
-    threads = "1 thread" if bench.num_threads == 1 else f"{bench.num_threads} threads"
+    threads = "1 thread" if bench.machine.num_threads == 1 else f"{bench.machine.num_threads} threads"
     differences = [row.largest_difference for row in bench.variants if not bench.is_other_network(row)]
     worst = max(differences, default=0.0)
     compared = (
-        f" Dense is another run, which kept its weights: {escape(bench.dense_run)}."
-        if bench.dense_run
+        f" Dense is another run, which kept its weights: {escape(bench.machine.dense_run)}."
+        if bench.machine.dense_run
         else ""
     )
     remarks = "".join(f" {escape(remark)}." for remark in bench.remarks)
@@ -52,8 +52,9 @@ def measured(record: Record) -> str:
         f"than the dense one.{compared}</p>\n"
         f'<table class="scores">\n<thead><tr><th></th>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>'
         f'\n<p class="note">Times are medians (quartiles below) of calls taken in turn, with '
-        f"torch {escape(bench.torch)} on {escape(bench.machine)}, {threads}. Memory is what weights and "
-        "intermediate results need at once, at the largest batch. Outputs differ from the masked network's "
+        f"torch {escape(bench.machine.torch)} on {escape(bench.machine.machine)}, {threads}. "
+        "Memory is what weights and intermediate results need at once, at the largest batch. "
+        "Outputs differ from the masked network's "
         f"by {worst:.0e} of the largest at most. The kept weights "
         f"need {formatting.num_bytes(bench.entropy_bound)} at least, if which ones they are was "
         f"random.{remarks}</p>\n</section>\n"

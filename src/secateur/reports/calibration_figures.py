@@ -13,8 +13,8 @@ from secateur.reports.comparison_runs import Group, MethodRuns, mean_and_error
 from secateur.reports.comparison_table import Detections
 from secateur.reports.figure_grid import FigureGrid, Geometry, Panel
 from secateur.reports.out_of_distribution import Detection
-from secateur.reports.record import ReliabilityBins
 from secateur.reports.style import INK, MUTED, clean_axes
+from secateur.runs.records import ReliabilityBins
 
 __all__ = ["detection", "entropies", "pool_bins", "reliability"]
 

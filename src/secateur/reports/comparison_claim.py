@@ -14,8 +14,8 @@ from itertools import product
 
 from secateur.reports.comparison_runs import ComparisonRun, Group, MethodRuns, mean_and_error
 from secateur.reports.comparison_table import COLUMNS, Cell, Column
-from secateur.reports.record import Epoch, Scores
 from secateur.runs import formatting
+from secateur.runs.records import Epoch, Scores
 
 __all__ = ["TITLE", "PairedComparison", "claim_html", "claim_markdown", "paired_comparisons"]
 

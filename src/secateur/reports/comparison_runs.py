@@ -16,7 +16,7 @@ from secateur.data import registered_name
 from secateur.errors import ArtifactError
 from secateur.reports.method_style import MethodStyle, in_order, method_style
 from secateur.reports.record import Record, read
-from secateur.runs.fields import Fields, parse, read_text
+from secateur.runs.reading import read_run
 
 __all__ = [
     "RUNS",
@@ -180,27 +180,18 @@ def _rank(network: str, data: str) -> tuple[int, int]:
 
 
 def _run(directory: Path) -> ComparisonRun:
-    record = read(directory)
-    config = Fields(directory / "config.json", dict(record.config))
-    asked = config.number("sparsity", math.nan)
+    record, run = read(directory), read_run(directory)
+    config = run.config
     return ComparisonRun(
         record=record,
-        network=config.text("network"),
-        data=config.text("data"),
-        method=config.text("method"),
-        seed=config.count("seed", 0),
-        epochs=config.count("epochs", len(record.epochs)),
-        sparsity_asked=asked if math.isfinite(asked) else None,
-        temperature=config.number("predictive_temperature", math.nan),
-        elapsed=_elapsed(directory / "history.jsonl"),
-    )
-
-
-def _elapsed(path: Path) -> tuple[float, ...]:
-    lines = read_text(path).splitlines()
-    return tuple(
-        parse(path, line, f" in line {number}").number("seconds", math.nan)
-        for number, line in enumerate(lines, 1)
+        network=config.network,
+        data=config.data,
+        method=config.method,
+        seed=config.seed,
+        epochs=len(run.epochs) if config.epochs is None else config.epochs,
+        sparsity_asked=config.sparsity,
+        temperature=config.predictive_temperature,
+        elapsed=tuple(epoch.seconds for epoch in run.epochs),
     )
 
 

@@ -14,8 +14,8 @@ from secateur.reports import wording
 from secateur.reports.comparison_runs import ComparisonRun, Group, MethodRuns, RunTable, mean_and_error
 from secateur.reports.out_of_distribution import Detection
 from secateur.reports.published import Published
-from secateur.reports.record import Scores
 from secateur.runs import formatting
+from secateur.runs.records import Scores
 
 __all__ = [
     "COLUMNS",

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from secateur.reports.record import Epoch, ReductionRow, ReliabilityBins
 from secateur.reports.style import BLUE, GRID, MUTED, ORANGE, clean_axes, drawing
+from secateur.runs.records import Epoch, Reduction, ReliabilityBins
 
 __all__ = ["curve", "reductions", "reliability"]
 
@@ -125,7 +125,7 @@ def reliability(bins: ReliabilityBins) -> Figure:
         return figure
 
 
-def reductions(rows: Sequence[ReductionRow]) -> Figure:
+def reductions(rows: Sequence[Reduction]) -> Figure:
     """Draw predicted and observed delta_f of each reduction, in nats."""
     epoch = np.array([row.epoch for row in rows], dtype=float)
     predicted = np.array([row.predicted_delta_f for row in rows])

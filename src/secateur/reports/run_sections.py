@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from html import escape
 
 from secateur.reports import filters, run_figures, wording
-from secateur.reports.record import Layer, Record, Scores
+from secateur.reports.record import Record
 from secateur.reports.style import svg
 from secateur.runs import formatting
+from secateur.runs.records import Layer, Scores
 
 __all__ = [
     "configuration",

@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from secateur.reports import wording
-from secateur.reports.record import Record, Scores, read
+from secateur.reports.record import Record, read
 from secateur.runs import formatting
+from secateur.runs.records import Scores
 
 __all__ = ["show", "show_scores"]
 

@@ -12,8 +12,9 @@ from torch import nn
 from secateur.errors import ArtifactError
 from secateur.export import KernelRow
 from secateur.export.finished_run import Exported
-from secateur.reports.bench import Bench, BenchVariant, Kernel, read_bench
-from secateur.runs import formatting
+from secateur.runs import RunDirectory, formatting
+from secateur.runs.reading import read_object
+from secateur.runs.records import Bench, BenchVariant, Kernel
 from secateur.training.prune_run import PrunedRun
 
 __all__ = ["show_compact", "show_exported", "show_measured", "show_pruned"]
@@ -107,9 +108,10 @@ def show_measured(run: Path, console: Console) -> None:
     Raises:
         ArtifactError: If the file is missing or damaged.
     """
-    bench = read_bench(Path(run) / "bench.json")
-    if bench is None:
+    path = RunDirectory(Path(run)).bench
+    if not path.exists():
         raise ArtifactError(f"expected bench.json in {run}, got no such file; secateur bench writes it")
+    bench, _ = read_object(path, Bench)
     first = bench.variants[0]
     table = _table(
         "variant", "on disk", "", "parameters", "multiply-adds", "memory", "accuracy", "difference"
@@ -127,20 +129,19 @@ def show_measured(run: Path, console: Console) -> None:
         table.add_row(row.name, *cells)
     _print(console, table)
     if bench.kernels:
-        _print(console, _kernel_table([(row.batch, row) for row in bench.kernels]))
+        _print(console, _kernel_table([(each.batch, row) for each in bench.kernels for row in each.layers]))
     for remark in bench.remarks:
         console.print(Text(remark), soft_wrap=True)
     console.print(
         Text(
-            f"Medians and quartiles, variants in turn, torch {bench.torch} on {bench.machine}, "
-            f"{bench.num_threads} thread{'' if bench.num_threads == 1 else 's'}. "
+            f"Medians and quartiles, variants in turn, torch {bench.machine.torch} on "
+            f"{bench.machine.machine}, "
+            f"{bench.machine.num_threads} thread{'' if bench.machine.num_threads == 1 else 's'}. "
             f"Kept weights need {formatting.num_bytes(bench.entropy_bound)} at least."
         ),
         soft_wrap=True,
     )
-    console.print(
-        Text(f"Kept in {Path(run) / 'bench.json'}, shown in {Path(run) / 'report.html'}"), soft_wrap=True
-    )
+    console.print(Text(f"Kept in {path}, shown in {Path(run) / 'report.html'}"), soft_wrap=True)
 
 
 def show_pruned(pruned: PrunedRun, console: Console) -> None:

@@ -1,12 +1,13 @@
-"""Checkpoints without pickle: nested state as safetensors, its skeleton as JSON beside the tensors.
+"""Nested state without pickle: tensors as safetensors, their skeleton as JSON, one checksum over both.
 
-One file holds everything, written to a temporary name and renamed, so a run killed at any moment leaves
-either the last complete checkpoint or the one before. A checksum detects corruption.
+One file holds everything and is replaced in one step, so a run killed at any moment leaves either the last
+complete checkpoint or the one before.
 """
 
+import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from secateur.errors import ArtifactError
-from secateur.runs.checksum import tensors_checksum
-from secateur.runs.writing import write_whole
+from secateur.runs.files import open_ordinary, write_whole
 
-__all__ = ["load_nested", "save_nested"]
+__all__ = ["load_nested", "save_nested", "tensors_checksum"]
 
-FORMAT = "secateur-checkpoint-2"
+FORMAT = "secateur-checkpoint-3"
 TENSOR = "__tensor__"
 
 
@@ -51,6 +51,7 @@ def load_nested(path: str | os.PathLike[str]) -> dict[str, Any]:
         ArtifactError: If it is missing, damaged, or of another format.
     """
     try:
+        open_ordinary(Path(path)).close()
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
@@ -62,11 +63,34 @@ def load_nested(path: str | os.PathLike[str]) -> dict[str, Any]:
         if metadata["checksum"] != tensors_checksum(tensors, text=metadata["skeleton"]):
             raise ValueError("another checksum than the one in it: the file was altered")
         state = _put_together(json.loads(metadata["skeleton"]), tensors.__getitem__)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(
             f"{path}: expected a readable checkpoint, got: {error}; remove the file to begin the run again"
         ) from error
     return state
+
+
+def tensors_checksum(tensors: Mapping[str, Tensor], *, text: str = "") -> str:
+    """Return the SHA-256 of tensors: their names, types, shapes and bytes, in the order of the names.
+
+    A type or a shape that is altered gives another checksum, though the bytes are the same.
+
+    Args:
+        tensors: By name.
+        text: What else the file says and the checksum has to cover.
+
+    >>> ones = torch.ones(4)
+    >>> tensors_checksum({"a": ones}) == tensors_checksum({"a": ones.view(torch.int32)})
+    False
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        # The header is unambiguous: `repr` ends a name by its quote, whatever characters are in it.
+        digest.update(f"{name!r} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    digest.update(text.encode())
+    return digest.hexdigest()
 
 
 def _take_apart(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -9,7 +9,6 @@ from secateur.modules import hold, prunable_exclude
 from secateur.posterior import Posterior
 from secateur.pruning.ranking import candidates
 from secateur.runs.directory import RunDirectory
-from secateur.training.batch_norm import write_calibration
 from secateur.training.loop import Trainer
 from secateur.training.prediction import scores
 from secateur.training.run import Run
@@ -62,13 +61,14 @@ def finish(
         "reductions": trainer.reductions,
     }
     if directory is not None:
-        directory.write_json(directory.config, config)
-        directory.write_model(trainer.model.state_dict())
-        posterior.save(directory.posterior)
-        metrics["sha256"] = directory.digests()
-        if calibration is not None:
-            metrics["sha256"] |= write_calibration(directory.path, calibration)
-        directory.write_json(directory.metrics, metrics)
+        metrics = directory.finish(
+            config=config,
+            metrics=metrics,
+            history=trainer.history,
+            model=trainer.model.state_dict(),
+            save_posterior=posterior.save,
+            calibration=calibration,
+        )
     hold(trainer.model, posterior.keep)
     trainer.model.eval()
     return Run(

@@ -15,8 +15,7 @@ from secateur.data.augment import NO_HORIZONTAL_FLIP
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.likelihoods import Likelihood, resolve
 from secateur.modules import from_torch_prune, held_masks
-from secateur.runs.checkpoint import load_nested, save_nested
-from secateur.runs.directory import RunDirectory, as_json, read_json
+from secateur.runs import RunDirectory, as_json, load_nested, read_json, save_nested, write_json
 from secateur.training.device import compiles_network, layout, placed, resolve_device
 from secateur.training.finish import finish
 from secateur.training.loop import Trainer
@@ -215,7 +214,8 @@ def fit(
                 board.epoch(trainer.history[-1])
             if directory is not None:
                 directory.write_history(trainer.history)
-                save_nested(directory.checkpoint, trainer.state())
+                state = {"run": _identity(as_json(config)), "trainer": trainer.state()}
+                save_nested(directory.checkpoint, state)
 
         if (
             reduce
@@ -280,7 +280,7 @@ def _can_compile(device: torch.device) -> bool:
 def _open(directory: RunDirectory, config: dict[str, Any], trainer: Trainer) -> None:
     """Begin a run in its directory, or go on from the checkpoint that is there."""
     if not directory.config.exists():
-        directory.write_json(directory.config, config)
+        write_json(directory.config, config)
         return
     # A finished run keeps its config, with what only the end of it knows, until its new end.
     kept = read_json(directory.config)
@@ -289,16 +289,24 @@ def _open(directory: RunDirectory, config: dict[str, Any], trainer: Trainer) -> 
             f"--resume {directory.path}: expected a run of secateur fit, got one that secateur prune wrote; "
             "choose another --out"
         )
-    earlier, now = _identity(kept), _identity(as_json(config))
+    now = _identity(as_json(config))
+    _require_same(_identity(kept), now, directory.path)
+    if directory.checkpoint.exists():
+        state = load_nested(directory.checkpoint)
+        if not (isinstance(state.get("run"), dict) and isinstance(state.get("trainer"), dict)):
+            raise ArtifactError(f"{directory.checkpoint}: expected a run and its state, got other fields")
+        _require_same(state["run"], now, directory.checkpoint)
+        trainer.restore(state["trainer"])
+        directory.write_history(trainer.history)  # an epoch may have been written after its checkpoint
+
+
+def _require_same(earlier: dict[str, Any], now: dict[str, Any], where: Path) -> None:
     for key, value in now.items():
         if earlier.get(key) != value:
             raise ArtifactError(
-                f"--resume {directory.path}: expected the run's own {key} ({earlier.get(key)}), got {value}; "
+                f"--resume {where}: expected the run's own {key} ({earlier.get(key)}), got {value}; "
                 "give the options it was started with"
             )
-    if directory.checkpoint.exists():
-        trainer.restore(load_nested(directory.checkpoint))
-        directory.write_history(trainer.history)  # an epoch may have been written after its checkpoint
 
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:

@@ -10,13 +10,12 @@ from torch import nn
 
 from secateur.compaction import plain_copy
 from secateur.data import Split
-from secateur.errors import ArtifactError, InvalidArgumentError, UsageError
+from secateur.errors import InvalidArgumentError, UsageError
 from secateur.likelihoods import Likelihood, resolve
 from secateur.modules import evaluation_mode, held_masks, reestimate
 from secateur.pruning import prune, prune_units
 from secateur.runs.directory import RunDirectory
 from secateur.training import Progress, Run, fit, load_run
-from secateur.training.batch_norm import write_calibration
 from secateur.training.prediction import scores
 from secateur.training.pruned_metrics import evidence_of_removal, pruned_metrics, shift_epochs
 from secateur.training.run import example_images, run_data, versions
@@ -107,10 +106,7 @@ def prune_run(
         raise InvalidArgumentError(f"recover: expected at least 0 epochs, got {recover}")
     run = load_run(directory)
     target = RunDirectory(out)
-    if out.exists() and any(out.iterdir()):
-        raise ArtifactError(
-            f"--out {out}: expected a new or empty directory, got one with files; choose another"
-        )
+    target.check(resume=False)
     train, test = run_data(run, "train", data_dir), run_data(run, "test", data_dir)
     observed = _some(train, run.config["seed"])
     before = run.posterior
@@ -203,16 +199,15 @@ def _write(
     history: list[dict[str, Any]],
     end: Run,
 ) -> None:
-    """Write the files of a finished run, `metrics.json` last."""
     with target.claimed(resume=False):
-        target.write_json(target.config, config)
-        target.write_history(history)
-        target.write_model(plain_copy(end.model).state_dict())
-        end.posterior.save(target.posterior)
-        digests = target.digests()
-        if end.calibration is not None:
-            digests |= write_calibration(target.path, end.calibration)
-        target.write_json(target.metrics, metrics | {"sha256": digests})
+        target.finish(
+            config=config,
+            metrics=metrics,
+            history=history,
+            model=plain_copy(end.model).state_dict(),
+            save_posterior=end.posterior.save,
+            calibration=end.calibration,
+        )
 
 
 def _some(train: Split, seed: int) -> Split:

@@ -1,13 +1,13 @@
 """Finished runs: network, posterior and metrics; load, predict, evaluate."""
 
-import json
+import math
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -19,8 +19,7 @@ from secateur.errors import ArtifactError, DataError, InvalidArgumentError
 from secateur.likelihoods import Likelihood, resolve
 from secateur.modules import evaluation_mode, hold
 from secateur.posterior import Posterior
-from secateur.runs.directory import RunDirectory, read_json
-from secateur.training.batch_norm import read_calibration
+from secateur.runs import RunDirectory
 from secateur.training.device import layout, placed, resolve_device
 from secateur.training.prediction import average_prediction, predictions, scores
 from secateur.version import __version__
@@ -115,21 +114,24 @@ def load_run(out: Path | str, *, model: nn.Module | None = None, device: torch.d
     Raises:
         ArtifactError: If a file is missing or damaged, or belongs to another network.
     """
+    from secateur.runs.reading import read_run  # and with it pydantic
+
     directory = RunDirectory(Path(out))
     if not directory.metrics.exists():
         raise ArtifactError(
             f"{out}: expected a finished run (metrics.json), got none; finish it by secateur fit ... --resume"
         )
-    config, metrics = read_json(directory.config), read_json(directory.metrics)
+    record = read_run(directory.path, verified=True)
+    config, metrics = record.config_values, record.metrics_values
     if missing := REQUIRED_CONFIG - config.keys():
         raise ArtifactError(f"{directory.config}: expected the field {sorted(missing)[0]!r}, got none")
-    directory.verify(metrics.get("sha256"))
     named = config["network"] in networks.names()
     if model is None:
         if not named:
             raise ArtifactError(
                 f"{out}: expected the run's own network as `model`, got none for {config['network']!r}"
             )
+        _require_size(directory, config)
         model = networks.build(
             config["network"],
             image_shape=tuple(config["image_shape"]),
@@ -161,18 +163,19 @@ def load_run(out: Path | str, *, model: nn.Module | None = None, device: torch.d
     posterior = Posterior(**ordered).to(device)
     hold(model, posterior.keep)
     model.eval()
-    calibration = read_calibration(directory.path)
+    calibration = _read_calibration(directory.calibration)
     return Run(
         model=model,
         posterior=posterior,
         metrics=metrics,
         config=config,
-        history=_read_history(directory.history),
+        history=record.history,
         out=directory.path,
         calibration=None if calibration is None else calibration.to(device),
     )
 
 
+LARGEST_IMAGE = 2**20  # values of one image that any network may be built for
 REQUIRED_CONFIG = {
     "network",
     "data",
@@ -184,11 +187,29 @@ REQUIRED_CONFIG = {
 }
 
 
-def _read_history(path: Path) -> list[dict[str, Any]]:
+def _require_size(files: RunDirectory, config: dict[str, Any]) -> None:
+    """Refuse declared sizes that the file of weights does not bear out, before anything is built of them."""
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: expected one JSON object per line, got: {error}") from error
+        with safe_open(files.model, "pt") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{files.model}: expected the weights of this network, got: {error}") from error
+    outputs, entries = max((shape[0] for shape in shapes if shape), default=0), sum(map(math.prod, shapes))
+    num_classes, num_values = config["num_classes"], math.prod(config["image_shape"])
+    if num_classes > outputs or num_values > max(entries, LARGEST_IMAGE):
+        raise ArtifactError(
+            f"{files.config}: expected classes and images that fit the {entries} weights of the run, got "
+            f"{num_classes} classes and images of shape {config['image_shape']}"
+        )
+
+
+def _read_calibration(path: Path) -> Tensor | None:
+    if not path.exists():
+        return None
+    try:
+        return load_file(path)["images"]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise ArtifactError(f"{path}: expected the calibration images of a run, got: {error}") from error
 
 
 def evaluate(

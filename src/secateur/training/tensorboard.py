@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from secateur.errors import SecateurError
+from secateur.errors import ArtifactError, SecateurError
 
 __all__ = ["TensorBoard", "require_tensorboard"]
 
@@ -37,8 +37,11 @@ class TensorBoard:
 
         Raises:
             SecateurError: If the tensorboard package is not installed.
+            ArtifactError: If the directory is a link, to wherever.
         """
         require_tensorboard()
+        if directory.is_symlink():
+            raise ArtifactError(f"{directory}: expected a directory for logs, got a link; remove it")
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(directory), purge_step=resumed_epoch + 1 if resumed_epoch else None)

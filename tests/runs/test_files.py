@@ -1,6 +1,7 @@
 """Files are there whole or not at all, under names that no planted link can catch."""
 
 import errno
+import json
 import os
 import stat
 from pathlib import Path
@@ -9,7 +10,14 @@ import pytest
 
 from secateur.errors import ArtifactError
 from secateur.runs import write_whole
-from secateur.runs.writing import is_unfinished, open_appending, open_exclusive, replacing
+from secateur.runs.files import (
+    is_unfinished,
+    open_appending,
+    open_exclusive,
+    read_bytes,
+    read_json,
+    replacing,
+)
 
 
 def test_the_old_content_or_the_new(tmp_path: Path) -> None:
@@ -133,3 +141,43 @@ def test_exclusive_files_are_new(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         open_exclusive(tmp_path / "link")
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("name", ["pipe", "/dev/zero", "folder", "link"])
+def test_only_ordinary_files_are_read_and_nobody_waits(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("/dev/zero")
+    with pytest.raises(ArtifactError, match="expected a readable file"):
+        read_bytes(tmp_path / name)
+
+
+def test_a_file_is_read_up_to_a_bound(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    assert read_bytes(tmp_path / "a", largest=5) == b"12345"
+    with pytest.raises(ArtifactError, match="expected at most 4 bytes, got more"):
+        read_bytes(tmp_path / "a", largest=4)
+
+
+def test_json_is_an_object_or_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"a": 1}))
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+    for content in (b"[1]", b"{", b"", b"\xff", b"[" * 100_000):
+        (tmp_path / "a.json").write_bytes(content)
+        with pytest.raises(ArtifactError, match=r"a\.json: expected a"):
+            read_json(tmp_path / "a.json")
+    with pytest.raises(ArtifactError, match=r"expected none\.json in .*, got no such file"):
+        read_json(tmp_path / "none.json")
+
+
+def test_a_draft_that_a_killed_process_left_goes_and_one_in_use_stays(tmp_path: Path) -> None:
+    path = tmp_path / "network.onnx"
+    (tmp_path / ".network.onnx.draft.abandoned").mkdir()
+    (tmp_path / ".network.onnx.draft.abandoned" / "network.onnx").write_bytes(b"half")
+    with replacing(path) as first:
+        assert not (tmp_path / ".network.onnx.draft.abandoned").exists()
+        with replacing(path) as second:
+            second.write_bytes(b"second")
+        first.write_bytes(b"first")
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]

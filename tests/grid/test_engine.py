@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from secateur.grid import executors
+from secateur.grid import engine, jobs
 from secateur.grid.cells import Cell, RunOptions
-from secateur.grid.executors import GridView, Launch, Row, rows_of, run_cells
+from secateur.grid.engine import rows_of
+from secateur.grid.jobs import Launch
+from secateur.grid.progress import Row
 
 RUN = """
 import json, os, pathlib, sys, time
@@ -66,7 +68,7 @@ class Scripted(Launch):
         return [sys.executable, "-S", "-c", RUN, *words, self.kinds[cell.seed]]
 
 
-class Watcher(GridView):
+class Watcher:
     """Remembers what it was told, and acts once when a condition comes true."""
 
     def __init__(self, rows, when=lambda rows: False, act=lambda: None):
@@ -85,14 +87,17 @@ class Watcher(GridView):
             self.when = lambda rows: False
             self.act()
 
-    def close(self):
-        pass
+
+def run_cells(rows, launch, *, num, view):
+    """Run on threads of this process, as many as runs at once."""
+    with engine.local(num) as pool:
+        engine.run_cells(rows, launch, engine=pool, jobs=num, view=view)
 
 
 @pytest.fixture
 def begin(tmp_path, monkeypatch):
     """Prepare a run of scripts of these kinds: rows, launch, and a view."""
-    monkeypatch.setattr(executors, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(jobs, "POLL_SECONDS", 0.02)
 
     def prepare(*kinds, **watching):
         cells = [Cell("mlp", "digits", "flat-map", seed) for seed in range(len(kinds))]
@@ -105,14 +110,10 @@ def begin(tmp_path, monkeypatch):
 
 @pytest.fixture
 def interruptible():
-    """Signals as in a terminal, even if these tests were started where some are ignored, as under nohup."""
-    before = {
-        signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
-        signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
-    }
+    """Ctrl-C as in a terminal, even if these tests were started where it is ignored, as under nohup."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    signal.signal(signal.SIGINT, before)
 
 
 def under_way(rows):
@@ -121,22 +122,22 @@ def under_way(rows):
 
 def test_runs_go_one_after_the_other_and_their_figures_are_read(begin):
     rows, launch, view = begin("works", "works")
-    run_cells(rows, launch, jobs=1, view=view)
+    run_cells(rows, launch, num=1, view=view)
     assert view.told == [("started", 0), ("finished", 0), ("started", 1), ("finished", 1)]
     assert [(row.state, row.progress.accuracy) for row in rows] == [("finished", 0.9)] * 2
-    assert "begins" in rows[0].log.read_text()
+    assert "begins" in rows[0].cell.log(launch.out).read_text()
 
 
 def test_as_many_at_once_as_asked_and_no_more(begin):
     rows, launch, view = begin("overlaps", "overlaps", "works")
-    run_cells(rows, launch, jobs=2, view=view)  # the first two wait for each other
+    run_cells(rows, launch, num=2, view=view)  # the first two wait for each other
     assert [row.state for row in rows] == ["finished"] * 3
     assert view.most_at_once == 2
 
 
 def test_a_failed_run_does_not_stop_the_rest_and_says_why(begin):
     rows, launch, view = begin("fails", "works", "is silent", "is killed", "forgets")
-    run_cells(rows, launch, jobs=1, view=view)
+    run_cells(rows, launch, num=1, view=view)
     assert [row.state for row in rows] == ["failed", "finished", "failed", "failed", "failed"]
     assert rows[0].reason == "expected a world without errors, got this one"
     assert rows[2].reason == "exit code 3, and nothing in its log"
@@ -149,49 +150,49 @@ def test_a_log_of_an_earlier_attempt_stays_and_is_not_the_reason(begin):
     log = rows[0].cell.log(launch.out)
     log.parent.mkdir()
     log.write_text("Error: the reason of last time\n")
-    run_cells(rows, launch, jobs=1, view=view)
+    run_cells(rows, launch, num=1, view=view)
     assert rows[0].reason == "exit code 3, and nothing in its log"
     assert log.read_text().startswith("Error: the reason of last time\n")
 
 
 def test_what_is_finished_is_skipped(begin):
     rows, launch, view = begin("works", "works")
-    run_cells(rows[:1], launch, jobs=1, view=view)
+    run_cells(rows[:1], launch, num=1, view=view)
     again, launch, view = begin("fails", "works")
     assert [row.state for row in again] == ["skipped", "waiting"]
-    run_cells(again, launch, jobs=1, view=view)
+    run_cells(again, launch, num=1, view=view)
     assert view.told == [("started", 1), ("finished", 1)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_is_passed_on_and_runs_keep_what_they_have(begin, interruptible, number):
+def test_ctrl_c_is_passed_on_and_runs_keep_what_they_have(begin, interruptible):
     rows, launch, view = begin(
         "works",
         "goes on",
         "goes on",
         "works",
         when=lambda rows: rows[2].state == "running" and under_way(rows),
-        act=lambda: os.kill(os.getpid(), number),
+        act=lambda: os.kill(os.getpid(), signal.SIGINT),
     )
-    before = signal.getsignal(number)
     started_at = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        run_cells(rows, launch, jobs=2, view=view)
-    assert time.monotonic() - started_at < executors.SECONDS_TO_STOP / 2
+        run_cells(rows, launch, num=2, view=view)
+    assert time.monotonic() - started_at < jobs.SECONDS_TO_STOP / 2
     assert [row.state for row in rows] == ["finished", "waiting", "waiting", "waiting"]
     assert all((row.cell.directory(launch.out) / "interrupted").exists() for row in rows[1:3])
     assert not rows[3].cell.directory(launch.out).exists()
-    assert signal.getsignal(number) == before
+    assert not list(launch.out.glob(".stop*"))
 
 
 def test_a_run_that_does_not_listen_is_ended(begin, interruptible, monkeypatch):
-    monkeypatch.setattr(executors, "SECONDS_TO_STOP", 0.2)
+    monkeypatch.setattr(jobs, "SECONDS_TO_STOP", 0.2)
     rows, launch, view = begin(
-        "will not end", when=under_way, act=lambda: os.kill(os.getpid(), signal.SIGINT)
+        "will not end",
+        when=lambda rows: rows[0].progress.epoch == 1,
+        act=lambda: os.kill(os.getpid(), signal.SIGINT),
     )
     started_at = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        run_cells(rows, launch, jobs=1, view=view)
+        run_cells(rows, launch, num=1, view=view)
     assert time.monotonic() - started_at < 30
     assert rows[0].state == "waiting"
 
@@ -200,9 +201,11 @@ def test_an_error_of_the_view_leaves_no_run_behind(begin, interruptible):
     def stumble():
         raise OSError("the terminal went away")
 
-    rows, launch, view = begin("goes on", when=under_way, act=stumble)
+    rows, launch, view = begin(
+        "goes on", when=lambda rows: rows[0].progress.epoch == 1 and under_way(rows), act=stumble
+    )
     with pytest.raises(OSError, match="went away"):
-        run_cells(rows, launch, jobs=1, view=view)
+        run_cells(rows, launch, num=1, view=view)
     assert (rows[0].cell.directory(launch.out) / "interrupted").exists()
 
 
@@ -214,7 +217,7 @@ def test_threads_are_shared_out_unless_the_user_says(begin, monkeypatch, given, 
         monkeypatch.setenv("OMP_NUM_THREADS", given)
     rows, launch, view = begin("works")
     launch = Scripted(out=launch.out, options=RunOptions(), threads=3, kinds=launch.kinds)
-    run_cells(rows, launch, jobs=1, view=view)
+    run_cells(rows, launch, num=1, view=view)
     assert (rows[0].cell.directory(launch.out) / "environment").read_text() == used
 
 

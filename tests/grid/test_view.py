@@ -5,19 +5,11 @@ import math
 
 import pytest
 from rich.console import Console
+from rich.live import Live
 
 from secateur.grid.cells import Cell
-from secateur.grid.estimate import Pace
-from secateur.grid.executors import Row
-from secateur.grid.live_view import (
-    LiveGrid,
-    PlainGrid,
-    estimate_table,
-    grid_for_console,
-    seconds_left,
-    status_line,
-)
-from secateur.grid.progress import RunProgress
+from secateur.grid.progress import Row, RunProgress
+from secateur.grid.view import LiveGrid, PlainGrid, estimate_table, shown_on, status_line
 
 METHODS = ("flat-map", "flat-ff", "calibrated", "ivon", "bmr-spike-and-slab")
 
@@ -53,7 +45,7 @@ def console(**options):
 
 def drawn(rows, height):
     screen = console(force_terminal=True, height=height)
-    screen.print(LiveGrid(rows, 2, screen).drawing(height))
+    screen.print(LiveGrid(rows, 2, Live(console=screen)).drawing(height))
     return screen.file.getvalue()
 
 
@@ -95,7 +87,7 @@ def test_what_does_not_fit_is_counted_and_what_runs_is_shown():
 def test_the_live_view_ends_with_all_runs_that_have_begun():
     screen = console(force_terminal=True, height=24)
     rows = grid(50)
-    with grid_for_console(rows, 2, screen) as view:
+    with shown_on(screen, rows, 2) as view:
         assert isinstance(view, LiveGrid)
         view.started(rows[0])
         view.tick()
@@ -108,7 +100,7 @@ def test_the_live_view_ends_with_all_runs_that_have_begun():
 def test_a_log_gets_a_line_for_each_start_and_end():
     plain = console()
     rows = [row("skipped", epoch=10), row("running", seed=1, epoch=4), row(seed=2)]
-    with grid_for_console(rows, 1, plain) as view:
+    with shown_on(plain, rows, 1) as view:
         assert isinstance(view, PlainGrid)
         view.started(rows[1])
         view.tick()
@@ -124,21 +116,6 @@ def test_a_log_gets_a_line_for_each_start_and_end():
     ]
 
 
-def test_the_time_left_is_that_of_runs_like_it_in_the_order_they_come():
-    known = row("finished", epoch=10, seconds=100.0)
-    assert seconds_left([known, row(seed=1), row(seed=2)], 1, now=0.0) == 200
-    assert seconds_left([known, row(seed=1), row(seed=2)], 2, now=0.0) == 100
-    other = row("finished", epoch=10, seconds=30.0, method="ivon")
-    assert seconds_left([known, other, row("waiting", seed=1, method="ivon")], 1, now=0.0) == 30
-    assert seconds_left([known, other, row(seed=1, method="flat-ff")], 1, now=0.0) == 65  # of its network
-    assert seconds_left([known, row(network="mlp")], 1, now=0.0) == 100  # of any
-    running = row("running", epoch=4, seconds=40.0, seed=1)
-    assert seconds_left([known, running, row(seed=2)], 2, now=1010.0) == 100
-    assert seconds_left([known, running], 2, now=1010.0) == 50  # ten of its sixty seconds have gone by
-    assert math.isnan(seconds_left([row(), row("running", seed=1)], 2, now=0.0))
-    assert seconds_left([known], 2, now=0.0) == 0
-
-
 def test_the_status_tells_the_time_only_where_it_is_known():
     assert str(status_line([row()], math.nan)) == "1 runs: 1 waiting"
     assert (
@@ -149,11 +126,19 @@ def test_the_status_tells_the_time_only_where_it_is_known():
 
 def test_an_estimate_has_a_line_for_each_network_data_and_method():
     plain = Console(file=io.StringIO(), width=140, color_system=None)
-    rows = [row("skipped"), row(epoch=4, seed=1), row(seed=2), row("skipped", method="ivon")]
-    pace = Pace(0.0123, 12.0, "timed now")
-    plain.print(estimate_table(rows, {rows[1].cell: pace, rows[2].cell: pace}))
+    rows = [
+        row("skipped", epoch=10, seconds=120.0),
+        row(epoch=4, seed=1),
+        row(seed=2),
+        row("skipped", method="ivon"),
+    ]
+    plain.print(estimate_table(rows))
     _, calibrated, ivon = plain.file.getvalue().splitlines()
-    assert (
-        " ".join(calibrated.split()) == "lenet digits calibrated 1 (at 4/10) 2 0 0.0123 2 min 0 s timed now"
-    )
+    assert " ".join(calibrated.split()) == "lenet digits calibrated 1 (at 4/10) 2 0 12.0 2 min 0 s"
     assert ivon.split() == ["lenet", "digits", "ivon", "0"]
+
+
+def test_without_a_finished_epoch_there_is_no_estimate():
+    plain = Console(file=io.StringIO(), width=140, color_system=None)
+    plain.print(estimate_table([row()]))
+    assert plain.file.getvalue().splitlines()[1].split() == ["lenet", "digits", "calibrated", "0", "–", "–"]

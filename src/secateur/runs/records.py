@@ -1,0 +1,229 @@
+"""What the JSON files of a run say: one frozen dataclass for each object in them, checked field by field.
+
+A number that could not be computed is null in a file and nan here. Fields of a file that no dataclass names
+are kept as they are and never trusted. `secateur.runs.reading` reads the files.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+__all__ = [
+    "Bench",
+    "BenchVariant",
+    "Config",
+    "Count",
+    "Epoch",
+    "Kernel",
+    "KernelChoice",
+    "Layer",
+    "Machine",
+    "Metrics",
+    "Number",
+    "Reduction",
+    "ReliabilityBins",
+    "Scores",
+    "Timing",
+]
+
+LARGEST = 1e30  # no number of a run reaches it, and no figure can show it
+
+
+def _bounded(value: float) -> float:
+    if abs(value) >= LARGEST:  # never true of nan
+        raise ValueError(f"a number below {LARGEST:g}, got {value:g}")
+    return value
+
+
+Number = Annotated[
+    float,
+    BeforeValidator(lambda value: math.nan if value is None else value),
+    AfterValidator(_bounded),
+]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Side = Annotated[int, Field(ge=1, le=4096)]  # of an image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What was asked for: the content of `config.json`."""
+
+    network: str
+    data: str
+    method: str
+    seed: Count = 0
+    epochs: Count | None = None
+    device: str = "cpu"
+    sparsity: float | None = None
+    predictive_temperature: Number = math.nan
+    image_shape: tuple[Side, Side, Side] | None = None
+    num_classes: Count | None = None
+    recipe: dict[str, Any] | None = None
+    command: str | None = None
+    augment: bool = False
+    autocast: bool = False
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one kind of prediction of classes; log scores in nats, means over examples."""
+
+    accuracy: Number
+    negative_log_likelihood: Number
+    expected_calibration_error: Number
+    brier_score: Number
+    log_predictive_density: Number
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Sparsity and evidence of one parameter tensor.
+
+    Attributes:
+        delta_f: Summed evidence for what was removed, in nats; positive favours the removal.
+        prunable: False for what the method never removes, such as the output layer.
+    """
+
+    name: str
+    shape: tuple[Count, ...]
+    num_weights: Count
+    num_kept: Count
+    delta_f: Number
+    prunable: bool
+
+    @property
+    def kept(self) -> float:
+        """Share of the weights that stayed, from 0 to 1."""
+        return self.num_kept / max(self.num_weights, 1)
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """Predicted and observed delta_f of one removal, in nats."""
+
+    epoch: Count
+    num_removed: Count
+    predicted_delta_f: Number
+    observed_delta_f: Number
+
+
+@dataclass(frozen=True)
+class ReliabilityBins:
+    """Mean confidence, accuracy and number of examples of each bin."""
+
+    confidence: tuple[Number, ...] = ()
+    accuracy: tuple[Number, ...] = ()
+    count: tuple[Count, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not len(self.confidence) == len(self.accuracy) == len(self.count):
+            raise ValueError("lists of one length, got different ones")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of `history.jsonl`; the scores are those of the posterior-mean network."""
+
+    epoch: Count
+    seconds: Number = math.nan
+    accuracy: Number = math.nan
+    negative_log_likelihood: Number = math.nan
+    expected_calibration_error: Number = math.nan
+    sparsity: Number = math.nan
+    num_removed: Count = 0
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What came of a run: the content of `metrics.json` but for the scores, which the likelihood decides."""
+
+    evaluated_on: str
+    sparsity: Number
+    num_weights: Count
+    num_kept: Count
+    num_samples: Count
+    seconds: Number
+    seconds_per_iteration: Number
+    layers: tuple[Layer, ...]
+    reductions: tuple[Reduction, ...]
+    reliability: ReliabilityBins | None = None
+    mean_network: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Time of one call at one batch size: median and quartiles, in seconds."""
+
+    batch: Count
+    median: Number
+    lower: Number
+    upper: Number
+
+
+@dataclass(frozen=True)
+class BenchVariant:
+    """Sizes and latencies of one form of the network; nan where a number is unknown."""
+
+    name: Annotated[str, Field(validation_alias="variant")]
+    file_bytes: Number
+    num_parameters: Number
+    num_macs: Number
+    peak_memory: Number
+    largest_difference: Number
+    timings: Annotated[tuple[Timing, ...], Field(validation_alias="latencies")]
+    accuracy: Number = math.nan
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The kernel chosen for one layer; times in seconds."""
+
+    layer: str
+    sparsity: Number
+    dense_seconds: Number
+    sparse_seconds: Number
+    kernel: str
+
+
+@dataclass(frozen=True)
+class KernelChoice:
+    """The kernels chosen at one batch size."""
+
+    batch: Count
+    layers: tuple[Kernel, ...]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and with what was measured; `dense_run` names the run that stands for the dense network."""
+
+    machine: str
+    num_threads: Count
+    torch: str
+    dense_run: str | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measurements of all forms of one network, the dense one first: the content of `bench.json`."""
+
+    variants: Annotated[tuple[BenchVariant, ...], Field(validation_alias="rows", min_length=1)]
+    machine: Machine
+    entropy_bound: Number
+    remarks: tuple[str, ...]
+    kernels: tuple[KernelChoice, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len({tuple(timing.batch for timing in variant.timings) for variant in self.variants}) > 1:
+            raise ValueError("the same batch sizes in every row, got different ones")
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Batch sizes, in the order of each variant's timings."""
+        return tuple(timing.batch for timing in self.variants[0].timings)
+
+    def is_other_network(self, variant: BenchVariant) -> bool:
+        """Return whether a form belongs to the separate dense run, which has other weights."""
+        return self.machine.dense_run is not None and variant.name.startswith("dense")
