@@ -22,7 +22,7 @@ from torch.nn.utils import prune
 
 from secateur import networks
 from secateur.compaction import CompactionWarning, compact
-from secateur.export import onnx, streamlined
+from secateur.export import onnx
 from secateur.export.onnx_graph import onnx_session
 from secateur.export.timing import alternating_times
 
@@ -51,7 +51,6 @@ def engines(network: nn.Module, images: Tensor, folder: Path) -> dict[str, Calla
         )
     return {
         "eager": network,
-        "streamlined": streamlined(network, images),
         "onnxruntime": lambda x: session((x,)),
         "torch.compile": torch.compile(folded, dynamic=False, options={"freezing": True}),
         "AOTInductor": torch._inductor.aoti_load_package(package),
