@@ -31,10 +31,9 @@ SHAPES = {"lenet-relu": (1, 32, 32), "resnet20": (3, 32, 32)}
 
 def half(network: nn.Module, images: Tensor, multiple_of: int) -> nn.Module:
     """Return the network without half of the channels that no residual stream holds."""
+    streams = isinstance(network, networks.ResNet)
     for name, layer in network.named_modules():
-        if isinstance(layer, nn.Conv2d) and (name.endswith("conv1") or "." not in name) and name != "conv1":
-            prune.random_structured(layer, "weight", amount=0.5, dim=0)
-        elif isinstance(layer, nn.Conv2d) and isinstance(network, networks.LeNet):
+        if isinstance(layer, nn.Conv2d) and (not streams or name.endswith(".conv1")):
             prune.random_structured(layer, "weight", amount=0.5, dim=0)
     return compact(network, images[:2], multiple_of=multiple_of).eval()
 

@@ -113,9 +113,9 @@ def test_a_network_that_a_file_cannot_describe_needs_the_callers(tmp_path: Path)
     with pytest.raises(ArtifactError, match=r"expected model=\.\.\. for .*control flow"):
         artifact.load(path)
     assert torch.equal(artifact.load(path, Branching(6)).linear.weight, model.linear.weight)
-    for other, said in ((Branching(4), "smaller linear.in_features"), (nn.Linear(6, 6), "names of Linear's")):
-        with pytest.raises(ArtifactError, match=said):
-            artifact.load(path, other)
+    assert torch.equal(artifact.load(path, Branching(9)).linear.weight, model.linear.weight)
+    with pytest.raises(ArtifactError, match="names of Linear's"):
+        artifact.load(path, nn.Linear(6, 6))
 
 
 def test_the_callers_network_gets_the_sizes_of_the_compact_one(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_the_callers_network_gets_the_sizes_of_the_compact_one(tmp_path: Path) -
     with pytest.raises(ArtifactError, match="saved as a graph; load it without"):
         artifact.load(tmp_path / "graph", Heads())
     rewrite(tmp_path / "net", lambda _, header: header["numbers"].update(heads=10**12))
-    with pytest.raises(ArtifactError, match="smaller heads"):
+    with pytest.raises(ArtifactError, match="expected heads of at most 6, got 1000000000000"):
         artifact.load(tmp_path / "net", Heads())
 
 
@@ -155,11 +155,11 @@ def test_a_graph_that_no_file_can_hold_is_refused_when_it_is_saved(tmp_path: Pat
             return torch.special.erfcx(self.linear(x))
 
     model = Odd()
-    with pytest.raises(InvalidArgumentError, match="special_erfcx.* is no function .*as_graph=False"):
+    with pytest.raises(InvalidArgumentError, match=r"special_erfcx.* is no function .*as_graph=False"):
         artifact.save(torch.fx.symbolic_trace(model), tmp_path / "net")
     assert not (tmp_path / "net").exists()
     artifact.save(model, tmp_path / "net")
-    with pytest.raises(ArtifactError, match="expected model=.*special_erfcx"):
+    with pytest.raises(ArtifactError, match=r"expected model=.*special_erfcx"):
         artifact.load(tmp_path / "net")
     assert torch.equal(artifact.load(tmp_path / "net", Odd()).linear.weight, model.linear.weight)
 
@@ -351,30 +351,38 @@ SHAPES_OF_CODE = {
 }
 
 
-@pytest.mark.parametrize("shape", SHAPES_OF_CODE)
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("saved") / "net"
+    artifact.save(nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), path)
+    return path.read_bytes()
+
+
 @pytest.mark.parametrize("place", WRITTEN_OUT)
-def test_no_text_of_a_file_is_run(saved: Path, tmp_path: Path, place: str, shape: str) -> None:
-    marker = tmp_path / "it ran"
+def test_no_text_of_a_file_is_run(tiny: bytes, tmp_path: Path, place: str) -> None:
+    path, marker = tmp_path / "net", tmp_path / "it ran"
     run = f"__import__('pathlib').Path({str(marker)!r}).touch()"
-    rewrite(saved, lambda _, header: WRITTEN_OUT[place](header, SHAPES_OF_CODE[shape].format(run=run)))
-    try:
-        network = artifact.load(saved)
-    except ArtifactError as error:
-        assert "\n" not in str(error)  # noqa: PT017 (both ways are right: values are only ever values)
-    else:
-        assert place in {"text", "text in a list", "key of a dictionary", "slice", "parameter"} | {
-            "default of a placeholder",
-            "keyword's text",
-            "argument of a layer",
-        }
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if place not in {"parameter", "argument of a layer", "default of a placeholder"}:
-                with pytest.raises((TypeError, ValueError, RuntimeError, NotImplementedError)):
-                    network(torch.zeros(1, 1, 12, 12))
-            else:
-                network(torch.zeros(1, 1, 12, 12))
-    assert not marker.exists()
+    for shape in SHAPES_OF_CODE.values():
+        path.write_bytes(tiny)
+        rewrite(path, lambda _, header, shape=shape: WRITTEN_OUT[place](header, shape.format(run=run)))
+        try:
+            network = artifact.load(path)
+        except ArtifactError as error:
+            assert "\n" not in str(error)  # noqa: PT017 (both ways are right: values are only ever values)
+        else:
+            assert place in {"text", "text in a list", "key of a dictionary", "slice", "parameter"} | {
+                "default of a placeholder",
+                "keyword's text",
+                "argument of a layer",
+            }
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                if place not in {"parameter", "argument of a layer", "default of a placeholder"}:
+                    with pytest.raises((TypeError, ValueError, RuntimeError, NotImplementedError)):
+                        network(torch.zeros(1, 1, 2, 2))
+                else:
+                    network(torch.zeros(1, 1, 2, 2))
+        assert not marker.exists()
 
 
 def test_keywords_that_torch_takes_come_back(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from torch import nn
 import secateur
 from secateur.errors import ArtifactError
 from secateur.export import transformers_network
-from secateur.networks import build
+from secateur.export.class_network import build_named, fit, numbers_of, registered_name
+from secateur.networks import build, names
 from support.files import files
 
 transformers: Any = pytest.importorskip("transformers")
@@ -50,11 +51,33 @@ def test_a_compact_network_comes_back_without_its_code(tmp_path: Path) -> None:
     small = secateur.compact(model, x)
     assert secateur.save(small, tmp_path / "a" / "small") == tmp_path / "a" / "small" / "network.safetensors"
     torch.testing.assert_close(secateur.load(tmp_path / "a" / "small")(x), model(x))
-    fresh = build("lenet", image_shape=(1, 32, 32), num_classes=10)
-    loaded = secateur.load(tmp_path / "a" / "small", fresh)
-    assert type(loaded) is type(model)
-    torch.testing.assert_close(loaded(x), model(x))
-    assert loaded.conv2.out_channels == 10
+    for fresh in (None, build("lenet", image_shape=(1, 32, 32), num_classes=10)):
+        loaded = secateur.load(tmp_path / "a" / "small", fresh)
+        assert type(loaded) is type(model)
+        torch.testing.assert_close(loaded(x), model(x))
+        assert loaded.conv2.out_channels == 10
+
+
+@pytest.mark.parametrize("name", names())
+def test_networks_of_ours_are_known_by_name(name: str) -> None:
+    model = build(name, image_shape=(3, 32, 32), num_classes=7, seed=1).eval()
+    assert registered_name(model) == name
+    rebuilt = fit(build_named(name), model.state_dict(), numbers_of(model))
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(rebuilt(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mlp", {"dropout": 0.1}),
+        ("mlp", {"activation": "relu"}),
+        ("mlp", {"depth": 2}),
+        ("vit", {"depth": 5}),
+    ],
+)
+def test_networks_of_other_options_are_not(name: str, options: dict[str, Any]) -> None:
+    assert registered_name(build(name, image_shape=(1, 32, 32), num_classes=7, **options)) is None
 
 
 def test_masks_are_zeros_in_the_file(tmp_path: Path) -> None:

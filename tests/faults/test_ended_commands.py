@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -37,7 +36,14 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-@pytest.mark.parametrize("words", [("compact",), ("export", "--to", "onnx"), ("bench", "--no-accuracy")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("compact",),
+        pytest.param(("export", "--to", "onnx"), marks=pytest.mark.slow),
+        pytest.param(("bench", "--no-accuracy"), marks=pytest.mark.slow),
+    ],
+)
 def test_sigterm_leaves_no_temporary_folder(
     finished_run: Path, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
@@ -45,18 +51,17 @@ def test_sigterm_leaves_no_temporary_folder(
     folder.mkdir()
     before = files(run)
     command, *options = words
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, command, str(run), *options],
         env=os.environ | {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert process.stderr is not None
-    told = next((line for line in process.stderr if line.startswith("made ")), "")
-    assert Path(told.removeprefix("made ").strip()).is_dir()
-    time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 128 + signal.SIGTERM
+    ) as process:
+        assert process.stderr is not None
+        told = next((line for line in process.stderr if line.startswith("made ")), "")
+        assert Path(told.removeprefix("made ").strip()).is_dir()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 128 + signal.SIGTERM
     assert list(folder.iterdir()) == []
     assert files(run) == before

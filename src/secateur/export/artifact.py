@@ -2,12 +2,12 @@
 
 A safetensors file. Its metadata hold `format`, `version` and `sha256`, over names, types, shapes and bytes of
 all tensors. The tensor `network` is a JSON text, deflated (zlib): an index of the tensors, the names of the
-parameters, and how the network is built: its `architecture` (torch's layers and functions), or the class and
-config of the Transformers library, or neither, for networks that the caller builds. `numbers` are the whole
-numbers that its modules hold, which say what `compact` did to their sizes. Floating-point tensors lie end to
-end, zeros left out, in one stream per stored type (`values.float32`, ...); which entries they are is
-Rice-coded (`codec`) in `masks`. Other tensors are stored as they are. Nothing is pickled, no code of the
-file's is run, and what the file declares is bounded by what it holds.
+parameters, and how the network is built: its name in `secateur.networks`, its class and config in the
+Transformers library, its `architecture` (torch's layers and functions), or nothing, where the caller builds
+it. `numbers` are the whole numbers that its modules hold, which say what `compact` did to their sizes.
+Floating-point tensors lie end to end, zeros left out, in one stream per stored type (`values.float32`, ...);
+which entries they are is Rice-coded (`codec`) in `masks`. Other tensors are stored as they are. Nothing is
+pickled, no code of the file's is run, and what the file declares is bounded by what it holds.
 """
 
 import json
@@ -22,11 +22,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as as_bytes
 from torch import Tensor, fx, nn
 
-from secateur.compaction import plain_copy, resize_like
+from secateur.compaction import plain_copy
 from secateur.compaction.graphs import traced_module
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.export import transformers_network
 from secateur.export.architecture import DTYPES, build, describe
+from secateur.export.class_network import build_named, fit, numbers_of, registered_name
 from secateur.export.codec import CodedMask, decode_mask, encode_mask, entropy_bits
 from secateur.export.sparse_kernels import with_csr, without_csr
 from secateur.runs import tensors_checksum
@@ -67,8 +68,9 @@ def save(
 
     Args:
         network: Any network, masked or compact. Masks are made permanent in the file; layers with CSR kernels
-            get them again when it is loaded. One of torch's own layers and functions is loaded without its
-            code, one of the Transformers library by its config; any other needs `load(..., model=...)`.
+            get them again when it is loaded. Networks of this and of the Transformers library keep their
+            class; others of torch's layers and functions are loaded as a graph of these, without their
+            code; any other needs `load(..., model=...)`.
         path: The file, usually `*.safetensors`; replaced as a whole.
         example_input: Arguments of a call, for a network whose code reads shapes, as `compact` takes them. A
             graph, and code that reads none, need no example.
@@ -119,7 +121,9 @@ def _description(
     """Return how the network is built again, as far as a file can say it."""
     if isinstance(network, fx.GraphModule):
         return {"architecture": _checked(network, state, parameters)}
-    description: dict[str, Any] = {"numbers": _numbers(network)}
+    description: dict[str, Any] = {"numbers": numbers_of(network)}
+    if (name := registered_name(network)) is not None:
+        return {"network": name, **description}
     if (config := transformers_network.describe(network)) is not None:
         return {"transformers": config, **description}
     try:
@@ -140,15 +144,6 @@ def _checked(network: fx.GraphModule, state: dict[str, Tensor], parameters: list
             f"network: {error}; compact(..., as_graph=False) keeps its class"
         ) from error
     return architecture
-
-
-def _numbers(network: nn.Module) -> dict[str, int]:
-    return {
-        f"{path}.{name}" if path else name: value
-        for path, module in network.named_modules()
-        for name, value in vars(module).items()
-        if type(value) is int and not name.startswith("_")
-    }
 
 
 def _limit(num_bytes: int) -> int:
@@ -190,9 +185,9 @@ def load(path: str | Path, model: nn.Module | None = None, *, max_weights: int |
 
     Args:
         path: The file.
-        model: A network of the saved one's class and of its sizes before pruning, freshly built: it gets the
-            saved sizes and weights, in place, and is returned. Needed where a file cannot say how its network
-            is built. None builds it from the file.
+        model: A network of the saved one's class, freshly built: it gets the saved sizes and weights, in
+            place, and is returned. Needed where a file cannot say how its network is built. None builds it
+            from the file.
         max_weights: Weights that the file may unfold to; None allows 16 million, or 1,024 for each of its
             bytes if that is more.
 
@@ -211,13 +206,14 @@ def load(path: str | Path, model: nn.Module | None = None, *, max_weights: int |
         _check_size(header["tensors"], limit)
         state, parameters = _unpack(header["tensors"], tensors), set(header["parameters"])
         state |= {name: state[first] for name, first in header.get("tied", {}).items()}
+        if model is None and "network" in header:
+            model = build_named(header["network"])
+        if model is None and "transformers" in header:
+            model = transformers_network.build(header["transformers"], len(state), limit)
         if model is not None:
-            network = _fitted(model, state, header.get("numbers"))
+            network = fit(model, state, header.get("numbers"))
         elif "architecture" in header:
             network = build(header["architecture"], state, parameters, limit=limit)
-        elif "transformers" in header:
-            empty = transformers_network.build(header["transformers"], len(state), limit)
-            network = _fitted(empty, state, header["numbers"])
         else:
             raise ArtifactError(
                 f"expected model=... for {path}, got none: a file cannot say how this network is built "
@@ -229,26 +225,6 @@ def load(path: str | Path, model: nn.Module | None = None, *, max_weights: int |
     except Exception as error:  # a damaged description can ask for anything
         reason = " ".join(str(error).split())
         raise ArtifactError(f"expected a whole network in {path}, got a damaged one: {reason}") from error
-
-
-def _fitted(model: nn.Module, state: dict[str, Tensor], numbers: dict[str, int] | None) -> nn.Module:
-    """Give a network the sizes and weights of a file; sizes only ever get smaller."""
-    if numbers is None:
-        raise ArtifactError("model: expected none for a network that was saved as a graph; load it without")
-    now = _numbers(model)
-    widths = {name: value for name, value in numbers.items() if name in now and value != now[name]}
-    grown = [name for name, value in widths.items() if type(value) is not int or not 0 <= value < now[name]]
-    if grown:
-        raise ArtifactError(
-            f"model: expected the network before pruning, got one with a smaller {grown[0]} ({now[grown[0]]})"
-        )
-    try:
-        resize_like(model, {name: tuple(tensor.shape) for name, tensor in state.items()}, widths)
-        model.load_state_dict(state)
-    except (InvalidArgumentError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ArtifactError(f"model: expected the network of this file, got another: {reason}") from error
-    return model.eval()
 
 
 def _inflated(packed: Tensor) -> str:

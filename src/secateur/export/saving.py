@@ -58,9 +58,9 @@ def load(
 
     Args:
         directory: The directory.
-        model: A network of the saved one's class and of its sizes before pruning, which gets the saved sizes
-            and weights. Needed only where the file cannot say how the network is built: where its code is
-            neither torch's layers and functions nor the Transformers library's.
+        model: A network of the saved one's class, which gets the saved sizes and weights. Needed only where
+            the file cannot say how the network is built: where its code is neither torch's layers and
+            functions nor of this or the Transformers library.
         max_weights: Weights that a file may unfold to; None sets a bound by the file's size.
 
     Returns:
