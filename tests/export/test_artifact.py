@@ -141,7 +141,7 @@ def test_the_callers_network_gets_the_sizes_of_the_compact_one(tmp_path: Path) -
     with pytest.raises(ArtifactError, match="saved as a graph; load it without"):
         artifact.load(tmp_path / "graph", Heads())
     rewrite(tmp_path / "net", lambda _, header: header["numbers"].update(heads=10**12))
-    with pytest.raises(ArtifactError, match="expected heads of at most 6, got 1000000000000"):
+    with pytest.raises(ArtifactError, match="expected heads of at most 4, got 1000000000000"):
         artifact.load(tmp_path / "net", Heads())
 
 
@@ -435,20 +435,20 @@ def test_a_description_that_unfolds_without_end_is_refused(
 
 
 @pytest.mark.parametrize("shape", [[10**12], [1 << 40, 1 << 40], [0, 10**12, 10**12], [4097, 4097]])
-def test_zeros_without_end_are_not_unfolded(saved: Path, shape: list[int]) -> None:
-    def declare(_: Any, header: dict[str, Any]) -> None:
-        header["tensors"].append(["more", "float64", shape, "float32", 0, 0, 0, 0])
-
-    rewrite(saved, declare)
+def test_zeros_without_end_are_not_unfolded(tiny: bytes, tmp_path: Path, shape: list[int]) -> None:
+    path = tmp_path / "net"
+    path.write_bytes(tiny)
+    more = ["more", "float64", shape, "float32", 0, 0, 0, 0]
+    rewrite(path, lambda _, header: header["tensors"].append(more))
     if 0 in shape:
-        assert artifact.load(saved).get_buffer("more").numel() == 0
+        assert artifact.load(path)(torch.zeros(1, 4)).shape == (1, 2)
         return
     with pytest.raises(
         ArtifactError, match=r"at most 16,777,216 weights in a file of this size.*max_weights="
     ):
-        artifact.load(saved)
+        artifact.load(path)
     if shape == [4097, 4097]:
-        assert artifact.load(saved, max_weights=1 << 25).get_buffer("more").shape == (4097, 4097)
+        assert artifact.load(path, max_weights=1 << 25)(torch.zeros(1, 4)).shape == (1, 2)
 
 
 def test_a_small_file_holds_no_sixty_megabytes_of_text(saved: Path) -> None:

@@ -115,6 +115,15 @@ def test_where_they_do_not_the_class_comes_back_by_our_file(tmp_path: Path) -> N
     assert secateur.load(tmp_path).bert.encoder.layer[1].intermediate.dense.out_features == 24
 
 
+def test_types_of_weights_come_back(tmp_path: Path) -> None:
+    for network in (small_bert().bfloat16(), build("mlp", image_shape=(1, 4, 4), num_classes=2).double()):
+        secateur.save(network, tmp_path)
+        found = secateur.load(tmp_path).state_dict()
+        assert {name: x.dtype for name, x in network.state_dict().items()} == {
+            n: x.dtype for n, x in found.items()
+        }
+
+
 def test_a_directory_without_a_network_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no such file"):
         secateur.load(tmp_path)

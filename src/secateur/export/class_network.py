@@ -54,6 +54,9 @@ def fit(network: nn.Module, state: Mapping[str, Tensor], numbers: Mapping[str, i
             raise ArtifactError(f"expected {name} of at most {max(largest, now[name])}, got {value!r:.60}")
     try:
         resize_like(network, {name: tuple(tensor.shape) for name, tensor in state.items()}, widths)
+        for name, tensor in network.state_dict(keep_vars=True).items():
+            if name in state:
+                tensor.data = tensor.data.to(state[name].dtype)
         network.load_state_dict(state)
     except (InvalidArgumentError, RuntimeError) as error:
         reason = " ".join(str(error).split())

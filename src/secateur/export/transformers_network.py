@@ -81,7 +81,7 @@ def build(description: Mapping[str, Any], num_tensors: int, limit: int) -> nn.Mo
     kind, values = _class(description["class"]), description["config"]
     _refuse_code(values, "the file")
     plain = {name: value for name, value in values.items() if not name.startswith("_")}
-    with quiet(library()):
+    with quiet(library()), torch.random.fork_rng(devices=[]):
         with torch.device("meta"), _counted(2 * num_tensors + SPARE, limit):
             kind(kind.config_class.from_dict(plain))
         network: nn.Module = kind(kind.config_class.from_dict(plain))
