@@ -59,6 +59,7 @@ app.command(epilog=data.EXAMPLE)(data.data)
 
 def _terminated(number: int, _: object) -> NoReturn:
     """End as after Ctrl-C, so that temporary files and folders go."""
+    complain(f"ended by {signal.Signals(number).name}")
     sys.exit(128 + number)
 
 
