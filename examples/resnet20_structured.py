@@ -14,12 +14,13 @@ Needs the weights of a ResNet-20 for CIFAR-10 as a safetensors file (names as in
 3. The smaller network learns for a few epochs to answer as the trained one does. Its batch normalisation,
    whose moments belonged to the channels that have left, is estimated anew on the way.
 
-What is printed: accuracy of both networks on the test images, and their times per call, as they are and
-streamlined (`secateur.export.streamlined`), in turn.
+What is printed: accuracy of both networks on the test images, and their times per call in PyTorch and in
+onnxruntime, in turn.
 """
 
 import argparse
 import copy
+import tempfile
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import secateur
 from secateur.data import Dataset, Split
 from secateur.data.augment import crop_and_flip
-from secateur.export import artifact, bench, streamlined
+from secateur.export import artifact, bench, onnx
 from secateur.pruning import prune_units
 
 # What the trained network's images were standardised with, per channel.
@@ -160,12 +161,17 @@ def accuracy(network: nn.Module, data: Split) -> float:
 
 
 def show_times(network: nn.Module, small: nn.Module, images: Tensor, *, seconds: float = 10.0) -> None:
-    """Print the median time of one call of either network, in turn, as they are and streamlined."""
-    forms = {"trained": network, "smaller": small}
-    forms |= {f"{name}, streamlined": streamlined(each, images) for name, each in forms.items()}
-    for row in bench(forms, images, seconds=seconds):
+    """Print the median time of one call of either network in PyTorch and in onnxruntime, in turn."""
+    networks = {"trained": network, "smaller": small}
+    with tempfile.TemporaryDirectory() as folder:
+        graphs = {
+            f"{name}, onnxruntime": onnx(each, Path(folder) / f"{name}.onnx", images).path
+            for name, each in networks.items()
+        }
+        rows = bench(networks | graphs, images, seconds=seconds)
+    for row in rows:
         times = ", ".join(f"{1e3 * each.median:.2f} ms at batch {each.batch}" for each in row.latencies)
-        print(f"{row.variant}: {times}; {row.num_macs:,} multiply-adds, {row.num_parameters:,} parameters")
+        print(f"{row.variant}: {times}, {row.file_bytes:,} bytes")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def test_half_of_the_work_goes_and_the_rest_learns(network, train, capsys):
     example.show_times(network, small, train.images[:2], seconds=0.01)
     shown = capsys.readouterr().out
     assert [line.split(":")[0] for line in shown.splitlines()] == [
-        "trained", "smaller", "trained, streamlined", "smaller, streamlined",
+        "trained", "smaller", "trained, onnxruntime", "smaller, onnxruntime",
     ]  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Evidence-based pruning for neural networks: smaller, calibrated, and nobody chooses a sparsity.
 
 Fit a posterior (`secateur.inference`, or `secateur.fit` for the whole loop), let the model evidence decide
-what goes (`secateur.prune`). `secateur.reduction` is the mathematics alone.
+what goes (`secateur.prune`), or take a trained network (`secateur.prune_trained`); `secateur.compact` and
+`secateur.save` make it small for real. `secateur.reduction` is the mathematics alone.
 """
 
 from secateur import (
@@ -17,6 +18,7 @@ from secateur import (
     reduction,
     training,
 )
+from secateur.export import load, save
 from secateur.modules import hold_zeros, masks_of
 from secateur.posterior import Posterior
 from secateur.pruning import GradualPruner, PruneResult, compact, prune, prune_trained
@@ -35,6 +37,7 @@ __all__ = [
     "hold_zeros",
     "inference",
     "likelihoods",
+    "load",
     "masks_of",
     "metrics",
     "modules",
@@ -45,5 +48,6 @@ __all__ = [
     "pruning",
     "recover",
     "reduction",
+    "save",
     "training",
 ]

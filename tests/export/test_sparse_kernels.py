@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from secateur.export import measure_kernels, sparse, sparse_kernels
-from secateur.export.sparse_kernels import CsrConv2d, CsrLinear, SemiStructuredLinear
+from secateur.export.sparse_kernels import CsrLinear, SemiStructuredLinear
 
 
 def scattered(layer: nn.Module, sparsity: float, seed: int = 0) -> nn.Module:
@@ -26,14 +26,6 @@ def test_a_linear_layer(shape: tuple[int, ...], bias: bool, sparsity: float) -> 
     layer = scattered(nn.Linear(20, 7, bias=bias, dtype=torch.float64), sparsity)
     x = torch.randn(shape, dtype=torch.float64)
     torch.testing.assert_close(CsrLinear(layer)(x), layer(x).detach(), rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 0, 1), (2, 1, 1), ((1, 2), (2, 0), (2, 1))])
-def test_a_convolution(stride: int, padding: int, dilation: int) -> None:
-    layer = nn.Conv2d(3, 5, (3, 2), stride, padding, dilation, dtype=torch.float64)
-    scattered(layer, 0.8)
-    x = torch.randn(2, 3, 9, 8, dtype=torch.float64)
-    torch.testing.assert_close(CsrConv2d(layer)(x), layer(x).detach(), rtol=1e-12, atol=1e-12)
 
 
 def test_a_kernel_moves_copies_and_loads() -> None:

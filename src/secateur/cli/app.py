@@ -6,18 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from secateur.cli import (
-    bench,
-    compact,
-    compare,
-    data,
-    evaluate,
-    export,
-    fit,
-    prune,
-    prune_trained,
-    report,
-)
+from secateur.cli import compare, data, evaluate, finished, fit, prune_trained, report
 from secateur.cli.failures import DEBUG_VARIABLE, FAILED, ExitCodes, complain, prepare_process
 from secateur.errors import in_a_line
 from secateur.version import __version__
@@ -58,12 +47,12 @@ def _shared(
 
 app.command(epilog=fit.EXAMPLE)(fit.fit)
 app.command(epilog=evaluate.EXAMPLE)(evaluate.evaluate)
-app.command(epilog=prune.EXAMPLE)(prune.prune)
+app.command(epilog=finished.EXAMPLES["prune"])(finished.prune)
 app.command(epilog=prune_trained.EXAMPLE)(prune_trained.prune_trained)
 app.command(epilog=compare.EXAMPLE)(compare.compare)
-app.command(epilog=compact.EXAMPLE)(compact.compact)
-app.command(epilog=export.EXAMPLE)(export.export)
-app.command(epilog=bench.EXAMPLE)(bench.bench)
+app.command(epilog=finished.EXAMPLES["compact"])(finished.compact)
+app.command(epilog=finished.EXAMPLES["export"])(finished.export)
+app.command(epilog=finished.EXAMPLES["bench"])(finished.bench)
 app.command(epilog=report.EXAMPLE)(report.report)
 app.command(epilog=data.EXAMPLE)(data.data)
 

@@ -18,6 +18,10 @@ from secateur.runs import formatting
 __all__ = ["EXAMPLE", "prune_trained"]
 
 LEARNED = {"gaussian": {"noise": "learned"}}  # a standard deviation of 1 would say nothing of the evidence
+PASSED_ON = (
+    "sparsity", "pattern", "max_loss_rise", "structure", "rounds", "include", "exclude", "num_data",
+    "max_batches",
+)  # fmt: skip
 EXAMPLE = (
     "Example: secateur prune-trained --model lenet --weights lenet.safetensors --data fashion-mnist "
     "--held-out fashion-mnist --out pruned"
@@ -133,9 +137,8 @@ def prune_trained(
     """
     given = dict(locals())
     # matplotlib and the Transformers library: only where they are needed
-    from secateur.cli.factories import current_directory_first
     from secateur.cli.trained_data import DataSource, check_batch
-    from secateur.cli.trained_model import TrainedModel
+    from secateur.cli.trained_model import TrainedModel, current_directory_first
     from secateur.export.trained_run import check_new, prune_to_directory
     from secateur.reports import trained_page
     from secateur.training.device import resolve_device
@@ -153,17 +156,14 @@ def prune_trained(
     with current_directory_first():
         if source.is_ours:
             calibration = reader.load(data)
-            network = source.load(calibration).to(place)
+            network = source.load(calibration.image_shape, calibration.num_classes).to(place)
         else:
-            network = source.load(None).to(place)
+            network = source.load().to(place)
             calibration = reader.load(data, model=network)
-        judged = (
-            None
-            if held_out is None
-            else reader.load(held_out, option="--held-out", model=network, like=data).loader
-        )
         check_batch(network, calibration.loader, "--data")
-        if judged is not None:
+        judged = None
+        if held_out is not None:
+            judged = reader.load(held_out, option="--held-out", model=network, like=data).loader
             check_batch(network, judged, "--held-out")
         pruned = prune_to_directory(
             network,
@@ -173,24 +173,12 @@ def prune_trained(
             likelihood=resolve({"name": likelihood, **LEARNED.get(likelihood, {})}),
             held_out=judged,
             seed=seed,
-            about={
-                "command": command_line(prune_trained, given),
-                "model": model,
-                "data": data,
-                "held_out": held_out,
-            },
-            sparsity=sparsity,
-            pattern=pattern,
-            max_loss_rise=max_loss_rise,
+            about={"command": command_line(prune_trained, given)}
+            | {name: given[name] for name in ("model", "data", "held_out")},
             granularity=granularity or "weight",
-            structure=structure,
-            rounds=rounds,
-            include=include,
-            exclude=exclude,
-            num_data=num_data,
-            max_batches=max_batches,
             recovery_epochs=recover,
             on_round=say,
+            **{name: given[name] for name in PASSED_ON},
         )
     page = trained_page.write(out)
     console.print(Text(str(pruned.result)), soft_wrap=True)

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from secateur import data, networks
-from secateur.cli.factories import call_factory, is_factory
-from secateur.cli.transformers_directory import read_text
+from secateur.cli.trained_model import call_factory, is_factory
 from secateur.curvature.batches import answers, read_batch
-from secateur.errors import DataError, SecateurError, UsageError, in_a_line
+from secateur.errors import ArtifactError, DataError, SecateurError, UsageError, in_a_line
+from secateur.export.transformers_network import library, quiet, tokenizer
 from secateur.modules import evaluation_mode
 
-__all__ = ["DataSource", "TrainedData", "check_batch"]
+__all__ = ["DataSource", "TrainedData", "Windows", "check_batch"]
 
 TENSORS = ("inputs", "targets")
 WINDOWS = 4  # of a text, in a batch
@@ -38,6 +38,24 @@ class TrainedData:
     loader: Iterable[Any]
     image_shape: tuple[int, int, int] | None = None
     num_classes: int | None = None
+
+
+class Windows(Dataset[dict[str, Tensor]]):
+    """Windows of consecutive tokens of a text, each with itself as labels.
+
+    Args:
+        tokens: All tokens, shape (number,); a last part that fills no window is left out.
+        length: Tokens of a window.
+    """
+
+    def __init__(self, tokens: Tensor, length: int) -> None:
+        self.rows = tokens[: len(tokens) // length * length].reshape(-1, length)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"input_ids": self.rows[index], "labels": self.rows[index]}
 
 
 @dataclass(frozen=True)
@@ -78,14 +96,7 @@ class DataSource:
         if suffix == ".safetensors":
             return self._tensors(Path(text), option)
         if suffix == ".txt":
-            directory = Path(self.model_name)
-            if model is None or not directory.is_dir():
-                raise UsageError(
-                    f"{option} {text}: expected text only for a network in a directory of the Transformers "
-                    f"library, got --model {self.model_name}"
-                )
-            windows = read_text(Path(text), directory, model, window=self.window, option=option)
-            return TrainedData(self._batches(windows, WINDOWS))
+            return self._text(Path(text), option, model)
         if text in data.names():
             return self._images(text, option, like)
         near = f"{', '.join(data.names())}, a .safetensors file, a .txt file"
@@ -98,9 +109,7 @@ class DataSource:
         """Return what a function of the user's gave, read into memory where it can be read only once."""
         if isinstance(value, Dataset):
             return TrainedData(self._batches(value))
-        if isinstance(value, torch.Tensor | nn.Module | str | bytes | Mapping) or not isinstance(
-            value, Iterable
-        ):
+        if isinstance(value, Tensor | nn.Module | str | bytes | Mapping) or not isinstance(value, Iterable):
             raise UsageError(
                 f"{option} {text}: expected a loader, batches of inputs and targets, got "
                 f"{type(value).__name__}"
@@ -112,8 +121,7 @@ class DataSource:
             tensors = load_file(path)
         except (OSError, SafetensorError, ValueError) as error:
             raise DataError(f"{option} {path}: expected a safetensors file, got: {error}") from error
-        missing = [name for name in TENSORS if name not in tensors]
-        if missing:
+        if any(name not in tensors for name in TENSORS):
             found = ", ".join(sorted(tensors)) or "none"
             raise DataError(f"{option} {path}: expected tensors inputs and targets, got {found}")
         inputs, targets = (tensors[name] for name in TENSORS)
@@ -141,9 +149,50 @@ class DataSource:
         rows = TensorDataset(split.images, split.labels)
         return TrainedData(self._batches(rows), split.image_shape, images.num_classes)
 
+    def _text(self, path: Path, option: str, model: nn.Module | None) -> TrainedData:
+        """Return windows of tokens of a text, by the tokenizer of the network's own directory."""
+        directory = Path(self.model_name)
+        if model is None or not directory.is_dir():
+            raise UsageError(
+                f"{option} {path}: expected text only for a network in a directory of the Transformers "
+                f"library, got --model {self.model_name}"
+            )
+        if not any(part in type(model).__name__ for part in ("ForCausalLM", "LMHead")):
+            raise UsageError(
+                f"{option} {path}: expected a network that predicts the next token, got "
+                f"{type(model).__name__}; give {option} package.module:factory, which returns a loader with "
+                "labels"
+            )
+        longest = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+        if isinstance(longest, int) and self.window > longest:
+            raise UsageError(
+                f"--window: expected at most the network's {longest} positions, got {self.window}"
+            )
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{option} {path}: expected a text file in UTF-8, got: {error}") from error
+        words = tokenizer(directory)
+        if words is None:
+            raise ArtifactError(f"{directory}: expected a tokenizer beside the network, got none")
+        with quiet(library()):
+            tokens = torch.tensor(words(text, add_special_tokens=False, verbose=False)["input_ids"])
+        if len(tokens) < self.window:
+            raise DataError(
+                f"{option} {path}: expected at least one window of {self.window} tokens, got {len(tokens)}; "
+                "give more text or a smaller --window"
+            )
+        vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+        if int(tokens.max()) >= vocabulary:
+            raise ArtifactError(
+                f"{directory}: expected a tokenizer of at most the network's {vocabulary} tokens, got token "
+                f"{int(tokens.max())}"
+            )
+        return TrainedData(self._batches(Windows(tokens, self.window), WINDOWS))
 
-def check_batch(model: nn.Module, loader: Iterable[Any], option: str) -> Any:
-    """Return the first batch, after the network has been called with it.
+
+def check_batch(model: nn.Module, loader: Iterable[Any], option: str) -> None:
+    """Call the network with the first batch.
 
     Args:
         model: The network.
@@ -170,4 +219,3 @@ def check_batch(model: nn.Module, loader: Iterable[Any], option: str) -> Any:
             f"{option}: expected batches with targets, got inputs alone; give (inputs, targets), or dicts "
             "with labels"
         )
-    return batch

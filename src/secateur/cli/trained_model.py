@@ -1,7 +1,13 @@
-"""A trained network, by what the command line calls it."""
+"""A trained network, or what a function of the user's returns, by what the command line calls it."""
 
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -9,16 +15,76 @@ from safetensors.torch import save as as_bytes
 from torch import Tensor, nn
 
 from secateur import networks
-from secateur.cli.factories import call_factory, is_factory
-from secateur.cli.trained_data import TrainedData
-from secateur.cli.transformers_directory import CONFIG, load_network, write_network
 from secateur.compaction import plain_copy
-from secateur.errors import ArtifactError, UsageError
+from secateur.errors import ArtifactError, SecateurError, UsageError, in_a_line
+from secateur.export.transformers_network import CONFIG, load_network, write_network
 from secateur.runs import write_whole
 
-__all__ = ["TrainedModel"]
+__all__ = ["TrainedModel", "call_factory", "current_directory_first", "is_factory"]
 
 NETWORK = "network.safetensors"
+
+
+def is_factory(text: str) -> bool:
+    """Return whether a text names a function of a module, as `package.module:function`.
+
+    Args:
+        text: Value of an option.
+
+    >>> is_factory("own.networks:build"), is_factory("fashion-mnist"), is_factory("C:/data.safetensors")
+    (True, False, False)
+    """
+    module, colon, name = text.partition(":")
+    return bool(colon) and all(part.isidentifier() for part in (*module.split("."), *name.split(".")))
+
+
+def call_factory(option: str, text: str) -> Any:
+    """Import a function of the environment and return what it returns; this runs the module's code.
+
+    Inside `current_directory_first` the current directory is looked into as well.
+
+    Args:
+        option: What the error calls it, `--model`.
+        text: `package.module:function`; the function is called without arguments.
+
+    Raises:
+        UsageError: If there is no such module or function, or its code fails.
+    """
+    module_name, _, name = text.partition(":")
+    expected = "a module that can be imported"
+    try:
+        module = importlib.import_module(module_name)
+        expected = f"a function {name!r} in {module_name}"
+        function = reduce(getattr, name.split("."), module)
+        expected = "a function that returns when called without arguments"
+        if not callable(function):
+            raise UsageError(
+                f"{option} {text}: expected a function that is called without arguments, got "
+                f"{type(function).__name__}"
+            )
+        return function()
+    except ModuleNotFoundError as error:
+        missing = f"no module {error.name!r}" if error.name else str(error)
+        expected = "a module of the current directory or the environment"
+        raise UsageError(f"{option} {text}: expected {expected}, got {missing}") from error
+    except SecateurError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{option} {text}: expected {expected}, got {in_a_line(error)}") from error
+
+
+@contextmanager
+def current_directory_first() -> Iterator[None]:
+    """Let imports look into the current directory, as `python -m` does; an installed command does not.
+
+    Code that a factory returned may import more at any time, so the block holds all of its use.
+    """
+    sys.path.insert(0, "")
+    try:
+        yield
+    finally:
+        if "" in sys.path:
+            sys.path.remove("")
 
 
 @dataclass(frozen=True)
@@ -70,24 +136,34 @@ class TrainedModel:
         if self.weights is not None and not self.weights.is_file():
             raise ArtifactError(f"--weights {self.weights}: expected a safetensors file, got no such file")
 
-    def load(self, data: TrainedData | None) -> nn.Module:
+    def load(
+        self, image_shape: tuple[int, int, int] | None = None, num_classes: int | None = None
+    ) -> nn.Module:
         """Return the network with its weights, in evaluation mode.
 
         Args:
-            data: Data, whose images and classes networks of ours are built for.
+            image_shape: Of the data, for which networks of ours are built.
+            num_classes: Of the data.
 
         Raises:
             SecateurError: If it cannot be built, or the weights are not its own.
         """
         if self.is_directory:
             return load_network(Path(self.name))
+        found = None if self.weights is None else _read(self.weights)
         if self.is_ours:
-            if data is None or data.image_shape is None or data.num_classes is None:
+            assert found is not None
+            if image_shape is None or num_classes is None:
                 raise UsageError(
                     f"--data: expected images and class numbers, for which {self.name} is built, got others; "
                     "give --model package.module:function"
                 )
-            model = networks.build(self.name, image_shape=data.image_shape, num_classes=data.num_classes)
+            if num_classes > (longest := max((len(x) for x in found.values() if x.dim()), default=0)):
+                raise ArtifactError(  # before so many outputs are built
+                    f"--weights {self.weights}: expected an output for each of the {num_classes:,} classes "
+                    f"of --data, got at most {longest:,}"
+                )
+            model = networks.build(self.name, image_shape=image_shape, num_classes=num_classes)
         else:
             model = call_factory("--model", self.name)
             if not isinstance(model, nn.Module):
@@ -96,8 +172,8 @@ class TrainedModel:
                 )
         if next(model.parameters(), None) is None:
             raise UsageError(f"--model {self.name}: expected a network with weights, got one without")
-        if self.weights is not None:
-            _put_into(model, self.weights)
+        if found is not None:
+            _put_into(model, found, f"--weights {self.weights}")
         return model.eval()
 
     def write(self, model: nn.Module, out: Path) -> Path:
@@ -111,34 +187,34 @@ class TrainedModel:
             ArtifactError: If it cannot be written.
         """
         if self.is_directory:
-            return write_network(model, Path(self.name), out)
+            return write_network(model, out, Path(self.name))
         state = plain_copy(model).state_dict()
         content = as_bytes({name: value.detach().cpu().contiguous().clone() for name, value in state.items()})
         write_whole(out / NETWORK, content)
         return out / NETWORK
 
 
-def _put_into(model: nn.Module, path: Path) -> None:
-    """Load weights into a network; all of them, and no others."""
+def _read(path: Path) -> dict[str, Tensor]:
     try:
-        found = load_file(path)
+        found: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise ArtifactError(f"--weights {path}: expected a safetensors file, got: {error}") from error
+    return found
+
+
+def _put_into(model: nn.Module, found: dict[str, Tensor], where: str) -> None:
+    """Load weights into a network; all of them, and no others."""
     wanted = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     present = {value.data_ptr() for name, value in wanted.items() if name in found}
     for name, value in wanted.items():
         if name not in found and value.data_ptr() in present:
             continue  # tied to one that is there: safetensors writes such weights once
         if name not in found:
-            raise ArtifactError(f"--weights {path}: expected a tensor {name}, got none of that name")
+            raise ArtifactError(f"{where}: expected a tensor {name}, got none of that name")
         if found[name].shape != value.shape:
             raise ArtifactError(
-                f"--weights {path}: expected {name} of shape {tuple(value.shape)}, got "
-                f"{tuple(found[name].shape)}"
+                f"{where}: expected {name} of shape {tuple(value.shape)}, got {tuple(found[name].shape)}"
             )
-    others = sorted(set(found) - set(wanted))
-    if others:
-        raise ArtifactError(
-            f"--weights {path}: expected tensors of the network only, got {others[0]} as well"
-        )
+    if others := sorted(set(found) - set(wanted)):
+        raise ArtifactError(f"{where}: expected tensors of the network only, got {others[0]} as well")
     model.load_state_dict(found, strict=False)

@@ -1,15 +1,15 @@
 """Export pruned networks: files, ONNX graphs, sparse kernels, measurements of size and speed.
 
-`artifact` saves and loads without pickle; `onnx` writes a checked graph; `sparse` swaps in CSR or 2:4 kernels
-where they are faster here; `streamlined` writes a network out in the form that is fastest here; `bench`
+`save` and `load` keep a network in a directory, `artifact` in one file, both without pickle; `onnx` writes a
+checked graph for onnxruntime; `sparse` swaps in CSR or 2:4 kernels where they are faster here; `bench`
 measures variants side by side.
 """
 
 from secateur.export import artifact
 from secateur.export.measure import BenchRow, Latency, bench
 from secateur.export.onnx_graph import OnnxFile, PosteriorAverage, onnx
+from secateur.export.saving import load, save
 from secateur.export.sparse_kernels import KernelRow, measure_kernels, sparse
-from secateur.export.streamlining import Streamlining, measure_streamlining, streamlined
 
 __all__ = [
     "BenchRow",
@@ -17,12 +17,11 @@ __all__ = [
     "Latency",
     "OnnxFile",
     "PosteriorAverage",
-    "Streamlining",
     "artifact",
     "bench",
+    "load",
     "measure_kernels",
-    "measure_streamlining",
     "onnx",
+    "save",
     "sparse",
-    "streamlined",
 ]

@@ -1,26 +1,36 @@
-"""Compact the network of a finished run, and export it to files for other programs.
+"""Compact, export and measure the network of a finished run: load, decide, judge, write.
 
 The example input has the image shape of the training data. Files go into the run's directory by default.
 """
 
-from dataclasses import dataclass
+import platform
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from secateur.errors import InvalidArgumentError, unknown_name
+from secateur.compaction import plain_copy
+from secateur.errors import ArtifactError, InvalidArgumentError, unknown_name
 from secateur.export import artifact
-from secateur.export.onnx_graph import OnnxFile, onnx
+from secateur.export.measure import BenchRow, bench
+from secateur.export.onnx_graph import onnx, onnx_session
 from secateur.export.sparse_kernels import KernelRow, measure_kernels, sparse
 from secateur.pruning import compact
+from secateur.runs import RunDirectory, write_json
 from secateur.training import Run, load_run
-from secateur.training.run import example_images
+from secateur.training.run import example_images, run_data
 
-__all__ = ["FORMATS", "Exported", "compact_run", "export_run"]
+__all__ = ["FORMATS", "Exported", "Measured", "compact_run", "export_run", "measure_run"]
 
 FORMATS = ("onnx", "safetensors", "sparse")
 _TO = {"onnx": "network.onnx", "safetensors": "network.safetensors", "sparse": "sparse.safetensors"}
+_TEST_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,36 @@ class Exported:
     num_weights: int
     kernels: tuple[KernelRow, ...] = ()
     largest_difference: float | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Variants of a run's network side by side on this machine.
+
+    Attributes:
+        rows: One per variant.
+        accuracy: Share of the test set put in the right class, by variant; empty where it was not asked.
+        kernels: The choice of kernel for each linear layer, at the largest batch size.
+        entropy_bound: Bytes that the kept weights need at least if which they are was random.
+        remarks: What was left out, and why.
+        machine: Where and with what this was measured.
+    """
+
+    rows: tuple[BenchRow, ...]
+    accuracy: dict[str, float]
+    kernels: dict[int, tuple[KernelRow, ...]]
+    entropy_bound: float
+    remarks: tuple[str, ...]
+    machine: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for `bench.json`."""
+        values = asdict(self)
+        for row in values["rows"]:
+            row["accuracy"] = self.accuracy.get(row["variant"])
+        del values["accuracy"]
+        values["kernels"] = [{"batch": batch, "layers": rows} for batch, rows in values["kernels"].items()]
+        return values
 
 
 def compact_run(directory: Path, *, out: Path | None = None, multiple_of: int = 1) -> Exported:
@@ -87,42 +127,36 @@ def export_run(
     if num_samples and to != "onnx":
         raise InvalidArgumentError(f"samples: expected none for --to {to}, got {num_samples}; use --to onnx")
     run = load_run(directory)
-    images = example_images(run)
-    path = out or directory / _TO[to]
-    if to == "onnx":
-        written, network = _onnx(run, path, images, num_samples)
-        difference = None if num_samples else written.largest_difference
-        return Exported(path, written.num_bytes, network, _count(run.model), (), difference)
+    images, path = example_images(run, batch + 1)[:batch], out or directory / _TO[to]
+    if num_samples:
+        return _averaged(run, path, images, num_samples)
     small = compact(run.model, images, as_graph=True)
+    if to == "onnx":
+        written = onnx(small, path, images)
+        return Exported(path, written.num_bytes, small, _count(run), (), written.largest_difference)
     if to == "safetensors":
         return _saved(run, small, path, images)
-    many = example_images(run, batch)
-    kernels = measure_kernels(small, many)
-    return _saved(run, sparse(small, many, kernels=kernels), path, images, kernels)
+    kernels = measure_kernels(small, images)
+    return _saved(run, sparse(small, images, kernels=kernels), path, images, kernels)
 
 
-def _onnx(run: Run, path: Path, images: Tensor, num_samples: int) -> tuple[OnnxFile, nn.Module | None]:
-    if not num_samples:
-        small = compact(run.model, images, as_graph=True)
-        return onnx(small, path, images), small
+def _averaged(run: Run, path: Path, images: Tensor, num_samples: int) -> Exported:
     temperature = run.config["predictive_temperature"]
     if temperature == 0:
         raise InvalidArgumentError(
             "samples: expected none, since this run predicts best by its mean alone (temperature 0), "
             f"got {num_samples}; leave --samples away"
         )
-    posterior = run.posterior.at_temperature(temperature)
-    generator = torch.Generator().manual_seed(run.config["seed"])
     written = onnx(
         run.model,
         path,
         images,
-        posterior=posterior,
+        posterior=run.posterior.at_temperature(temperature),
         num_samples=num_samples,
         calibration=run.calibration,
-        generator=generator,
+        generator=torch.Generator().manual_seed(run.config["seed"]),
     )
-    return written, None
+    return Exported(path, written.num_bytes, None, _count(run))
 
 
 def _saved(
@@ -132,8 +166,120 @@ def _saved(
     with torch.no_grad():
         expected, found = run.model(images), artifact.load(path)(images)
     difference = float((expected - found).abs().max() / expected.abs().max().clamp_min(1e-30))
-    return Exported(path, num_bytes, network, _count(run.model), kernels, difference)
+    return Exported(path, num_bytes, network, _count(run), kernels, difference)
 
 
-def _count(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
+def _count(run: Run) -> int:
+    return sum(parameter.numel() for parameter in run.model.parameters())
+
+
+def measure_run(
+    directory: Path,
+    *,
+    dense: Path | None = None,
+    batches: tuple[int, ...] = (1, 32, 256),
+    seconds: float = 5.0,
+    multiple_of: int = 1,
+    data_dir: Path | None = None,
+    accuracy: bool = True,
+) -> Measured:
+    """Measure a run's network dense, masked, compact and in onnxruntime, and write `bench.json` beside it.
+
+    All variants run in this process, call by call in turn. Differences are from the masked network. On
+    disk, dense and masked networks are what `torch` users write: all their tensors, masks included. Sparse
+    kernels are a variant of their own where they are faster for a layer.
+
+    Args:
+        directory: Of a finished run.
+        dense: Of a finished run of the same network that kept its weights, to stand for the dense one; when
+            None, that is the masked network with its zeros multiplied like any weight.
+        batches: Batch sizes.
+        seconds: Time spent on each batch size, over all variants.
+        multiple_of: Units that a layer of the compact network keeps are rounded up to a multiple of this.
+        data_dir: Where to look for the data set first.
+        accuracy: Whether to judge each variant on the test set.
+
+    Raises:
+        ArtifactError: If a run is missing or damaged, or they are not of one network.
+        InvalidArgumentError: If an argument is out of range.
+        DataError: If the data set cannot be found.
+    """
+    if not batches or min(batches) < 1 or not seconds > 0:
+        raise InvalidArgumentError(
+            f"batch, seconds: expected positive numbers, got {list(batches)} and {seconds}"
+        )
+    run = load_run(directory)
+    images = example_images(run, max(batches))
+    small = compact(run.model, images[:2], multiple_of=multiple_of, as_graph=True)
+    small.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the run's own network lies
+    whole = plain_copy(run.model) if dense is None else _same_network(run, dense)
+    kernels = measure_kernels(small, images)
+    variants: dict[str, nn.Module | Path] = {"masked": run.model, "dense": whole, "compact": small}
+    if any(row.kernel != "dense" for row in kernels):
+        variants["compact, sparse"] = sparse(small, images, kernels=kernels)
+    remarks = []
+    with tempfile.TemporaryDirectory() as folder:
+        if find_spec("onnxruntime") is None:
+            remarks.append("onnxruntime: not installed; pip install 'secateur[export]'")
+        else:
+            try:
+                for name, network in (("compact", small), ("dense", whole)):
+                    path = Path(folder) / f"{name}.onnx"
+                    variants[f"{name}, onnxruntime"] = onnx(network, path, images[:2]).path
+            except InvalidArgumentError as error:
+                remarks.append(f"onnxruntime: {error}")
+        rows = bench(variants, images[:8], batches=batches, seconds=seconds)
+        scores = _accuracies(run, variants, data_dir) if accuracy else {}
+    rows = tuple(_as_torch_saves(row, variants[row.variant]) for row in rows)
+    measured = Measured(
+        rows=tuple(sorted(rows, key=lambda row: not row.variant.startswith("dense"))),
+        accuracy=scores,
+        kernels={max(batches): kernels},
+        entropy_bound=artifact.entropy_bound(small),
+        remarks=tuple(remarks),
+        machine={
+            "machine": platform.machine(),
+            "num_threads": torch.get_num_threads(),
+            "torch": str(torch.__version__),
+            "seconds": seconds,
+            "dense_run": None if dense is None else str(dense),
+        },
+    )
+    write_json(RunDirectory(directory).bench, measured.as_dict())
+    return measured
+
+
+def _same_network(run: Run, directory: Path) -> nn.Module:
+    other = load_run(directory)
+    shapes = ({n: p.shape for n, p in plain_copy(r.model).named_parameters()} for r in (run, other))
+    if len({tuple(sorted(found.items())) for found in shapes}) > 1:
+        raise ArtifactError(
+            f"--dense {directory}: expected a run of the same network ({run.config['network']}), got "
+            f"{other.config['network']} with other weights"
+        )
+    return plain_copy(other.model)
+
+
+def _as_torch_saves(row: BenchRow, variant: nn.Module | Path) -> BenchRow:
+    """Give dense and masked networks the size of a plain file of all their tensors."""
+    if row.variant not in {"dense", "masked"}:
+        return row
+    assert isinstance(variant, nn.Module)
+    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in variant.state_dict().items()}
+    return replace(row, file_bytes=len(save(tensors)))
+
+
+@torch.no_grad()
+def _accuracies(
+    run: Run, variants: Mapping[str, nn.Module | Path], data_dir: Path | None
+) -> dict[str, float]:
+    test = run_data(run, "test", data_dir)
+    scores = {}
+    for name, variant in variants.items():
+        if isinstance(variant, nn.Module):
+            parts = [variant.eval()(batch) for batch in test.images.split(_TEST_BATCH)]
+        else:
+            session = onnx_session(variant)
+            parts = [session(batch)[0] for batch in test.images.split(_TEST_BATCH)]
+        scores[name] = float((torch.cat(parts).argmax(1) == test.labels).double().mean())
+    return scores

@@ -8,6 +8,7 @@ import statistics
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,11 +21,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.compaction import plain_copy
-from secateur.errors import InvalidArgumentError, SecateurError
+from secateur.errors import InvalidArgumentError
 from secateur.export import artifact
-from secateur.export.csr import CsrConv2d, CsrLinear
+from secateur.export.onnx_graph import onnx_session
+from secateur.export.sparse_kernels import CsrLinear
 from secateur.export.timing import alternating_times
-from secateur.modules import call, call_arguments, largest_relative_difference, map_tensors
+from secateur.modules import (
+    call,
+    call_arguments,
+    evaluation_mode,
+    largest_relative_difference,
+    map_tensors,
+)
 
 __all__ = ["BenchRow", "Latency", "bench", "num_macs", "peak_memory", "state_bytes"]
 
@@ -53,7 +61,7 @@ class BenchRow:
     Attributes:
         variant: Its name.
         state_bytes: All parameters and buffers as they are in memory; an ONNX file's size.
-        file_bytes: Secateur's file, or the ONNX file; None if it cannot be saved in one.
+        file_bytes: Secateur's file, or the ONNX file.
         num_parameters: Entries of parameters; of a sparse kernel, its kept weights; None for ONNX.
         num_nonzero: Those that are not zero; None for ONNX.
         num_macs: Multiply-adds for one example; None for ONNX.
@@ -65,7 +73,7 @@ class BenchRow:
 
     variant: str
     state_bytes: int
-    file_bytes: int | None
+    file_bytes: int
     num_parameters: int | None
     num_nonzero: int | None
     num_macs: int | None
@@ -100,34 +108,26 @@ def bench(
         raise InvalidArgumentError(
             f"expected variants and batch sizes, got {list(variants)} and {list(batches)}"
         )
-    inputs = call_arguments(example_input)
-    calls = {name: _call(variant) for name, variant in variants.items()}
-    modes = {name: v.training for name, v in variants.items() if isinstance(v, nn.Module)}
-    try:
-        for variant in variants.values():
-            if isinstance(variant, nn.Module):
-                variant.eval()
+    networks = [variant for variant in variants.values() if isinstance(variant, nn.Module)]
+    with ExitStack() as modes:
+        for network in networks:
+            modes.enter_context(evaluation_mode(network))
+        calls = {name: _call(variant) for name, variant in variants.items()}
         with torch.inference_mode():
-            latencies = [_latencies(calls, _of_size(inputs, size), size, seconds) for size in batches]
-            outputs = {name: call(inputs) for name, call in calls.items()}
+            latencies = [_latencies(calls, _of_size(example_input, size), size, seconds) for size in batches]
+            outputs = {name: each(example_input) for name, each in calls.items()}
         reference = next(iter(outputs.values()))
-        largest = _of_size(inputs, max(batches))
+        largest = _of_size(example_input, max(batches))
         return tuple(
             _row(
                 name,
                 variant,
                 [times[name] for times in latencies],
                 largest_relative_difference(reference, outputs[name]),
-                inputs,
                 largest,
             )
             for name, variant in variants.items()
         )
-    finally:
-        for name, mode in modes.items():
-            variant = variants[name]
-            assert isinstance(variant, nn.Module)
-            variant.train(mode)
 
 
 def _row(
@@ -135,20 +135,20 @@ def _row(
     variant: nn.Module | Path,
     latencies: list[Latency],
     difference: float,
-    inputs: tuple[Any, ...],
-    largest: tuple[Any, ...],
+    largest: Any,
 ) -> BenchRow:
     if isinstance(variant, Path):
         size = variant.stat().st_size
         return BenchRow(name, size, size, None, None, None, tuple(latencies), None, difference)
     floats = [tensor for tensor in _weights(variant) if tensor.is_floating_point()]
+    one = _of_size(largest, 1)
     return BenchRow(
         variant=name,
         state_bytes=state_bytes(variant),
-        file_bytes=_file_bytes(variant, _of_size(inputs, 1)),
+        file_bytes=_file_bytes(variant, one),
         num_parameters=sum(tensor.numel() for tensor in floats),
         num_nonzero=sum(int(torch.count_nonzero(tensor)) for tensor in floats),
-        num_macs=num_macs(variant, _of_size(inputs, 1)),
+        num_macs=num_macs(variant, one),
         latencies=tuple(latencies),
         peak_memory=peak_memory(variant, largest),
         largest_difference=difference,
@@ -158,10 +158,13 @@ def _row(
 def _weights(network: nn.Module) -> list[Tensor]:
     """Return the parameters, and the buffers that stand for them in sparse kernels; masks applied."""
     plain = plain_copy(network)
-    sparse = [module for module in plain.modules() if isinstance(module, (CsrLinear, CsrConv2d))]
-    kept = [module.get_buffer("values") for module in sparse]
-    biases = [module.get_buffer("bias") for module in sparse if module.bias is not None]
+    kept = [layer.values for layer in _csr(plain)]
+    biases = [layer.bias for layer in _csr(plain) if layer.bias is not None]
     return [parameter.detach() for parameter in plain.parameters()] + kept + biases
+
+
+def _csr(network: nn.Module) -> list[CsrLinear]:
+    return [layer for layer in network.modules() if isinstance(layer, CsrLinear)]
 
 
 def state_bytes(network: nn.Module) -> int:
@@ -169,37 +172,31 @@ def state_bytes(network: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
 
 
-def _file_bytes(network: nn.Module, example: tuple[Any, ...]) -> int | None:
+def _file_bytes(network: nn.Module, example: Any) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            return artifact.save(network, Path(folder) / "network.safetensors", example_input=example)
-        except SecateurError:
-            return None
+        return artifact.save(network, Path(folder) / "network.safetensors", example_input=example)
 
 
-def num_macs(network: nn.Module, inputs: tuple[Any, ...]) -> int:
+def num_macs(network: nn.Module, example: Any) -> int:
     """Return the multiply-adds of one call: of matrix products and convolutions, zeros skipped only by CSR.
 
     Args:
         network: In evaluation mode.
-        inputs: Arguments of the call.
+        example: Arguments of the call.
     """
     corrections = []
 
-    def correct(module: nn.Module, _: Any, output: Tensor) -> None:
-        assert isinstance(module, (CsrLinear, CsrConv2d))
-        columns = output.numel() // module.out_features
-        one_row = (
-            isinstance(module, CsrLinear) and output.dim() == 2 and columns == 1 and module.bias is not None
-        )
-        counted = 0 if one_row else module.in_features * module.out_features * columns
-        corrections.append(len(module.get_buffer("values")) * columns - counted)
+    def correct(layer: nn.Module, _: Any, output: Tensor) -> None:
+        assert isinstance(layer, CsrLinear)
+        rows = output.numel() // layer.out_features
+        by_vector = output.dim() == 2 and rows == 1 and layer.bias is not None  # which torch does not count
+        counted = 0 if by_vector else layer.in_features * layer.out_features * rows
+        corrections.append(len(layer.values) * rows - counted)
 
-    kernels = [module for module in network.modules() if isinstance(module, (CsrLinear, CsrConv2d))]
-    handles = [module.register_forward_hook(correct) for module in kernels]
+    handles = [layer.register_forward_hook(correct) for layer in _csr(network)]
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            call(network, inputs)
+            call(network, example)
     finally:
         for handle in handles:
             handle.remove()
@@ -241,45 +238,40 @@ class _AliveBytes(TorchDispatchMode):
             self.now -= size
 
 
-def peak_memory(network: nn.Module, inputs: tuple[Any, ...]) -> int:
+def peak_memory(network: nn.Module, example: Any) -> int:
     """Return the bytes of parameters, buffers and intermediate tensors alive at once in one call.
 
     Args:
         network: In evaluation mode.
-        inputs: Arguments of the call, not counted.
+        example: Arguments of the call, not counted.
     """
     if any(parameter.is_cuda for parameter in network.parameters()):
         torch.cuda.reset_peak_memory_stats()
         with torch.no_grad():
-            call(network, inputs)
+            call(network, example)
         return torch.cuda.max_memory_allocated()
-    apart = [x for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor)]
+    apart = [x for x in pytree.tree_leaves(call_arguments(example)) if isinstance(x, Tensor)]
     apart += [*network.parameters(), *network.buffers()]
     with torch.no_grad(), _AliveBytes(apart) as counter:
-        call(network, inputs)
+        call(network, example)
     return state_bytes(network) + counter.peak
 
 
-def _call(variant: nn.Module | Path) -> Callable[[tuple[Any, ...]], Any]:
-    if isinstance(variant, nn.Module):
-        return partial(call, variant)
-    from secateur.export.onnx_graph import onnx_session
-
-    return onnx_session(variant)
+def _call(variant: nn.Module | Path) -> Callable[[Any], Any]:
+    return partial(call, variant) if isinstance(variant, nn.Module) else onnx_session(variant)
 
 
-def _of_size(inputs: tuple[Any, ...], size: int) -> tuple[Any, ...]:
+def _of_size(example: Any, size: int) -> Any:
     def resized(x: Tensor) -> Tensor:
         return x.repeat(-(-size // len(x)), *[1] * (x.dim() - 1))[:size].contiguous() if x.dim() else x
 
-    result: tuple[Any, ...] = map_tensors(resized, inputs)
-    return result
+    return map_tensors(resized, example)
 
 
 def _latencies(
-    calls: Mapping[str, Callable[[tuple[Any, ...]], Any]], inputs: tuple[Any, ...], batch: int, seconds: float
+    calls: Mapping[str, Callable[[Any], Any]], example: Any, batch: int, seconds: float
 ) -> dict[str, Latency]:
-    times = alternating_times(list(calls.values()), (inputs,), seconds=seconds, most_rounds=1000)
+    times = alternating_times(list(calls.values()), (example,), seconds=seconds, most_rounds=1000)
     result = {}
     for name, own in zip(calls, times, strict=True):
         lower, median, upper = statistics.quantiles(own, n=4)

@@ -241,14 +241,14 @@ def _check(network: nn.Module, path: Path, inputs: tuple[Any, ...]) -> float:
     return worst
 
 
-def onnx_session(path: str | Path) -> Callable[[tuple[Any, ...]], list[Tensor]]:
+def onnx_session(path: str | Path) -> Callable[[Any], list[Tensor]]:
     """Return a function that runs an ONNX file on the CPU, with as many threads as PyTorch uses.
 
     Args:
         path: The file.
 
     Returns:
-        A function from the tuple of the network's arguments to its outputs.
+        A function from the network's input, or the tuple of its arguments, to its outputs.
     """
     onnxruntime = import_module("onnxruntime")  # part of the extra `export`
 
@@ -257,7 +257,7 @@ def onnx_session(path: str | Path) -> Callable[[tuple[Any, ...]], list[Tensor]]:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [item.name for item in session.get_inputs()]
 
-    def run(inputs: tuple[Any, ...]) -> list[Tensor]:
+    def run(inputs: Any) -> list[Tensor]:
         tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
         fed = {name: tensor.detach().cpu().numpy() for name, tensor in zip(names, tensors, strict=True)}
         return [torch.from_numpy(output) for output in session.run(None, fed)]

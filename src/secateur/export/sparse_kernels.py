@@ -1,9 +1,10 @@
-"""Replace layers by sparse kernels where those are faster on this machine.
+"""Replace linear layers by sparse kernels where those are faster on this machine.
 
-On a CPU a weight matrix becomes compressed sparse rows (CSR; torch hands it to MKL). Convolutions do the
-same on unfolded patches. On CUDA, half-precision weights in which each four neighbours have two zeros use
-the tensor cores' 2:4 format. Each candidate is timed against the dense layer on inputs of the shape that the
-example sends through that layer, alternating, so that a busy machine slows both.
+On a CPU a weight matrix becomes compressed sparse rows (CSR), which torch hands to MKL. On CUDA weights in
+half precision, two of each four neighbours zero, use the tensor cores' 2:4 format. Each candidate is timed
+against the dense layer, in turn, on inputs of the shape that the example sends through that layer.
+Convolutions stay dense: as sparse products of unfolded patches they lost to onnxruntime at every batch size,
+and from batch 32 on to dense ones (`docs/compaction.md`).
 """
 
 import warnings
@@ -16,18 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.compaction import plain_copy
-from secateur.export.csr import CsrConv2d, CsrLinear
 from secateur.export.timing import alternating_medians
 from secateur.modules import call
 
 __all__ = [
-    "CsrConv2d",
-    "CsrLinear",
-    "KernelRow",
-    "SemiStructuredLinear",
-    "measure_kernels",
-    "sparse",
-]
+    "CsrLinear", "KernelRow", "SemiStructuredLinear", "measure_kernels", "sparse", "with_csr", "without_csr",
+]  # fmt: skip
 
 _MARGIN = 0.95  # a sparse kernel has to save a twentieth
 _SECONDS = 0.1  # spent on each layer
@@ -55,6 +50,78 @@ class KernelRow:
     kernel: str
 
 
+class CsrLinear(nn.Module):
+    """`nn.Linear` with compressed sparse rows, for inference.
+
+    Args:
+        layer: The dense layer; not changed.
+    """
+
+    row_starts: Tensor
+    columns: Tensor
+    values: Tensor
+    bias: Tensor | None
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        weight, bias = layer.weight.detach(), layer.bias
+        rows = (weight != 0).sum(1)
+        self.out_features, self.in_features = weight.shape
+        # MKL wants 32-bit indices; with others torch converts them in each call.
+        first = torch.cat([rows.new_zeros(1), rows.cumsum(0)]).to(torch.int32)
+        self.register_buffer("row_starts", first)
+        self.register_buffer("columns", weight.nonzero()[:, 1].to(torch.int32))
+        self.register_buffer("values", weight[weight != 0].clone())
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+        self._matrix: Tensor | None = None
+
+    def matrix(self) -> Tensor:
+        """Return the CSR tensor, shape (out, in)."""
+        if self._matrix is None:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*[Ss]parse.*")  # torch calls CSR a beta feature
+                self._matrix = torch.sparse_csr_tensor(
+                    self.row_starts, self.columns, self.values, (self.out_features, self.in_features)
+                )
+        return self._matrix
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CsrLinear":
+        self._matrix = None
+        super()._apply(fn, recurse)
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._matrix = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_matrix": None}
+
+    @torch.no_grad()
+    def dense(self) -> nn.Linear:
+        """Return the dense layer it stands for, in evaluation mode."""
+        layer = nn.Linear(self.in_features, self.out_features, self.bias is not None).to(self.values)
+        layer.weight.copy_(self.matrix().to_dense())
+        if self.bias is not None:
+            layer.bias.copy_(self.bias)
+        return layer.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x W^T + b, shapes (*n, in) -> (*n, out)."""
+        if x.dim() == 2 and len(x) == 1 and self.bias is not None:
+            return torch.addmv(self.bias, self.matrix(), x[0]).unsqueeze(0)
+        inputs = x.reshape(-1, self.in_features).t()
+        if self.bias is None:
+            product = self.matrix() @ inputs
+        else:
+            product = torch.addmm(self.bias.unsqueeze(1), self.matrix(), inputs)
+        return product.t().reshape(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        """Show sizes as torch's layers do."""
+        return f"{self.in_features}, {self.out_features}, num_kept={len(self.values)}"
+
+
 class SemiStructuredLinear(nn.Module):
     """`nn.Linear` whose weight has two zeros in each four neighbours, on CUDA's sparse tensor cores.
 
@@ -62,15 +129,15 @@ class SemiStructuredLinear(nn.Module):
         layer: The dense layer, on CUDA in half precision; not changed.
     """
 
+    bias: Tensor | None
+
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*[Ss]parse.*")
             packed = torch.sparse.to_sparse_semi_structured(layer.weight.detach())
         self.weight = nn.Parameter(packed, requires_grad=False)
-        self.bias = (
-            None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
-        )
+        self.register_buffer("bias", None if layer.bias is None else layer.bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T + b, shapes (*n, in) -> (*n, out)."""
@@ -79,61 +146,63 @@ class SemiStructuredLinear(nn.Module):
 
 def _candidate(layer: nn.Module) -> tuple[str, nn.Module] | None:
     """Return the sparse kernel for a layer that may have one."""
-    weight = getattr(layer, "weight", None)
-    if not isinstance(weight, Tensor) or (weight == 0).double().mean() < _LEAST_SPARSITY:
+    if type(layer) is not nn.Linear or (layer.weight == 0).double().mean() < _LEAST_SPARSITY:
         return None
-    if weight.is_cuda:
-        half = weight.dtype in {torch.float16, torch.bfloat16}
-        if type(layer) is not nn.Linear or not half or weight.shape[1] % 4:
-            return None
-        if ((weight.reshape(-1, 4) != 0).sum(1) > 2).any():
-            return None
-        try:
-            return "2:4", SemiStructuredLinear(layer)
-        except (RuntimeError, NotImplementedError):  # a shape or device without such cores
-            return None
-    if weight.dtype not in {torch.float32, torch.float64}:
+    weight = layer.weight
+    if not weight.is_cuda:
+        return ("csr", CsrLinear(layer)) if weight.dtype in {torch.float32, torch.float64} else None
+    if weight.dtype not in {torch.float16, torch.bfloat16} or weight.shape[1] % 4:
         return None
-    if type(layer) is nn.Linear:
-        return "csr", CsrLinear(layer)
-    if type(layer) is nn.Conv2d and layer.groups == 1 and layer.padding_mode == "zeros":
-        return None if isinstance(layer.padding, str) else ("csr", CsrConv2d(layer))
-    return None
+    if ((weight.reshape(-1, 4) != 0).sum(1) > 2).any():
+        return None
+    try:
+        return "2:4", SemiStructuredLinear(layer)
+    except (RuntimeError, NotImplementedError):  # a shape or device without such cores
+        return None
 
 
 def measure_kernels(model: nn.Module, example_input: Any) -> tuple[KernelRow, ...]:
-    """Time dense and sparse kernels of each Linear and Conv2d layer.
+    """Time the dense and the sparse kernel of each linear layer.
 
     Args:
         model: Masked or compact network.
         example_input: A batch of the size to be fast at, or the tuple of positional arguments of a call.
 
     Returns:
-        One row per layer that the example reaches, in the network's order.
+        One row per linear layer that the example reaches, in the network's order.
     """
     network = plain_copy(model).eval()
-    reached = _inputs_of_layers(network, example_input)
-    rows = []
+    reached: dict[str, Tensor] = {}
+    layers = {name: layer for name, layer in network.named_modules() if type(layer) is nn.Linear and name}
+
+    def remember(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+            reached[name] = args[0].detach()
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(remember(name)) for name, layer in layers.items()]
+    try:
+        with torch.no_grad():
+            call(network, example_input)
+    finally:
+        for handle in handles:
+            handle.remove()
     with torch.inference_mode():
-        for name, layer in network.named_modules():
-            if name not in reached:
-                continue
-            x = reached[name]
-            candidate = _candidate(layer)
-            if candidate is None:
-                (dense,), faster, kernel = alternating_medians([layer], (x,), seconds=_SECONDS), None, "dense"
-            else:
-                dense, faster = alternating_medians([layer, candidate[1]], (x,), seconds=_SECONDS)
-                kernel = candidate[0] if faster < _MARGIN * dense else "dense"
-            weight = layer.weight
-            assert isinstance(weight, Tensor)
-            sparsity = float((weight == 0).double().mean())
-            rows.append(KernelRow(name, tuple(weight.shape), sparsity, dense, faster, kernel))
-    return tuple(rows)
+        return tuple(_row(name, layer, reached[name]) for name, layer in layers.items() if name in reached)
+
+
+def _row(name: str, layer: nn.Linear, x: Tensor) -> KernelRow:
+    kind, other = _candidate(layer) or ("dense", None)
+    dense, *rest = alternating_medians([layer] if other is None else [layer, other], (x,), seconds=_SECONDS)
+    faster = rest[0] if rest else None
+    sparsity = float((layer.weight == 0).double().mean())
+    used = kind if faster is not None and faster < _MARGIN * dense else "dense"
+    return KernelRow(name, tuple(layer.weight.shape), sparsity, dense, faster, used)
 
 
 def sparse(model: nn.Module, example_input: Any, *, kernels: Sequence[KernelRow] | None = None) -> nn.Module:
-    """Return the network with sparse kernels in those layers where they are faster.
+    """Return the network with sparse kernels in those linear layers where they are faster.
 
     Args:
         model: Masked or compact network. It is not changed.
@@ -151,24 +220,36 @@ def sparse(model: nn.Module, example_input: Any, *, kernels: Sequence[KernelRow]
     return network
 
 
-def _inputs_of_layers(network: nn.Module, example_input: Any) -> dict[str, Tensor]:
-    """Return what the example sends into each Linear and Conv2d layer, by qualified name."""
-    reached: dict[str, Tensor] = {}
-    handles = []
+def without_csr(network: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return a copy with dense layers in place of CSR ones, and the names of those layers.
 
-    def remember(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-            reached[name] = args[0].detach()
+    Args:
+        network: What `sparse` returned, or any module. It is not changed.
+    """
+    plain = plain_copy(network)
+    layers = [(name, module) for name, module in plain.named_modules() if isinstance(module, CsrLinear)]
+    for name, layer in layers:
+        plain.set_submodule(name, layer.dense())
+    return plain, tuple(name for name, _ in layers)
 
-        return hook
 
-    for name, module in network.named_modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)) and name:
-            handles.append(module.register_forward_pre_hook(remember(name)))
-    try:
-        with torch.no_grad():
-            call(network, example_input)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return reached
+def with_csr(network: nn.Module, names: Sequence[str]) -> nn.Module:
+    """Put CSR kernels in place of the named linear layers, the reverse of `without_csr`.
+
+    Args:
+        network: Network with dense layers; changed in place.
+        names: Qualified names of layers of type `nn.Linear`.
+
+    Returns:
+        The network.
+
+    Raises:
+        AttributeError: If there is no such layer.
+        TypeError: If a layer has no CSR kernel.
+    """
+    for name in names:
+        layer = network.get_submodule(name)
+        if type(layer) is not nn.Linear:
+            raise TypeError(f"{name}: expected a linear layer, got {layer}")
+        network.set_submodule(name, CsrLinear(layer).eval())
+    return network

@@ -18,6 +18,7 @@ __all__ = ["alternating_medians", "alternating_times"]
 
 _LEAST_ROUNDS = 5
 _CALLS_BEFORE, _SECONDS_BEFORE = 20, 0.01  # whichever comes first; long calls hardly depend on the caches
+_LONG_CALL, _ROUNDS_OF_LONG_CALLS = 0.5, 3  # seconds, above which no call comes before the one that counts
 
 
 def alternating_times(
@@ -28,25 +29,30 @@ def alternating_times(
     Args:
         calls: What to time.
         inputs: Positional arguments of every call.
-        seconds: Time spent altogether, once five rounds are done.
+        seconds: Time spent altogether, once five rounds are done; three, of calls that take long.
         most_rounds: Rounds to stop after in any case.
     """
     wait = any(isinstance(x, Tensor) and x.is_cuda for x in pytree.tree_leaves(inputs))
     times: list[list[float]] = [[] for _ in calls]
-    for call in calls:
-        call(*inputs)
+    is_long = max([_seconds(call, inputs, wait) for call in calls], default=0.0) > _LONG_CALL
+    least = _ROUNDS_OF_LONG_CALLS if is_long else _LEAST_ROUNDS
     end = time.perf_counter() + seconds
-    while len(times[0]) < _LEAST_ROUNDS or (time.perf_counter() < end and len(times[0]) < most_rounds):
+    while len(times[0]) < least or (time.perf_counter() < end and len(times[0]) < most_rounds):
         for call, own in zip(calls, times, strict=True):
-            _settle(call, inputs)
-            if wait:
-                cuda.synchronize()
-            start = time.perf_counter()
-            call(*inputs)
-            if wait:
-                cuda.synchronize()
-            own.append(time.perf_counter() - start)
+            if not is_long:
+                _settle(call, inputs)
+            own.append(_seconds(call, inputs, wait))
     return times
+
+
+def _seconds(call: Callable[..., Any], inputs: tuple[Any, ...], wait: bool) -> float:
+    if wait:
+        cuda.synchronize()
+    start = time.perf_counter()
+    call(*inputs)
+    if wait:
+        cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def _settle(call: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
@@ -65,7 +71,7 @@ def alternating_medians(
     Args:
         calls: What to time.
         inputs: Positional arguments of every call.
-        seconds: Time spent altogether, once five rounds are done.
+        seconds: Time spent altogether, as of `alternating_times`.
     """
     times = alternating_times(calls, inputs, seconds=seconds, most_rounds=200)
     return [statistics.median(own) for own in times]

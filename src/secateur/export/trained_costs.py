@@ -1,9 +1,9 @@
 """Measure what a removal from a trained network saves: bytes, and time of a batch."""
 
-import statistics
+import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,40 +16,12 @@ from secateur.errors import SecateurError
 from secateur.export.timing import alternating_medians
 from secateur.modules import batch_size, call
 
-__all__ = ["Baseline", "TrainedCosts", "csr_bytes", "dead_units", "measure_costs"]
+__all__ = ["TrainedCosts", "baseline", "csr_bytes", "measure_costs"]
 
 INDEX_BYTES = 4
-SECONDS = 2.0
-SLOW_CALL = 0.5  # seconds, above which a call is timed a few times only
-SLOWEST_CALL = 20.0
-SLOW_TURNS = 3
+SECONDS = 2.0  # spent on timing
 LARGEST = 1 << 28  # bytes of weights, above which no second copy is made to be timed, and none compact
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """What the time after a removal is compared with.
-
-    Attributes:
-        network: Copy of the network from before, to be timed in turn with the pruned one; None where it is
-            too large to be held twice.
-        seconds: Median time of a batch before, where there is no copy; None where it takes too long.
-    """
-
-    network: nn.Module | None
-    seconds: float | None
-
-    @classmethod
-    def of(cls, model: nn.Module, example: Any) -> "Baseline":
-        """Copy or time a network before any removal.
-
-        Args:
-            model: The network, in evaluation mode.
-            example: Batch to time, as the network is called, on its device.
-        """
-        if _bytes(model) <= LARGEST:
-            return cls(plain_copy(model).eval(), None)
-        return cls(None, _median(model, example))
+SLOWEST_CALL = 20.0  # seconds; what takes longer is not timed
 
 
 @dataclass(frozen=True)
@@ -88,61 +60,69 @@ def csr_bytes(weight: Tensor) -> int:
     >>> csr_bytes(torch.eye(8)), csr_bytes(torch.ones(8, 8))
     (100, 256)
     """
-    dense = weight.numel() * weight.element_size()
     kept = int(weight.count_nonzero())
-    return min(dense, kept * (weight.element_size() + INDEX_BYTES) + (len(weight) + 1) * INDEX_BYTES)
+    return min(weight.nbytes, kept * (weight.element_size() + INDEX_BYTES) + (len(weight) + 1) * INDEX_BYTES)
 
 
-def dead_units(masks: Mapping[str, Tensor]) -> int:
-    """Count output units of which no weight is left.
+def baseline(model: nn.Module, example: Any) -> nn.Module | float:
+    """Return what to compare times after a removal with: a copy, or the time of a network too large for two.
 
     Args:
-        masks: True where an entry stays, by parameter.
+        model: Network before any removal, in evaluation mode.
+        example: Batch to time, as the network is called, on its device.
     """
-    return sum(int((~mask.reshape(len(mask), -1).any(1)).sum()) for mask in masks.values() if mask.dim() > 1)
+    return plain_copy(model).eval() if _bytes(model) <= LARGEST else _seconds(model, example)
 
 
 def measure_costs(
-    before: Baseline, model: nn.Module, masks: Mapping[str, Tensor], example: Any
+    before: nn.Module | float, model: nn.Module, masks: Mapping[str, Tensor], example: Any
 ) -> TrainedCosts:
     """Measure bytes and times of a network before and after a removal.
 
     Args:
-        before: Of the network before.
+        before: Of `baseline`.
         model: Network with its zeros, in evaluation mode.
         masks: True where an entry stays, of the weights that were looked at.
         example: Batch to time, as the network is called, on its device.
     """
+    matrices = {name for name, mask in masks.items() if mask.dim() > 1}
     sparse = sum(
-        csr_bytes(value.detach()) if name in masks and value.dim() > 1 else _size(value)
+        csr_bytes(value.detach()) if name in matrices else value.nbytes
         for name, value in model.named_parameters()
     )
     remarks: list[str] = []
     small = None
-    if dead_units(masks) and _bytes(model) > LARGEST:
-        remarks.append("Units of which nothing is left were not taken out here: secateur.compact does that.")
-    elif dead_units(masks):
-        small = _compacted(model, example, remarks)
-    with torch.no_grad():
-        seconds = _times(before, model, small, example, remarks)
+    if any((~masks[name].flatten(1).any(1)).any() for name in matrices):  # a unit of which nothing is left
+        if isinstance(before, nn.Module):
+            small = _compacted(model, example, remarks)
+        else:
+            remarks.append(
+                "Units of which nothing is left were not taken out here: secateur.compact does that."
+            )
+    seconds: list[float] = []
+    if (once := _seconds(before, example) if isinstance(before, nn.Module) else before) > SLOWEST_CALL:
+        remarks.append("Times were not measured: a batch takes too long.")
+    elif isinstance(before, nn.Module):
+        networks = [before, plain_copy(model).eval(), *([] if small is None else [small])]
+        calls = [partial(call, network) for network in networks]
+        with torch.no_grad():
+            seconds = alternating_medians(calls, (example,), seconds=SECONDS)
+    else:
+        remarks.append("The times before and after were measured one after the other.")
+        seconds = [once, _seconds(model, example)]
+    times = dict(zip(("seconds_before", "seconds_after", "seconds_compact"), seconds, strict=False))
     return TrainedCosts(
         dense_bytes=_bytes(model),
         sparse_bytes=sparse,
         compact_bytes=None if small is None else _bytes(small),
         batch=batch_size(example),
-        seconds_before=seconds[0],
-        seconds_after=seconds[1],
-        seconds_compact=seconds[2],
         remarks=tuple(remarks),
+        **times,
     )
 
 
-def _size(value: Tensor) -> int:
-    return value.numel() * value.element_size()
-
-
 def _bytes(model: nn.Module) -> int:
-    return sum(map(_size, model.parameters()))
+    return sum(value.nbytes for value in model.parameters())
 
 
 def _compacted(model: nn.Module, example: Any, remarks: list[str]) -> nn.Module | None:
@@ -158,45 +138,16 @@ def _compacted(model: nn.Module, example: Any, remarks: list[str]) -> nn.Module 
     return small.eval() if _bytes(small) < _bytes(model) else None
 
 
-def _times(
-    before: Baseline, model: nn.Module, small: nn.Module | None, example: Any, remarks: list[str]
-) -> tuple[float | None, float | None, float | None]:
-    """Return seconds of a batch before, with zeros, and compact; in turn where a copy fits."""
-    if before.network is None:
-        after = None if before.seconds is None else _median(model, example)
-        remarks.append(
-            "Times were not measured: a batch takes too long."
-            if after is None
-            else "The times before and after were measured one after the other."
-        )
-        return before.seconds, after, None
-    networks = [before.network, plain_copy(model).eval(), *([] if small is None else [small])]
-    calls: list[Callable[[Any], Any]] = [partial(call, network) for network in networks]
-    _seconds(calls[0], example)  # the first call of all sets up threads and memory
-    once = _seconds(calls[0], example)
-    if once > SLOWEST_CALL:
-        remarks.append("Times were not measured: a batch takes too long.")
-        return None, None, None
-    if once > SLOW_CALL:  # `alternating_medians` calls several times before one counts
-        turns = [[_seconds(each, example) for each in calls] for _ in range(SLOW_TURNS)]
-        medians = [statistics.median(own) for own in zip(*turns, strict=True)]
-    else:
-        medians = alternating_medians(calls, (example,), seconds=SECONDS)
-    return medians[0], medians[1], None if small is None else medians[2]
-
-
 @torch.no_grad()
-def _median(model: nn.Module, example: Any) -> float | None:
-    """Return the median time of a batch, None where it takes too long."""
-    function = partial(call, model)
-    if _seconds(function, example) > SLOWEST_CALL:
-        return None
-    return statistics.median(_seconds(function, example) for _ in range(SLOW_TURNS))
-
-
-def _seconds(function: Callable[[Any], Any], example: Any) -> float:
-    start = time.perf_counter()
-    function(example)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def _seconds(model: nn.Module, example: Any) -> float:
+    """Return the time of the shortest of three calls, of one where that takes too long."""
+    shortest = math.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        call(model, example)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        shortest = min(shortest, time.perf_counter() - start)
+        if shortest > SLOWEST_CALL:
+            break
+    return shortest

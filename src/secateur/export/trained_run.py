@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -10,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.curvature.batches import learned_likelihood, read_batch
 from secateur.errors import ArtifactError
-from secateur.export.trained_costs import Baseline, measure_costs
-from secateur.export.trained_scores import held_out_scores
+from secateur.export.trained_costs import baseline, measure_costs
 from secateur.likelihoods import Likelihood, resolve
 from secateur.pruning import PruneResult, prune_trained
 from secateur.pruning.calibration import CalibrationData
+from secateur.pruning.measuring import judged
 from secateur.runs import as_json, write_whole
 from secateur.training.recovery import recover
 from secateur.training.run import versions
@@ -28,6 +29,12 @@ __all__ = ["FORMAT", "RESULT", "PrunedNetwork", "check_new", "prune_to_directory
 RESULT = "result.json"
 FORMAT = "secateur-prune-trained"
 VERSION = 1
+NUMBERS = (
+    "num_weights", "num_kept", "num_removed", "sparsity", "predicted_delta_f", "observed_delta_f",
+    "loss_before", "loss_after", "held_out_before", "stopped_by", "num_data", "units_before", "units_after",
+)  # fmt: skip
+MOST_OUTPUTS = 1 << 25  # numbers kept to score all data at once; a table of 128 MB
+FEWEST_SAMPLES = "log_predictive_density"  # of several networks; that of one is its likelihood once more
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,8 @@ def prune_to_directory(
     model.eval()
     kind = learned_likelihood(resolve(likelihood), model, data.fit, device)
     example = read_batch(next(iter(data.held_out)), device).example
-    before, scores_before = Baseline.of(model, example), held_out_scores(model, data.held_out, kind)
+    before = baseline(model, example)
+    scores_before = _scores(model, data.held_out, kind)
     teacher = copy.deepcopy(model) if recovery_epochs else None
     result = prune_trained(
         model, loader, held_out=held_out, likelihood=likelihood, seed=seed, progress=False, **options
@@ -119,8 +127,6 @@ def prune_to_directory(
         )
         del teacher
     seconds = time.perf_counter() - start
-    scores_after = held_out_scores(model, data.held_out, kind)
-    costs = measure_costs(before, model, result.masks, example)
     record = {
         "format": FORMAT,
         "version": VERSION,
@@ -135,9 +141,9 @@ def prune_to_directory(
         "device": str(device),
         "seconds": seconds,
         "recovery": divergences,
-        **numbers(result),
-        "scores": {"before": scores_before, "after": scores_after},
-        "costs": asdict(costs),
+        **_numbers(result),
+        "scores": {"before": scores_before, "after": _scores(model, data.held_out, kind)},
+        "costs": asdict(measure_costs(before, model, result.masks, example)),
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -148,27 +154,48 @@ def prune_to_directory(
     return PrunedNetwork(result, weights, out)
 
 
-def numbers(result: PruneResult) -> dict[str, Any]:
-    """Return all numbers of a result as JSON values; masks and evidence of single entries are left out.
-
-    Args:
-        result: Of a pruning.
-    """
+def _numbers(result: PruneResult) -> dict[str, Any]:
+    """Return all numbers of a result as JSON values; masks and evidence of single entries are left out."""
     return {
-        "num_weights": result.num_weights,
-        "num_kept": result.num_kept,
-        "num_removed": result.num_removed,
-        "sparsity": result.sparsity,
-        "predicted_delta_f": result.predicted_delta_f,
-        "observed_delta_f": result.observed_delta_f,
-        "loss_before": result.loss_before,
-        "loss_after": result.loss_after,
-        "held_out_before": result.held_out_before,
+        **{name: getattr(result, name) for name in NUMBERS},
         "chosen_round": len(result.rounds),
-        "stopped_by": result.stopped_by,
-        "num_data": result.num_data,
-        "units_before": result.units_before,
-        "units_after": result.units_after,
         "layers": [asdict(row) for row in result.layers],
         "trace": [asdict(row) for row in result.trace],
     }
+
+
+@torch.no_grad()
+def _scores(model: nn.Module, batches: Iterable[Any], likelihood: Likelihood) -> dict[str, float]:
+    """Return a network's held-out scores; means per datum, or per token where the targets are tokens.
+
+    Scores that need the predictions of all data at once are left out where those are too many to be kept,
+    as with the vocabulary of a language model.
+    """
+    kept: list[tuple[Tensor, Tensor]] = []
+    size, count, loss, right = 0, 0, 0.0, 0
+    tokens, classes = False, likelihood.name == "categorical"
+    for _, outputs, targets in judged(model, batches, likelihood, argument="held_out"):
+        tokens = outputs.dim() > 2
+        loss += float(likelihood.loss(outputs, targets).double().sum())
+        count += likelihood.num_data(targets)
+        if classes:
+            right += int((outputs.argmax(-1) == targets).sum())
+        size += outputs.numel()
+        if size <= MOST_OUTPUTS:
+            kept.append((outputs.cpu(), targets.cpu()))
+        else:
+            kept.clear()
+    scores = {"negative_log_likelihood": loss / count}
+    if size <= MOST_OUTPUTS:
+        if tokens and all(outputs.shape[:-1] == targets.shape for outputs, targets in kept):
+            kept = [
+                (outputs.flatten(0, -2), targets.flatten()) for outputs, targets in kept
+            ]  # lengths differ
+        outputs, targets = (torch.cat(parts) for parts in zip(*kept, strict=True))
+        scores |= likelihood.scores(outputs, targets)
+        scores.pop(FEWEST_SAMPLES, None)
+    elif classes:
+        scores["accuracy"] = right / count
+    if tokens and classes:
+        scores["perplexity"] = math.exp(min(loss / count, 700.0))
+    return {name: float(value) for name, value in scores.items()}

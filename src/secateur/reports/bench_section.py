@@ -15,7 +15,6 @@ _MEANING = {
 }
 _MEANING_OF_PART = {
     "sparse": "sparse kernels where they were faster",
-    "streamlined": "layers as functions, pools over phases where faster",
     "onnxruntime": "in another engine",
 }
 
