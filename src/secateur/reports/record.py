@@ -1,23 +1,27 @@
-"""Read and check the files of a finished run: the only input of reports and summaries.
+"""Read and check the files of a finished run, as values and tables: the only input of reports.
 
-A run directory holds `config.json`, `metrics.json`, `history.jsonl` and `model.safetensors`; nothing here
-runs code from them. A number that could not be computed is null in the files and nan here.
+A run directory holds `config.json`, `metrics.json`, `history.jsonl`, `model.safetensors`, and `bench.json`
+once it was measured. Nothing here runs code from them. A number that could not be computed is null in the
+files and nan here.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pandas import DataFrame, Series
 from safetensors import SafetensorError, safe_open
 
 from secateur.errors import ArtifactError
-from secateur.reports.bench import Bench, read_bench
-from secateur.runs.fields import Fields, parse, read_text
+from secateur.export.codec import entropy_bits
+from secateur.reports.reading import Fields, kinds_of, parsed, parsed_lines, table_of, values_of
 
-__all__ = ["Epoch", "FirstLayer", "Layer", "Record", "ReductionRow", "ReliabilityBins", "Scores", "read"]
+__all__ = ["SCORES", "Bench", "Record", "Scores", "read"]
+
+_VALUE_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -31,68 +35,44 @@ class Scores:
     log_predictive_density: float
 
 
-@dataclass(frozen=True)
-class Layer:
-    """Sparsity and evidence of one parameter tensor.
+SCORES = tuple(kinds_of(Scores))
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """Measurements of all forms of one network; the first form is the dense one.
 
     Attributes:
-        delta_f: Summed evidence for what was removed, in nats; positive favours the removal.
-        prunable: False for what the method never removes, such as the output layer.
+        variants: A row per form, by its name: `file_bytes`, `num_parameters`, `num_macs`, `peak_memory`,
+            `accuracy`, `largest_difference`.
+        timings: `variant`, `batch`, and `median`, `lower` and `upper` in seconds.
+        kernels: `batch`, `layer`, `sparsity`, `dense_seconds`, `sparse_seconds`, `kernel`.
+        dense_run: The run that the dense form is of, where it is another one.
+        entropy_bound: Bytes that the kept weights need at least if which they are was random.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    num_weights: int
-    num_kept: int
-    delta_f: float
-    prunable: bool
+    variants: DataFrame
+    timings: DataFrame
+    kernels: DataFrame
+    remarks: tuple[str, ...]
+    machine: str
+    num_threads: int
+    torch: str
+    dense_run: str | None
+    entropy_bound: float
 
     @property
-    def kept(self) -> float:
-        """Share of the weights that stayed, from 0 to 1."""
-        return self.num_kept / max(self.num_weights, 1)
+    def batches(self) -> list[int]:
+        """Batch sizes, in the order they were measured."""
+        return list(dict.fromkeys(self.timings["batch"]))
+
+    def milliseconds(self, variant: str, batch: int) -> float:
+        """Return the median time of a call; nan where it was not measured."""
+        found = self.timings.query("variant == @variant and batch == @batch")["median"]
+        return 1e3 * float(found.iloc[0]) if len(found) else math.nan
 
 
-@dataclass(frozen=True)
-class ReductionRow:
-    """Predicted and observed delta_f of one removal, in nats."""
-
-    epoch: int
-    num_removed: int
-    predicted_delta_f: float
-    observed_delta_f: float
-
-
-@dataclass(frozen=True)
-class ReliabilityBins:
-    """Mean confidence, accuracy and number of examples of each bin."""
-
-    confidence: tuple[float, ...]
-    accuracy: tuple[float, ...]
-    count: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of the history; the scores are those of the posterior-mean network."""
-
-    epoch: int
-    accuracy: float
-    negative_log_likelihood: float
-    expected_calibration_error: float
-    sparsity: float
-    num_removed: int
-
-
-@dataclass(frozen=True)
-class FirstLayer:
-    """Weights of the first linear or convolutional layer; removed entries are exactly zero."""
-
-    name: str
-    weight: np.ndarray
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Record:
     """Everything that is read from a run directory.
 
@@ -100,6 +80,12 @@ class Record:
         averaged: Scores of the prediction averaged over posterior samples.
         mean_network: Scores of the one-pass network at the posterior mean; None where there is no other.
         evaluated_on: Which data the scores are from, `test` or `train`.
+        layers: A row per parameter: `name`, `shape`, `num_weights`, `num_kept`, `delta_f` (summed evidence
+            for what was removed, in nats), `prunable`, `kept` (share).
+        reliability: Bins of equal size: `confidence`, `accuracy`, `count`.
+        reductions: `epoch`, `num_removed`, `predicted_delta_f`, `observed_delta_f`.
+        history: A row per epoch, scores of the posterior-mean network: `epoch`, `seconds`, `accuracy`,
+            `negative_log_likelihood`, `expected_calibration_error`, `sparsity`, `num_removed`.
         bench: The network's forms measured side by side; None where nobody asked for it.
     """
 
@@ -114,12 +100,59 @@ class Record:
     num_samples: int
     seconds: float
     seconds_per_iteration: float
-    layers: tuple[Layer, ...]
-    reliability: ReliabilityBins
-    reductions: tuple[ReductionRow, ...]
-    epochs: tuple[Epoch, ...]
-    first_layer: FirstLayer | None
-    bench: Bench | None = None
+    layers: DataFrame
+    reliability: DataFrame
+    reductions: DataFrame
+    history: DataFrame
+    bench: Bench | None
+
+    @property
+    def device(self) -> str:
+        """Kind of device it ran on; times compare only within one kind."""
+        return str(self.config.get("device", "cpu")).partition(":")[0]
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of a guess; nan where the number of classes is not known."""
+        classes = self.config.get("num_classes")
+        return 1 / classes if isinstance(classes, int) and classes > 1 else math.nan
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of all weights in single precision."""
+        return _VALUE_BYTES * self.num_weights
+
+    @property
+    def least_bytes(self) -> float:
+        """Bytes that the kept weights need at least if which they are was random."""
+        masks = sum(map(entropy_bits, self.layers["num_weights"], self.layers["num_kept"]))
+        return _VALUE_BYTES * self.num_kept + masks / 8
+
+    @property
+    def last_dense_epoch(self) -> Series | None:
+        """Row of the history before anything was removed; None for a network that is dense, or never was."""
+        dense = self.history[self.history["sparsity"] == 0]
+        return None if dense.empty or self.num_kept >= self.num_weights else dense.iloc[-1]
+
+    def weights(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return tensors of the posterior-mean network in single precision; removed entries are exact zeros.
+
+        Args:
+            names: Of parameters; those that the file lacks are left out.
+        """
+        with safe_open(self.directory / "model.safetensors", framework="pt") as tensors:
+            there = set(tensors.keys())
+            return {name: tensors.get_tensor(name).float().numpy() for name in names if name in there}
+
+    @property
+    def first_layer(self) -> str | None:
+        """Name of the first weight that is a matrix or the kernels of images; None where there is none."""
+        with safe_open(self.directory / "model.safetensors", framework="pt") as tensors:
+            there = set(tensors.keys())
+        for name, shape in zip(self.layers["name"], self.layers["shape"], strict=True):
+            if name in there and name.endswith("weight") and len(shape) in {2, 4}:
+                return str(name)
+        return None
 
 
 def read(directory: Path) -> Record:
@@ -134,107 +167,106 @@ def read(directory: Path) -> Record:
     directory = Path(directory)
     if not directory.is_dir():
         raise ArtifactError(f"expected the directory of a run, got {directory}, which is not a directory")
-    config = _object(directory / "config.json")
+    config = parsed(directory / "config.json")
     for key in ("network", "data", "method"):
         config.text(key)
-    metrics = _object(directory / "metrics.json")
-    layers = tuple(map(_layer, metrics.rows("layers")))
-    num_samples = metrics.count("num_samples")
-    mean_network = metrics.optional("mean_network") if num_samples > 1 else None
+    metrics = parsed(directory / "metrics.json")
+    plain = ("evaluated_on", "sparsity", "num_weights", "num_kept", "num_samples", "seconds")
+    kinds = kinds_of(Record)
+    values = values_of(metrics, {key: kinds[key] for key in (*plain, "seconds_per_iteration")})
+    single = metrics.optional("mean_network") if values["num_samples"] > 1 else None
+    layers = _layers(metrics)
+    _check_tensors(directory / "model.safetensors", layers)
     return Record(
         directory=directory,
         config=config.values,
-        averaged=_scores(metrics),
-        mean_network=None if mean_network is None else _scores(mean_network),
-        evaluated_on=metrics.text("evaluated_on"),
-        sparsity=metrics.number("sparsity"),
-        num_weights=metrics.count("num_weights"),
-        num_kept=metrics.count("num_kept"),
-        num_samples=num_samples,
-        seconds=metrics.number("seconds"),
-        seconds_per_iteration=metrics.number("seconds_per_iteration"),
+        averaged=Scores(**values_of(metrics, kinds_of(Scores))),
+        mean_network=None if single is None else Scores(**values_of(single, kinds_of(Scores))),
         layers=layers,
         reliability=_reliability(metrics),
-        reductions=tuple(map(_reduction, metrics.rows("reductions"))),
-        epochs=_history(directory / "history.jsonl"),
-        first_layer=_first_layer(directory / "model.safetensors", layers),
-        bench=read_bench(directory / "bench.json"),
+        reductions=table_of(
+            metrics.rows("reductions"),
+            {"epoch": int, "num_removed": int, "predicted_delta_f": float, "observed_delta_f": float},
+        ),
+        history=_history(directory / "history.jsonl"),
+        bench=_bench(directory / "bench.json"),
+        **values,
     )
 
 
-def _object(path: Path) -> Fields:
-    return parse(path, read_text(path))
+def _layers(metrics: Fields) -> DataFrame:
+    kinds = {
+        "name": str, "shape": tuple[int, ...], "num_weights": int, "num_kept": int, "delta_f": float,
+        "prunable": bool,
+    }  # fmt: skip
+    table = table_of(metrics.rows("layers"), kinds)
+    if (table["num_kept"] > table["num_weights"]).any():
+        raise metrics.damaged("expected layers that keep at most their weights, got one that keeps more")
+    return table.assign(kept=table["num_kept"] / table["num_weights"].clip(lower=1))
 
 
-def _history(path: Path) -> tuple[Epoch, ...]:
-    epochs = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        row = parse(path, line, f" in line {number}")
-        epochs.append(
-            Epoch(
-                epoch=row.count("epoch"),
-                accuracy=row.number("accuracy", math.nan),
-                negative_log_likelihood=row.number("negative_log_likelihood", math.nan),
-                expected_calibration_error=row.number("expected_calibration_error", math.nan),
-                sparsity=row.number("sparsity", math.nan),
-                num_removed=row.count("num_removed", 0),
-            )
-        )
-    return tuple(epochs)
+def _history(path: Path) -> DataFrame:
+    kinds = {"epoch": int} | dict.fromkeys(("seconds", *SCORES[:3], "sparsity", "num_removed"), float | None)
+    return table_of(parsed_lines(path), kinds).astype(float).fillna({"num_removed": 0})
 
 
-def _scores(fields: Fields) -> Scores:
-    return Scores(
-        fields.number("accuracy"),
-        fields.number("negative_log_likelihood"),
-        fields.number("expected_calibration_error"),
-        fields.number("brier_score"),
-        fields.number("log_predictive_density"),
-    )
+def _reliability(metrics: Fields) -> DataFrame:
+    bins = metrics.optional("reliability")
+    if bins is None:
+        return DataFrame({"confidence": [], "accuracy": [], "count": []}, dtype=float)
+    kinds = {"confidence": tuple[float, ...], "accuracy": tuple[float, ...], "count": tuple[int, ...]}
+    columns = values_of(bins, kinds)
+    if len(set(map(len, columns.values()))) > 1:
+        raise bins.damaged("expected lists of one length in 'reliability', got different ones")
+    return DataFrame(columns, dtype=float)
 
 
-def _layer(fields: Fields) -> Layer:
-    return Layer(
-        name=fields.text("name"),
-        shape=fields.counts("shape"),
-        num_weights=fields.count("num_weights"),
-        num_kept=fields.count("num_kept"),
-        delta_f=fields.number("delta_f"),
-        prunable=bool(fields.take("prunable")),
-    )
-
-
-def _reduction(fields: Fields) -> ReductionRow:
-    return ReductionRow(
-        epoch=fields.count("epoch"),
-        num_removed=fields.count("num_removed"),
-        predicted_delta_f=fields.number("predicted_delta_f"),
-        observed_delta_f=fields.number("observed_delta_f"),
-    )
-
-
-def _reliability(metrics: Fields) -> ReliabilityBins:
-    fields = metrics.optional("reliability")
-    if fields is None:
-        return ReliabilityBins((), (), ())
-    bins = ReliabilityBins(fields.numbers("confidence"), fields.numbers("accuracy"), fields.counts("count"))
-    if not len(bins.confidence) == len(bins.accuracy) == len(bins.count):
-        raise fields.damaged("expected lists of one length in 'reliability', got different ones")
-    return bins
-
-
-def _first_layer(path: Path, layers: tuple[Layer, ...]) -> FirstLayer | None:
+def _check_tensors(path: Path, layers: DataFrame) -> None:
+    """Refuse a file that is no safetensors file, or in which a layer has another shape."""
     if not path.is_file():
         raise ArtifactError(f"expected {path.name} in {path.parent}, got no such file; fit again")
+    advice = "fit again, or take the file from an intact copy of the run"
     try:
         with safe_open(path, framework="pt") as tensors:
-            names = set(tensors.keys())
-            for layer in layers:
-                if layer.name in names and layer.name.endswith("weight") and len(layer.shape) in {2, 4}:
-                    return FirstLayer(layer.name, tensors.get_tensor(layer.name).float().numpy())
-    except (SafetensorError, OSError) as error:
+            there = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError):
         raise ArtifactError(
-            f"{path} is damaged: expected a safetensors file, got {error}; "
-            "fit again, or take the file from an intact copy of the run"
+            f"{path} is damaged: expected a whole safetensors file, got another; {advice}"
         ) from None
-    return None
+    for name, shape in zip(layers["name"], layers["shape"], strict=True):
+        if there.get(name, shape) != shape:
+            raise ArtifactError(
+                f"{path} is damaged: expected {name} of shape {shape}, got {there[name]}; {advice}"
+            )
+
+
+def _bench(path: Path) -> Bench | None:
+    if not path.exists():
+        return None
+    file = parsed(path)
+    rows, machine = file.rows("rows"), file.optional("machine")
+    if not rows or machine is None:
+        raise file.damaged("expected rows and a machine, got none")
+    sizes = ("file_bytes", "num_parameters", "num_macs", "peak_memory", "largest_difference")
+    variants = table_of(rows, {"variant": str} | dict.fromkeys((*sizes, "accuracy"), float | None))
+    times = {"batch": int, "median": float, "lower": float, "upper": float}
+    timings = [{"variant": row.text("variant"), **values_of(each, times)} for row in rows
+               for each in row.rows("latencies")]  # fmt: skip
+    if len({tuple(each.count("batch") for each in row.rows("latencies")) for row in rows}) > 1:
+        raise file.damaged("expected the same batch sizes in every row, got different ones")
+    choice = {"layer": str, "sparsity": float, "dense_seconds": float, "sparse_seconds": float, "kernel": str}
+    kernels = [{"batch": row.count("batch"), **values_of(each, choice)}
+               for row in (file.rows("kernels") if "kernels" in file.values else ())
+               for each in row.rows("layers")]  # fmt: skip
+    dense = machine.values.get("dense_run")
+    return Bench(
+        variants=variants.set_index("variant"),
+        timings=DataFrame(timings, columns=["variant", *times]),
+        kernels=DataFrame(kernels, columns=["batch", *choice]),
+        remarks=tuple(map(str, file.items("remarks"))),
+        machine=machine.text("machine"),
+        num_threads=machine.count("num_threads"),
+        torch=machine.text("torch"),
+        dense_run=None if dense is None else str(dense),
+        entropy_bound=file.number("entropy_bound"),
+    )
