@@ -118,9 +118,9 @@ class Record:
         return 1 / classes if isinstance(classes, int) and classes > 1 else math.nan
 
     @property
-    def dense_bytes(self) -> int:
+    def dense_bytes(self) -> float:
         """Bytes of all weights in single precision."""
-        return _VALUE_BYTES * self.num_weights
+        return float(_VALUE_BYTES * self.num_weights)
 
     @property
     def least_bytes(self) -> float:
