@@ -142,7 +142,7 @@ def test_the_page_says_everything_and_needs_nothing_else(written):
         "3 methods compared: LeNet on Fashion-MNIST", "5 finished runs", "1 more", "Epoch by epoch",
         "What a sparsity costs", "How large the weights are", "The first layer", "Is the confidence honest?",
         "Does it notice out-of-distribution images?", "What it costs", "left-off", "not finished",
-        "read off the paper's figures", "baselines", "1,797 images of digits", "The dense baseline is",
+        "read off the paper's figures", "baselines", "1,797 images of digits", "There is no dense baseline",
         "One pass, bytes and time", "no run here was measured by", "What to type next",
         "secateur compare --out",
         "1 of 3 methods ran with one seed", "6 epochs or fewer",
