@@ -159,6 +159,12 @@ def test_the_page_says_everything_and_needs_nothing_else(written):
     assert "nan" not in got.text.split()
 
 
+def without_place(path, folder):
+    """What a file holds, but for its directory and for links to files that were not written again."""
+    links = re.compile(r'<a href="figures/[^"]*\.(pdf|png)">[^<]*</a>')
+    return links.sub("", path.read_text()).replace(str(folder), "here")
+
+
 def test_the_same_runs_give_the_same_files(written, tmp_path, monkeypatch):
     shutil.copytree(written / "runs", tmp_path / "runs")
     monkeypatch.setattr(comparison, "FORMATS", ("svg",))  # the others: tests of the figures
@@ -169,7 +175,7 @@ def test_the_same_runs_give_the_same_files(written, tmp_path, monkeypatch):
         *(written / "figures").glob("*.svg"),
     ]:
         again = tmp_path / path.relative_to(written)
-        assert again.read_bytes() == path.read_bytes(), path.name
+        assert without_place(again, tmp_path) == without_place(path, written), path.name
 
 
 def test_several_groups_get_an_overview_and_odd_runs_do_not_stop_the_page(tmp_path, monkeypatch):
