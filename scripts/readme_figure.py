@@ -13,12 +13,12 @@ REMOVED, KEPT, GREY = "#0072B2", "#D55E00", "#777777"  # Okabe and Ito's palette
 
 def draw(record: Record) -> Figure:
     """Return the figure: what was removed, what it did to accuracy, and how honest the result is."""
-    epochs = [row.epoch for row in record.epochs]
+    epochs = record.history["epoch"].tolist()
     figure = Figure(figsize=(11, 3.1), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     removed, accuracy, honest = figure.subplots(1, 3)
 
-    shares = [100 * row.sparsity for row in record.epochs]
+    shares = (100 * record.history["sparsity"]).tolist()
     removed.plot(epochs, shares, color=REMOVED, lw=2)
     removed.set(title="weights removed, %", xlabel="epoch", ylim=(0, 102))
     removed.annotate(
@@ -30,7 +30,7 @@ def draw(record: Record) -> Figure:
         color=REMOVED,
     )
 
-    values = [100 * row.accuracy for row in record.epochs]
+    values = (100 * record.history["accuracy"]).tolist()
     accuracy.plot(epochs, values, color=KEPT, lw=2)
     accuracy.set(title="test accuracy, %", xlabel="epoch", ylim=(min(values[1:]) - 1, max(values) + 1.5))
     accuracy.annotate(
@@ -44,7 +44,7 @@ def draw(record: Record) -> Figure:
 
     bins = record.reliability
     honest.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
-    honest.plot(bins.confidence, bins.accuracy, "o", color=REMOVED, ms=5)
+    honest.plot(bins["confidence"], bins["accuracy"], "o", color=REMOVED, ms=5)
     honest.set(
         title="how often it is right against how sure it is",
         xlabel="confidence",

@@ -16,7 +16,7 @@ def test_scores_are_shown_side_by_side(secateur, run_dir, monkeypatch, tmp_path)
     )
     assert result.exit_code == 0, result.stderr
     assert asked == [(run_dir, {"data_dir": tmp_path, "device": "cpu", "num_samples": 7, "split": "train"})]
-    for said in ("on the train set", "mean of 100 samples", "one pass", "0.9051", "0.9043"):
+    for said in ("on the train set", "mean of 100", "one pass", "0.9051", "0.9043"):
         assert said in result.stdout
 
 

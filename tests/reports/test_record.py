@@ -20,15 +20,19 @@ def test_everything_is_read_back(run_dir):
     record = read(run_dir)
     assert record.averaged.accuracy == 0.9051
     assert record.mean_network.accuracy == 0.9043
-    assert record.num_weights == 61706 == sum(layer.num_weights for layer in record.layers)
-    assert record.num_kept == sum(layer.num_kept for layer in record.layers)
-    assert record.layers[0].shape == (6, 1, 5, 5)
-    assert [row.epoch for row in record.epochs] == list(range(1, 41))
-    reduced = [row.epoch for row in record.epochs if row.num_removed]
-    assert reduced == [row.epoch for row in record.reductions]
-    assert record.first_layer.name == "conv1.weight"
-    assert record.first_layer.weight.dtype == np.float32
-    assert np.count_nonzero(record.first_layer.weight) == record.layers[0].num_kept
+    assert record.num_weights == 61706 == record.layers["num_weights"].sum()
+    assert record.num_kept == record.layers["num_kept"].sum()
+    assert record.layers["shape"][0] == (6, 1, 5, 5)
+    assert record.history["epoch"].tolist() == list(range(1, 41))
+    reduced = record.history["epoch"][record.history["num_removed"] > 0]
+    assert reduced.tolist() == record.reductions["epoch"].tolist()
+    assert record.first_layer == "conv1.weight"
+    weight = record.weights(["conv1.weight", "none"])["conv1.weight"]
+    assert weight.dtype == np.float32
+    assert np.count_nonzero(weight) == record.layers["num_kept"][0]
+    assert record.last_dense_epoch["epoch"] == reduced.iloc[0] - 1
+    assert record.dense_bytes == 4 * 61706
+    assert 4 * record.num_kept < record.least_bytes < record.dense_bytes
 
 
 @pytest.mark.parametrize("name", ["config.json", "metrics.json", "history.jsonl", "model.safetensors"])
@@ -59,6 +63,9 @@ class TestEachFile:
         (lambda m: m.update(accuracy=True), "'accuracy'"),
         (lambda m: m.update(num_kept=-3), "'num_kept'"),
         (lambda m: m.update(num_kept=2.5), "'num_kept'"),
+        (lambda m: m.update(accuracy=1e40), "'accuracy'"),
+        (lambda m: m.update(num_weights=10**400), "'num_weights'"),
+        (lambda m: m["layers"][0].update(num_kept=10**6), "keep at most their weights"),
         (lambda m: m.update(num_samples=None), "'num_samples'"),
         (lambda m: m.update(layers={}), "'layers'"),
         (lambda m: m["layers"].append(3), r"in layers\[10\]"),
@@ -100,4 +107,27 @@ def test_what_was_not_measured_is_nan(run_dir):
     record = read(run_dir)
     assert math.isnan(record.averaged.accuracy)
     assert record.mean_network is None
-    assert record.reliability.count == ()
+    assert record.reliability.empty
+
+
+def test_what_is_nested_or_written_beyond_any_run_is_damage(run_dir):
+    path = run_dir / "config.json"
+    for text in ("[" * 100_000, '{"a": ' * 5_000 + "1" + "}" * 5_000, '{"seed": ' + "9" * 5_000 + "}"):
+        path.write_text(text)
+        with pytest.raises(ArtifactError, match=r"config\.json is damaged"):
+            read(run_dir)
+
+
+def test_control_characters_in_text_are_replaced(run_dir):
+    edit(run_dir / "config.json", lambda c: c.update(network="a\x1b[2J\u202eb", recipe={"x\x07": ["\x9b1m"]}))
+    config = read(run_dir).config
+    assert config["network"] == "a\ufffd[2J\ufffdb"
+    assert config["recipe"] == {"x\ufffd": ["\ufffd1m"]}
+
+
+def test_tensors_of_another_shape_than_the_metrics_are_damage(run_dir):
+    edit(run_dir / "metrics.json", lambda m: m["layers"][0].update(shape=[6, 1, 5, 4]))
+    with pytest.raises(
+        ArtifactError, match=r"model\.safetensors is damaged: expected conv1\.weight of shape"
+    ):
+        read(run_dir)

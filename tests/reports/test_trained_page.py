@@ -5,11 +5,12 @@ import math
 from html.parser import HTMLParser
 
 import pytest
+from matplotlib.figure import Figure
 
 from secateur.errors import ArtifactError
 from secateur.export.trained_run import FORMAT
-from secateur.reports import trained_figures, trained_page, trained_record
-from secateur.reports.style import PAPER
+from secateur.reports import trained_page
+from secateur.reports.style import PAPER, drawing
 
 EVIL = '<script>alert("x")</script>&amp;'
 
@@ -72,7 +73,8 @@ def test_a_reader_finds_removal_stop_scores_and_costs(tmp_path):
         "tried and taken",
         "body.0", "20 × 50", "4.0 kB", "4.00", "4.10", "make a network no faster",
         "No whole unit went",
-        "Give --held-out data", "The dashed line is the rise that was allowed", "1,234 data",
+        "Give --held-out data", "secateur report",
+        "The dashed line is the rise that was allowed", "1,234 data",
         "secateur prune-trained --model", "1 min 15 s",
     ):  # fmt: skip
         assert said in got.text, said
@@ -98,8 +100,12 @@ def test_training_afterwards_is_said(tmp_path, recovery, said):
 def test_rounds_that_were_taken_back_are_hollow(tmp_path, chosen, hollow):
     got = page(tmp_path, chosen_round=chosen)
     assert ("taken back" in got.text) == (hollow > 0)
-    for draw in (trained_figures.evidence, trained_figures.losses, trained_figures.predictions):
-        lines = draw(trained_record.read(tmp_path)).axes[0].lines
+    result = trained_page.read(tmp_path).result
+    for _, draw, _ in trained_page.FIGURES:
+        with drawing():
+            axes = Figure().add_subplot()
+            draw(axes, result, 0.05)
+        lines = axes.lines
         back = [line for line in lines if line.get_marker() == "o" and line.get_markerfacecolor() == PAPER]
         assert {len(line.get_xdata()) for line in back} == {hollow}
 
@@ -139,12 +145,12 @@ def test_missing_numbers_are_dashes(tmp_path, changes):
 
 def test_numbers_are_read_back(tmp_path):
     page(tmp_path)
-    record = trained_record.read(tmp_path)
-    assert record.start_sparsity == 0
+    record = trained_page.read(tmp_path)
+    assert trained_page._sparsities(record.result).tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
     assert record.max_loss_rise == 0.05
-    assert math.isnan(record.layers[0].threshold)
-    assert math.isnan(record.costs.compact_bytes)
-    assert record.trace[3].held_out_rise == 0.04
+    assert math.isnan(record.result.layers[0].threshold)
+    assert record.costs.compact_bytes is None
+    assert record.result.trace[3].held_out_rise == 0.04
 
 
 @pytest.mark.parametrize(
@@ -154,7 +160,8 @@ def test_numbers_are_read_back(tmp_path):
         ({"chosen_round": 5}, "expected at most 4 rounds to be chosen, got 5"),
         ({"layers": 3}, "expected a list in 'layers'"),
         ({"trace": [{}]}, "expected the field"),
-        ({"sparsity": "much"}, "expected a number in 'sparsity'"),
+        ({"num_data": "much"}, "expected a number in 'num_data'"),
+        ({"layers": []}, "expected layers with weights"),
     ],
 )
 def test_damaged_files_are_named_and_an_old_page_stays(tmp_path, change, said):
@@ -167,6 +174,6 @@ def test_damaged_files_are_named_and_an_old_page_stays(tmp_path, change, said):
 
 
 def test_a_directory_without_numbers(tmp_path):
-    assert not trained_record.is_pruned_network(tmp_path)
+    assert not trained_page.is_pruned_network(tmp_path)
     with pytest.raises(ArtifactError, match=r"expected result\.json in .* secateur prune-trained writes it"):
         trained_page.write(tmp_path)

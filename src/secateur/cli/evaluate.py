@@ -7,7 +7,7 @@ from rich.console import Console
 
 from secateur import training
 from secateur.cli.options import DataDir, Device, FinishedRun
-from secateur.reports import summary
+from secateur.reports import terminal
 
 __all__ = ["EXAMPLE", "evaluate"]
 
@@ -23,4 +23,4 @@ def evaluate(
 ) -> None:
     """Test a run again: the average of posterior samples beside the posterior-mean network."""
     result = training.evaluate(run, data_dir=data_dir, device=device, num_samples=samples, split=split)
-    summary.show_scores(result, Console(), split=split)
+    terminal.show_scores(result, Console(), split=split, run=run)

@@ -63,7 +63,7 @@ def prune(
 ) -> None:
     """Remove more of a finished run's network, judge it, and write a new run."""
     given = dict(locals())
-    from secateur.reports import run_page, summary, terminal
+    from secateur.reports import run_page, terminal
     from secateur.training.prune_run import prune_run
 
     console = Console()
@@ -77,7 +77,7 @@ def prune(
         **options,
     )
     run_page.write(pruned.directory)
-    summary.show(pruned.directory, console)
+    terminal.show_run(pruned.directory, console)
     terminal.show_pruned(pruned, console)
 
 

@@ -52,10 +52,7 @@ def fit(
 ) -> None:
     """Train a network, remove weights by evidence, and write a report."""
     given = dict(locals())
-    from secateur.reports import (
-        run_page,
-        summary,  # matplotlib: only where it is needed
-    )
+    from secateur.reports import run_page, terminal  # matplotlib: only where it is needed
 
     console = Console()
     where = out or run_directory(network, data, method, seed)
@@ -86,4 +83,4 @@ def fit(
         complain(f"interrupted; finished epochs are kept in {where}, go on with: {again}")
         raise typer.Exit(FAILED) from None
     run_page.write(where)
-    summary.show(where, console)
+    terminal.show_run(where, console)

@@ -29,13 +29,13 @@ def report(
     and the figures; detection of out-of-distribution images is measured once per run.
     """
     # matplotlib: only where it is needed
-    from secateur.reports import comparison, trained_page, trained_record
-    from secateur.reports.run_page import write
+    from secateur.reports import comparison, run_page, trained_page
 
     if comparison.is_comparison(run):
         say = lambda line: typer.echo(line, err=True)  # noqa: E731
-        typer.echo(comparison.write(run, data_dir=data_dir, device=device, say=say))
-    elif trained_record.is_pruned_network(run):
-        typer.echo(trained_page.write(run))
+        page = comparison.write(run, data_dir=data_dir, device=device, say=say)
+    elif trained_page.is_pruned_network(run):
+        page = trained_page.write(run)
     else:
-        typer.echo(write(run))
+        page = run_page.write(run)
+    typer.echo(page)

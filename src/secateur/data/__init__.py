@@ -7,7 +7,15 @@ from secateur.data.augment import crop_and_flip
 from secateur.data.dataset import Dataset, Split, validate
 from secateur.data.files import Source
 from secateur.data.images import fit_to
-from secateur.data.registry import load, locate, names, registered_name
+from secateur.data.registry import (
+    image_size,
+    load,
+    locate,
+    names,
+    out_of_distribution,
+    registered_name,
+    title,
+)
 
 __all__ = [
     "Dataset",
@@ -15,9 +23,12 @@ __all__ = [
     "Split",
     "crop_and_flip",
     "fit_to",
+    "image_size",
     "load",
     "locate",
     "names",
+    "out_of_distribution",
     "registered_name",
+    "title",
     "validate",
 ]

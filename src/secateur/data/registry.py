@@ -11,23 +11,45 @@ from secateur.data.files import Source
 from secateur.data.images import RawImages, prepare
 from secateur.errors import unknown_name
 
-__all__ = ["load", "locate", "names", "registered_name"]
+__all__ = ["image_size", "load", "locate", "names", "out_of_distribution", "registered_name", "title"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """One name: who finds it and who reads it."""
+    """One name: who finds it, who reads it, how reports write it, and what it is set against there."""
 
     locate: Callable[..., Source]
     read: Callable[..., RawImages]
+    title: str = ""
+    """As the literature writes it; empty where the name will do."""
+    image_size: int | None = None
+    """Height and width of its images, before they are fitted to a network."""
+    out_of_distribution: str | None = None
+    """Another data set, whose images a network of this one should be unsure of."""
 
 
 _TABLE: dict[str, _Entry] = {
-    "digits": _Entry(locate=digits.locate, read=digits.read),
-    "fashion-mnist": _Entry(locate=fashion_mnist.locate, read=fashion_mnist.read),
-    "cifar10": _Entry(locate=partial(cifar.locate, cifar.CIFAR10), read=partial(cifar.read, cifar.CIFAR10)),
+    "digits": _Entry(locate=digits.locate, read=digits.read, title="digits", image_size=8),
+    "fashion-mnist": _Entry(
+        locate=fashion_mnist.locate,
+        read=fashion_mnist.read,
+        title="Fashion-MNIST",
+        image_size=28,
+        out_of_distribution="digits",
+    ),
+    "cifar10": _Entry(
+        locate=partial(cifar.locate, cifar.CIFAR10),
+        read=partial(cifar.read, cifar.CIFAR10),
+        title="CIFAR-10",
+        image_size=32,
+        out_of_distribution="fashion-mnist",
+    ),
     "cifar100": _Entry(
-        locate=partial(cifar.locate, cifar.CIFAR100), read=partial(cifar.read, cifar.CIFAR100)
+        locate=partial(cifar.locate, cifar.CIFAR100),
+        read=partial(cifar.read, cifar.CIFAR100),
+        title="CIFAR-100",
+        image_size=32,
+        out_of_distribution="fashion-mnist",
     ),
 }
 
@@ -46,6 +68,38 @@ def registered_name(recorded: str) -> str:
     'cifar10'
     """
     return recorded.partition(" (")[0]
+
+
+def title(recorded: str) -> str:
+    """Return a data set's name as its literature writes it, given its name in results.
+
+    >>> title("cifar10 (local files)"), title("mine")
+    ('CIFAR-10 (local files)', 'mine')
+    """
+    name = registered_name(recorded)
+    known = _TABLE[name].title if name in _TABLE else ""
+    return (known or name) + recorded.removeprefix(name)
+
+
+def out_of_distribution(name: str) -> str | None:
+    """Return the data set whose images are out of the distribution of this one; None where none is named.
+
+    Args:
+        name: As the command line calls it.
+
+    >>> out_of_distribution("fashion-mnist")
+    'digits'
+    """
+    return _TABLE[name].out_of_distribution if name in _TABLE else None
+
+
+def image_size(name: str) -> int | None:
+    """Return height and width of a data set's own images; None where its entry does not say.
+
+    Args:
+        name: As the command line calls it.
+    """
+    return _TABLE[name].image_size if name in _TABLE else None
 
 
 def locate(name: str, data_dir: Path | None = None, *, base_url: str | None = None) -> Source:

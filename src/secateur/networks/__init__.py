@@ -6,7 +6,7 @@ One family per file. `registry` holds the one table of names: a new network is o
 from secateur.networks.lenet import LeNet
 from secateur.networks.mlp import MLP
 from secateur.networks.mlp_mixer import MLPMixer
-from secateur.networks.registry import build, image_size, names
+from secateur.networks.registry import build, image_size, names, title
 from secateur.networks.resnet import ResNet
 from secateur.networks.vit import VisionTransformer
 
@@ -19,4 +19,5 @@ __all__ = [
     "build",
     "image_size",
     "names",
+    "title",
 ]

@@ -14,36 +14,40 @@ from secateur.networks.mlp_mixer import MLPMixer
 from secateur.networks.resnet import ResNet
 from secateur.networks.vit import VisionTransformer
 
-__all__ = ["build", "image_size", "names"]
+__all__ = ["build", "image_size", "names", "title"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """One name: who builds it, with which options, for which images."""
+    """One name: who builds it, with which options, for which images, and how reports write it."""
 
     network: Callable[..., nn.Module]
+    title: str = ""
+    """As the literature writes it; empty where the name will do."""
     image_size: int | None = None
     """Height and width that the images must have; None where any will do."""
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
 _TABLE: dict[str, _Entry] = {
-    "mlp": _Entry(network=MLP),
-    "lenet": _Entry(network=LeNet, image_size=32),
-    "lenet-relu": _Entry(network=LeNet, image_size=32, options={"activation": "relu"}),
-    "vit": _Entry(network=VisionTransformer, image_size=32),
+    "mlp": _Entry(network=MLP, title="MLP"),
+    "lenet": _Entry(network=LeNet, title="LeNet", image_size=32),
+    "lenet-relu": _Entry(network=LeNet, title="LeNet (ReLU)", image_size=32, options={"activation": "relu"}),
+    "vit": _Entry(network=VisionTransformer, title="ViT", image_size=32),
     "vit-small": _Entry(
         network=VisionTransformer,
+        title="small ViT",
         image_size=32,
         options={"patch_size": 8, "width": 64, "depth": 4, "num_heads": 4},
     ),
-    "mlp-mixer": _Entry(network=MLPMixer, image_size=32),
+    "mlp-mixer": _Entry(network=MLPMixer, title="MLP-Mixer", image_size=32),
     "mlp-mixer-small": _Entry(
         network=MLPMixer,
+        title="small MLP-Mixer",
         image_size=32,
         options={"patch_size": 8, "width": 64, "token_width": 64, "channel_width": 128, "depth": 4},
     ),
-    "resnet20": _Entry(network=ResNet, image_size=32),
+    "resnet20": _Entry(network=ResNet, title="ResNet-20", image_size=32),
 }
 
 
@@ -56,6 +60,15 @@ def _entry(name: str) -> _Entry:
 def names() -> tuple[str, ...]:
     """Return the names that `build` knows."""
     return tuple(_TABLE)
+
+
+def title(name: str) -> str:
+    """Return a network's name as its literature writes it; the name itself where there is no entry.
+
+    >>> title("lenet-relu"), title("mine")
+    ('LeNet (ReLU)', 'mine')
+    """
+    return (name in _TABLE and _TABLE[name].title) or name
 
 
 def image_size(name: str) -> int | None:

@@ -11,41 +11,28 @@ Source:  the score is that of Hendrycks & Gimpel 2017, arXiv:1610.02136, with en
 import json
 import math
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from secateur import data as data_table
 from secateur import networks
 from secateur.data import Dataset, load, locate, registered_name
 from secateur.data.images import fit_to
-from secateur.errors import ArtifactError, DataError, SecateurError
+from secateur.errors import DataError, SecateurError
 from secateur.metrics import auroc, predictive_entropy
-from secateur.runs import read_json, write_whole
-from secateur.runs.fields import Fields, parse, read_text
+from secateur.reports.reading import kinds_of, parsed, values_of
+from secateur.runs import write_whole
 from secateur.training.device import resolve_device
 from secateur.training.run import load_run
 
-__all__ = [
-    "FILE",
-    "OUT_OF_DISTRIBUTION",
-    "Detection",
-    "ImagePairs",
-    "match_format",
-    "measure",
-    "read_measured",
-]
+__all__ = ["FILE", "Detection", "ImagePair", "image_pair", "match_format", "measure", "read_measured"]
 
 FILE = "out_of_distribution.json"
 """What the result is called in a run's directory."""
-
-OUT_OF_DISTRIBUTION = {
-    "fashion-mnist": ("digits", 28),
-    "cifar10": ("fashion-mnist", 32),
-    "cifar100": ("fashion-mnist", 32),
-}
-"""By data set: another one, whose images are out of its distribution, and the size of its own images."""
 
 NUM_IMAGES = 2000
 NUM_SAMPLES = 32
@@ -85,7 +72,7 @@ class Detection:
 
 
 @dataclass(frozen=True)
-class _Pair:
+class ImagePair:
     """Test images and out-of-distribution images, in the format that a network reads."""
 
     home: str
@@ -94,49 +81,41 @@ class _Pair:
     outside: Float[Tensor, "m c h w"]
 
 
-class ImagePairs:
-    """Load pairs of test and out-of-distribution images, each pair once for all runs."""
+@lru_cache(maxsize=2)
+def image_pair(name: str, image_size: int | None, data_dir: Path | None = None) -> ImagePair:
+    """Return test images of a data set, and out-of-distribution ones in their format; the last two are kept.
 
-    def __init__(self, data_dir: Path | None = None) -> None:
-        self.data_dir = data_dir
-        self._pairs: dict[tuple[str, int | None], _Pair] = {}
+    Args:
+        name: As a run's configuration has it.
+        image_size: Height and width that the network reads; None for those of the data set.
+        data_dir: Where to look for data sets first.
 
-    def of(self, name: str, image_size: int | None) -> _Pair:
-        """Return the pair for a data set.
+    Raises:
+        DataError: If the data set's entry names no other one, or one of the two is not on this machine;
+            nothing is downloaded.
+    """
+    base = registered_name(name)
+    other, own_size = data_table.out_of_distribution(base), data_table.image_size(base)
+    if other is None or own_size is None:
+        named = [each for each in data_table.names() if data_table.out_of_distribution(each)]
+        raise DataError(
+            f"expected a data set whose entry names out-of-distribution images ({', '.join(named)}), "
+            f"got {name!r}"
+        )
+    home = _local(base, image_size, data_dir)
+    if home.name != name:
+        raise DataError(f"expected the data set {name!r} of the run on this machine, got {home.name!r}")
+    foreign = _local(other, None, data_dir)
+    outside = match_format(home, foreign, own_size=own_size)
+    return ImagePair(name, foreign.name, home.test.images[:NUM_IMAGES].clone(), outside)
 
-        Args:
-            name: As a run's configuration has it.
-            image_size: Height and width that the network reads; None for those of the data set.
 
-        Raises:
-            DataError: If `OUT_OF_DISTRIBUTION` has no entry for this data set, or one of the two data sets is
-                not on this machine; nothing is downloaded.
-        """
-        key = (name, image_size)
-        if key not in self._pairs:
-            self._pairs[key] = self._load(name, image_size)
-        return self._pairs[key]
-
-    def _load(self, name: str, image_size: int | None) -> _Pair:
-        base = registered_name(name)
-        if base not in OUT_OF_DISTRIBUTION:
-            raise DataError(f"expected one of the data sets {', '.join(OUT_OF_DISTRIBUTION)}, got {name!r}")
-        foreign_name, own_size = OUT_OF_DISTRIBUTION[base]
-        home = self._local(base, image_size)
-        if home.name != name:
-            raise DataError(f"expected the data set {name!r} of the run on this machine, got {home.name!r}")
-        foreign = self._local(foreign_name, None)
-        outside = match_format(home, foreign, own_size=own_size)
-        return _Pair(name, foreign.name, home.test.images[:NUM_IMAGES].clone(), outside)
-
-    def _local(self, name: str, image_size: int | None) -> Dataset:
-        source = locate(name, self.data_dir)
-        if not source.is_local:
-            raise DataError(
-                f"expected {name} on this machine, got no such files; "
-                f"fetch it by `secateur data {name} --fetch`"
-            )
-        return load(name, data_dir=self.data_dir, image_size=image_size)
+def _local(name: str, image_size: int | None, data_dir: Path | None) -> Dataset:
+    if not locate(name, data_dir).is_local:
+        raise DataError(
+            f"expected {name} on this machine, got no such files; fetch it by `secateur data {name} --fetch`"
+        )
+    return load(name, data_dir=data_dir, image_size=image_size)
 
 
 def match_format(home: Dataset, foreign: Dataset, *, own_size: int) -> Float[Tensor, "m c h w"]:
@@ -179,12 +158,12 @@ def _bytes(images: Float[Tensor, "n c h w"], data: Dataset) -> UInt8[Tensor, "n 
     return ((images.double() * std + mean) * 255).round().clamp(0, 255).byte()
 
 
-def measure(run_dir: Path, pairs: ImagePairs, *, device: str = "auto") -> Detection:
+def measure(run_dir: Path, *, data_dir: Path | None = None, device: str = "auto") -> Detection:
     """Measure how well a run detects out-of-distribution images, and keep the result in its directory.
 
     Args:
         run_dir: Directory of a finished run; `read_measured` reads what this writes into it.
-        pairs: Where the images come from.
+        data_dir: Where to look for data sets first.
         device: "auto", "cpu", "cuda", ...
 
     Raises:
@@ -192,7 +171,7 @@ def measure(run_dir: Path, pairs: ImagePairs, *, device: str = "auto") -> Detect
         DataError: If the images are not to be had on this machine.
     """
     run = load_run(run_dir, device=resolve_device(device))
-    pair = pairs.of(run.config["data"], networks.image_size(run.config["network"]))
+    pair = image_pair(run.config["data"], networks.image_size(run.config["network"]), data_dir)
     temperature = float(run.config["predictive_temperature"])
     entropies = []
     for images in (pair.inside, pair.outside):
@@ -235,31 +214,15 @@ def read_measured(run_dir: Path) -> Detection | None:
     if not path.is_file():
         return None
     try:
-        fields = parse(path, read_text(path))
-        if fields.count("format") != _FORMAT:
+        file = parsed(path)
+        kinds = kinds_of(Detection)
+        del kinds["sha256"]
+        detection = Detection(**values_of(file, kinds), sha256=file.take("sha256"))
+        metrics = parsed(Path(run_dir) / "metrics.json")
+        if file.take("format") != _FORMAT or detection.sha256 != metrics.values.get("sha256", {}):
             return None
-        detection = _detection(fields)
-        digests = read_json(Path(run_dir) / "metrics.json").get("sha256", {})
     except SecateurError:
         return None  # half a file from elsewhere: measure again
-    return detection if detection.sha256 == digests else None
-
-
-def _detection(fields: Fields) -> Detection:
-    digests = fields.take("sha256")
-    inside, outside, edges = fields.counts("inside"), fields.counts("outside"), fields.numbers("edges")
-    if not isinstance(digests, dict) or not len(inside) == len(outside) == len(edges) - 1:
-        raise ArtifactError(f"{fields.path}: expected one count per bin, got lists of other lengths")
-    return Detection(
-        home=fields.text("home"),
-        foreign=fields.text("foreign"),
-        auroc=fields.number("auroc"),
-        num_inside=fields.count("num_inside"),
-        num_outside=fields.count("num_outside"),
-        num_samples=fields.count("num_samples"),
-        temperature=fields.number("temperature"),
-        edges=edges,
-        inside=inside,
-        outside=outside,
-        sha256={str(key): str(value) for key, value in digests.items()},
-    )
+    steps = zip(detection.edges, detection.edges[1:], strict=False)
+    sound = len(detection.inside) == len(detection.outside) == len(detection.edges) - 1
+    return detection if sound and all(low < high for low, high in steps) else None

@@ -1,51 +1,111 @@
 """Render the page of a pruned network: one self-contained HTML file, made from `result.json` alone."""
 
 import math
-from collections.abc import Mapping
-from importlib.resources import files
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
 
-from secateur.pruning.result import LayerRow
-from secateur.reports import trained_figures, wording
-from secateur.reports.style import svg
-from secateur.reports.trained_record import TrainedRecord, read
+from secateur.errors import ArtifactError
+from secateur.export.trained_costs import TrainedCosts
+from secateur.export.trained_run import FORMAT, RESULT
+from secateur.pruning.result import LayerRow, PruneResult, PruneRound
+from secateur.reports.advice import METRICS
+from secateur.reports.figures import label_axes, label_ends, spread_over_decades
+from secateur.reports.reading import kinds_of, parsed, values_of
+from secateur.reports.style import BLUE, GRID, MUTED, ORANGE, PAPER, panel, render
 from secateur.runs import formatting, write_whole
 
-__all__ = ["render", "write"]
+__all__ = ["TrainedRecord", "is_pruned_network", "read", "write"]
 
-SCORES = {key: (name, meaning) for key, name, meaning in wording.METRICS} | {
+SCORES = METRICS | {
     "accuracy": ("Accuracy", "share put in the right class; higher is better"),
     "perplexity": ("Perplexity", "exp of the mean loss per token; lower is better"),
     "root_mean_squared_error": ("Root mean squared error", "in the units of the targets; lower is better"),
     "continuous_ranked_probability_score": (
-        "Continuous ranked probability score",
-        "in the units of the targets; lower is better",
+        "Continuous ranked probability score", "in the units of the targets; lower is better",
     ),
-}
-HEADLINES = ("accuracy", "perplexity", "root_mean_squared_error", "negative_log_likelihood")
-"""Scores for the head of the page; the first that is there."""
+}  # fmt: skip
+SIZE = (3.5, 2.7)
+_HIDDEN = {"format", "version", "command", "held_out_given"}
+_ELSEWHERE = {"masks", "delta_f", "layers", "trace"}  # fields of a result that are not plain values
 
-FIGURES = (
-    ("evidence", trained_figures.evidence, "Log evidence over the share of weights that is out"),
-    (
-        "losses",
-        trained_figures.losses,
-        "Rise of the loss on calibration and held-out data over the share of weights out",
-    ),
-    ("predictions", trained_figures.predictions, "Predicted and observed change of the evidence by round"),
-)
-STOPS = {
-    "evidence": "The removal stopped by itself where the evidence peaks; the held-out loss allowed it.",
-    "held-out loss": "The removal stopped by itself at the bound on the held-out loss, before the evidence "
-    "peaked.",
-    "target": "The removal ended at the share that was asked for.",
-    "rounds": "The removal ended with the last round; it might have gone on.",
-    "interruption": "The removal was interrupted; the network is that of the last whole round.",
-}
+
+@dataclass(frozen=True, eq=False)
+class TrainedRecord:
+    """All numbers of a pruned network; log scores in nats, nan where a number was not measured.
+
+    Attributes:
+        result: What was removed, without masks.
+        costs: Bytes, and seconds of a batch; None where nothing was measured.
+        before: Held-out scores by name.
+        after: The same afterwards.
+        seconds: That the removal took.
+        about: Further entries as they are in the file: command, model, data, options, versions.
+    """
+
+    result: PruneResult
+    costs: TrainedCosts | None
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    seconds: float
+    about: Mapping[str, Any]
+
+    @property
+    def max_loss_rise(self) -> float:
+        """Rise of the held-out loss that the caller allowed, in nats per datum; nan where none was named."""
+        options = self.about.get("options")
+        value = options.get("max_loss_rise") if isinstance(options, dict) else None
+        return float(value) if isinstance(value, int | float) else math.nan
+
+
+def is_pruned_network(directory: Path) -> bool:
+    """Return whether a directory is one that `secateur prune-trained` wrote."""
+    return (directory / RESULT).is_file()
+
+
+def read(directory: Path) -> TrainedRecord:
+    """Return the numbers of a pruned network; `write` names what it raises."""
+    path = Path(directory) / RESULT
+    if not path.is_file():
+        raise ArtifactError(
+            f"expected {RESULT} in {directory}, got no such file; secateur prune-trained writes it"
+        )
+    file = parsed(path)
+    if file.take("format") != FORMAT:
+        raise file.damaged(f"expected the format {FORMAT}, got {file.take('format')!r:.60}")
+    # The fields of a result are named once, in its class; masks and evidence of entries are not in the file.
+    plain = {key: kind for key, kind in kinds_of(PruneResult).items() if key not in _ELSEWHERE}
+    rows = {
+        key: tuple(cls(**values_of(row, kinds_of(cls))) for row in file.rows(key))
+        for key, cls in (("layers", LayerRow), ("trace", PruneRound))
+    }
+    values = values_of(file, plain | {"chosen_round": int})
+    result = PruneResult({}, {}, **rows, **values)  # type: ignore[arg-type]
+    if values["chosen_round"] > len(result.trace):
+        raise file.damaged(
+            f"expected at most {len(result.trace)} rounds to be chosen, got {values['chosen_round']}"
+        )
+    if not result.num_weights or any(row.num_kept > row.num_weights for row in result.layers):
+        raise file.damaged("expected layers with weights that keep no more than they have, got others")
+    costs = file.optional("costs")
+    scores = file.optional("scores")
+    before, after = (scores and scores.optional(key) for key in ("before", "after"))
+    known = {"scores", "costs", "seconds", "loss_after", "predicted_delta_f", *_ELSEWHERE, *plain}
+    known |= {name for name in vars(PruneResult) if name.startswith("num_") or "sparsity" in name}
+    return TrainedRecord(
+        result=result,
+        costs=None if costs is None else TrainedCosts(**values_of(costs, kinds_of(TrainedCosts))),
+        before=values_of(before, dict.fromkeys(before.values, float)) if before else {},
+        after=values_of(after, dict.fromkeys(after.values, float)) if after else {},
+        seconds=file.number("seconds"),
+        about={key: value for key, value in file.values.items() if key not in known},
+    )
 
 
 def write(directory: Path) -> Path:
@@ -57,144 +117,88 @@ def write(directory: Path) -> Path:
     Raises:
         ArtifactError: If `result.json` is missing or damaged, or the page cannot be written.
     """
-    target = Path(directory) / "report.html"
-    write_whole(target, render(read(directory)).encode())
+    target, record = Path(directory) / "report.html", read(directory)
+    result = record.result
+    page = render(
+        "trained.html.jinja",
+        record=record,
+        result=result,
+        costs=record.costs,
+        scores=_scores(record),
+        remarks=_remarks(record),
+        next_commands=_next_commands(record, Path(directory)),
+        taken_back=len(result.rounds) < len(result.trace),
+        figures={
+            name: panel(draw, result, record.max_loss_rise, size=SIZE, name=f"trained-{name}",
+                        description=words)
+            for name, draw, words in FIGURES if result.trace
+        },
+        recovery=_recovery(record.about),
+        configuration=_configuration(record.about),
+    )  # fmt: skip
+    write_whole(target, page.encode())
     return target
 
 
-def render(record: TrainedRecord) -> str:
-    """Return the page as HTML.
-
-    Args:
-        record: Numbers of the pruned network.
-    """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
-    environment.filters |= {
-        "number": formatting.number,
-        "percent": formatting.percent,
-        "num_bytes": formatting.num_bytes,
-        "count": lambda value: formatting.number(float(value), 0),
-    }
-    here = files("secateur.reports")
-    costs = record.costs
-    return environment.from_string(here.joinpath("trained.html.jinja").read_text(encoding="utf-8")).render(
-        css=Markup(here.joinpath("report.css").read_text(encoding="utf-8")),
-        record=record,
-        scoreline=_scoreline(record),
-        story=_story(record),
-        stop=_stop(record),
-        scores=_scores(record),
-        figures=_figures(record),
-        taken_back=record.chosen_round < len(record.trace),
-        layers=[_layer(row, record) for row in record.layers],
-        costs=costs,
-        compacted=math.isfinite(costs.compact_bytes),
-        timed=math.isfinite(costs.seconds_before) and math.isfinite(costs.seconds_after),
-        configuration=_configuration(record.about),
-    )
-
-
-def _figures(record: TrainedRecord) -> dict[str, Markup]:
-    if not record.trace:
-        return {}
-    return {
-        name: Markup(svg(draw(record), name=f"trained-{name}", description=description))
-        for name, draw, description in FIGURES
-    }
-
-
-def _scoreline(record: TrainedRecord) -> str:
-    """Return the first score of the headlines before and after; empty where there is none."""
-    for key in HEADLINES:
-        before, after = (scores.get(key, math.nan) for scores in (record.scores_before, record.scores_after))
-        if math.isfinite(before) and math.isfinite(after):
-            name = SCORES[key][0]
-            return (
-                f"{name} {formatting.number(before, 4)} before, {formatting.number(after, 4)} after, on "
-                "held-out data"
-            )
-    return ""
-
-
-def _story(record: TrainedRecord) -> str:
-    about = record.about
-    rounds = len(record.trace)
-    parts = [f"{rounds} round{'' if rounds == 1 else 's'} in {formatting.duration(record.seconds)}"]
-    if about.get("device"):
-        parts.append(f"on {about['device']}")
-    parts.append(f"seed {about.get('seed', formatting.DASH)}")
-    return f"{', '.join(parts)}. What stays has moved to its mean given the removal; {_training(about)}"
-
-
-def _training(about: dict[str, Any]) -> str:
-    """Return what was trained afterwards, in words."""
-    found = about.get("recovery")
-    if not isinstance(found, list) or not found or not all(isinstance(each, float | int) for each in found):
-        return "no step of training was taken."
-    if len(found) == 1:
-        return (
-            "then it learned for an epoch to answer as before, and was "
-            f"{formatting.number(found[0], 4)} nats per datum from those answers on average."
-        )
-    first, last = (formatting.number(found[end], 4) for end in (0, -1))
-    return (
-        f"then it learned for {len(found)} epochs to answer as before, and came from {first} to {last} nats "
-        "per datum near those answers."
-    )
-
-
-def _stop(record: TrainedRecord) -> str:
-    text = STOPS.get(record.stopped_by, f"The removal was ended by: {record.stopped_by}.")
-    if record.chosen_round < len(record.trace):
-        text += f" {record.chosen_round} of the {len(record.trace)} rounds are in the network."
-    if not record.chosen_round:
-        return f"{text} Nothing was removed."
-    last = record.trace[record.chosen_round - 1]
-    if math.isfinite(last.held_out_rise):
-        text += (
-            f" The held-out loss went from {formatting.number(record.held_out_before, 4)} to "
-            f"{formatting.number(last.held_out_loss, 4)} nats per datum; the standard error of the change is "
-            f"{formatting.number(last.held_out_error, 4)}."
-        )
-    return text
-
-
-def _scores(record: TrainedRecord) -> list[dict[str, Any]]:
-    """Return rows of scores, those with a name of their own first."""
-    names = [*SCORES, *sorted(set(record.scores_before) - set(SCORES))]
+def _scores(record: TrainedRecord) -> list[tuple[str, str, float, float]]:
+    """Return name, meaning, and the score before and after, those with a name of their own first."""
     rows = []
-    for key in names:
-        before, after = (scores.get(key, math.nan) for scores in (record.scores_before, record.scores_after))
+    for key in dict.fromkeys([*SCORES, *sorted({**record.before, **record.after})]):
+        before, after = (scores.get(key, math.nan) for scores in (record.before, record.after))
         if math.isfinite(before) or math.isfinite(after):
             name, meaning = SCORES.get(key, (key.replace("_", " ").capitalize(), ""))
-            rows.append({"name": name, "meaning": meaning, "before": before, "after": after})
+            rows.append((name, meaning, before, after))
     return rows
 
 
-def _layer(row: LayerRow, record: TrainedRecord) -> dict[str, Any]:
-    share = row.num_kept / max(row.num_weights, 1)
-    units = ""
-    if row.name in record.units_before:
-        before = record.units_before[row.name]
-        units = f"{record.units_after.get(row.name, before):,} of {before:,} units"
-    return {
-        "name": row.name or "(network)",
-        "shape": " \N{MULTIPLICATION SIGN} ".join(map(str, row.shape)),
-        "num_kept": row.num_kept,
-        "num_weights": row.num_weights,
-        "num_removed": row.num_removed,
-        "share": share,
-        "width": f"{100 * share:.2f}",
-        "evidence": row.predicted_delta_f if row.num_removed else math.nan,
-        "units": units,
-    }
+def _remarks(record: TrainedRecord) -> list[str]:
+    """Return warnings where the numbers mislead."""
+    found = []
+    if not record.about.get("held_out_given"):
+        found.append(
+            "The held-out data are a slice of the calibration data. Where the network was trained on these, "
+            "its loss on them is too good to be true, and rises early: the stop is then on the safe side. "
+            "Give --held-out data that it has not seen."
+        )
+    before, after = (scores.get("accuracy", math.nan) for scores in (record.before, record.after))
+    if after < 0.5 * before:
+        found.append(
+            f"The accuracy is less than half of what it was ({formatting.number(after)} after "
+            f"{formatting.number(before)}): other scores of such a network say little."
+        )
+    return found
+
+
+def _next_commands(record: TrainedRecord, here: Path) -> list[tuple[str, str]]:
+    """Return what to do next, each with the command to type."""
+    found = [("Write this page again", shlex.join(["secateur", "report", str(here)]))]
+    given = record.about.get("command")
+    if isinstance(given, str) and not _recovery(record.about):
+        try:
+            words = shlex.split(given)
+        except ValueError:
+            return found
+        if "--out" in words[:-1]:
+            place = words.index("--out") + 1
+            words[place] = f"{here}-recovered"
+            found.insert(
+                0, ("Let it learn for an epoch to answer as before", shlex.join([*words, "--recover", "1"]))
+            )
+    return found
+
+
+def _recovery(about: Mapping[str, Any]) -> list[float]:
+    """Return the divergence from the network's answers before, by epoch of training afterwards."""
+    found = about.get("recovery")
+    numbers = found if isinstance(found, list) else []
+    return [float(each) for each in numbers] if all(isinstance(each, float | int) for each in numbers) else []
 
 
 def _configuration(about: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what was asked for, and with which versions, options under their own names."""
     rows: list[tuple[str, str]] = []
     for key, value in about.items():
-        if key in {"format", "version", "command", "held_out_given"}:
+        if key in _HIDDEN:
             continue
         entries = value.items() if isinstance(value, Mapping) else [("", value)]
         for inner, each in entries:
@@ -203,3 +207,98 @@ def _configuration(about: Mapping[str, Any]) -> list[tuple[str, str]]:
                 shown = ", ".join(map(str, each)) if isinstance(each, list) else str(each)
                 rows.append((str(name).strip().replace("_", " "), shown))
     return rows
+
+
+def _sparsities(result: PruneResult) -> np.ndarray:
+    """Return the share of weights that is out before the first round and after each."""
+    first = result.trace[0]
+    before = first.sparsity - first.num_removed / result.num_weights
+    return np.array([max(before, 0.0), *(row.sparsity for row in result.trace)], dtype=float)
+
+
+def _of(result: PruneResult, *keys: str) -> Iterator[np.ndarray]:
+    return (np.array([getattr(row, key) for row in result.trace], dtype=float) for key in keys)
+
+
+def _label_shares(axes: Axes, result: PruneResult, title: str) -> None:
+    label_axes(axes, title, "weights out, %")
+    x = _sparsities(result)
+    room = 0.04 * max(float(x[-1] - x[0]), 0.01)
+    axes.set_xlim(x[0] - room, x[-1] + room)
+    axes.margins(y=0.1)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=""))
+
+
+def _rounds(axes: Axes, x: np.ndarray, y: np.ndarray, chosen: int, colour: str, *, line: bool = True) -> None:
+    """Draw rounds: full where they are in the network, hollow and dashed where they were taken back."""
+    if line:
+        axes.plot(x[: chosen + 1], y[: chosen + 1], color=colour)
+        axes.plot(x[chosen:], y[chosen:], color=colour, linewidth=1.2, dashes=(3, 2))
+    axes.plot(x[: chosen + 1], y[: chosen + 1], "o", color=colour, markersize=4, markeredgewidth=0)
+    axes.plot(x[chosen + 1 :], y[chosen + 1 :], "o", color=colour, markersize=4.4, markerfacecolor=PAPER,
+              markeredgewidth=1.1)  # fmt: skip
+
+
+def _mark_stop(axes: Axes, result: PruneResult) -> None:
+    """Mark the share of weights that is out in the network."""
+    at = float(_sparsities(result)[len(result.rounds)])
+    axes.axvline(at, color=MUTED, linewidth=0.9, dashes=(1, 2), zorder=0)
+    left = at > sum(axes.get_xlim()) / 2
+    axes.annotate("in the network", (at, 1.0), xycoords=("data", "axes fraction"), textcoords="offset points",
+                  xytext=(-4 if left else 4, -2), ha="right" if left else "left", va="top", color=MUTED,
+                  size=8)  # fmt: skip
+
+
+def figure_evidence(axes: Axes, result: PruneResult, allowed: float) -> None:
+    """Draw the log evidence above that before any removal, over the share of weights that is out."""
+    _label_shares(axes, result, "Log evidence gained, in nats")
+    (observed,) = _of(result, "observed_delta_f")
+    gained = np.cumsum([0.0, *observed])
+    _rounds(axes, _sparsities(result), gained, len(result.rounds), BLUE)
+    spread_over_decades(axes)
+    _mark_stop(axes, result)
+
+
+def figure_losses(axes: Axes, result: PruneResult, allowed: float) -> None:
+    """Draw how much the loss rose, on calibration and on held-out data, beside the rise that was allowed."""
+    _label_shares(axes, result, "Rise of the loss, nats per datum")
+    x, chosen = _sparsities(result), len(result.rounds)
+    own, held, error = (
+        np.array([0.0, *values]) for values in _of(result, "loss", "held_out_rise", "held_out_error")
+    )
+    own[1:] -= result.loss_before
+    axes.axhline(0, color=MUTED, linewidth=0.8)
+    known = np.isfinite(held) & np.isfinite(error)
+    low, high = (held - error)[known], (held + error)[known]
+    axes.fill_between(x[known], low, high, color=BLUE, alpha=0.15, linewidth=0)
+    _rounds(axes, x, own, chosen, ORANGE)
+    _rounds(axes, x, held, chosen, BLUE)
+    if math.isfinite(allowed):
+        axes.axhline(allowed, color=BLUE, linewidth=0.9, dashes=(4, 3))
+    label_ends(axes, [("calibration", x, own, ORANGE), ("held out", x, held, BLUE)])
+    _mark_stop(axes, result)
+
+
+def figure_predictions(axes: Axes, result: PruneResult, allowed: float) -> None:
+    """Draw the predicted and the observed change of the evidence of each round."""
+    _label_shares(axes, result, "Evidence for each round, in nats")
+    x = _sparsities(result)[1:]
+    predicted, observed = _of(result, "predicted_delta_f", "observed_delta_f")
+    spread_over_decades(axes, predicted, observed)
+    axes.axhline(0, color=MUTED, linewidth=0.8)
+    both = np.isfinite(predicted) & np.isfinite(observed)
+    axes.vlines(x[both], observed[both], predicted[both], color=GRID, linewidth=1.2)
+    axes.plot(x, predicted, "_", color=ORANGE, markersize=9, markeredgewidth=2)
+    _rounds(axes, x, observed, len(result.rounds) - 1, BLUE, line=False)
+    label_ends(axes, [("predicted", x, predicted, ORANGE), ("observed", x, observed, BLUE)])
+
+
+FIGURES = (
+    ("evidence", figure_evidence, "Log evidence over the share of weights that is out"),
+    (
+        "losses",
+        figure_losses,
+        "Rise of the loss on calibration and held-out data over the share of weights out",
+    ),
+    ("predictions", figure_predictions, "Predicted and observed change of the evidence by round"),
+)

@@ -13,7 +13,11 @@ from secateur.pruning import Schedule
 from secateur.pruning.schedule import MAX_LOSS_RISE
 from secateur.training.recipe import Recipe
 
-__all__ = ["METHODS", "Method", "method_named", "method_names"]
+__all__ = ["FAMILIES", "METHODS", "Method", "family_of", "in_order", "method_named", "method_names"]
+
+
+FAMILIES = ("published", "ours", "baselines", "further")
+"""Families of methods, in the order of tables and legends; within one, methods follow `METHODS`."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Method:
         recipe: Returns the recipe for a number of epochs and of training data.
         default_epochs: Epochs when none are asked for.
         default_sparsity: Fraction of weights to remove when none is asked for; None lets the evidence decide.
+        family: One of `FAMILIES`, under which tables and legends list it.
     """
 
     summary: str
@@ -34,6 +39,7 @@ class Method:
     recipe: Callable[[int, int], Recipe]
     default_epochs: int = 50
     default_sparsity: float | None = None
+    family: str = "further"
 
 
 PREDICTIVE_TEMPERATURES = (0.0, 0.1, 0.2, 1 / 3, 0.5, 0.7, 1.0, 1.2, 1.4, 1.7, 2.0, 2.4)
@@ -192,55 +198,70 @@ METHODS: dict[str, Method] = {
         "posterior with a calibrated precision, reduced gradually by evidence (the default)",
         _calibrated,
         _calibrated_recipe,
+        family="ours",
     ),
-    "ivon": Method("variational online Newton, reduced by evidence after each epoch", _ivon, _ivon_recipe),
+    "ivon": Method(
+        "variational online Newton, reduced by evidence after each epoch",
+        _ivon,
+        _ivon_recipe,
+        family="ours",
+    ),
     "flat-map": Method(
         "the paper's maximum a posteriori with dropout 0.2; no reduction",
         _flat_map,
         _flat_map_recipe,
+        family="published",
     ),
     "flat-ff": Method(
         "the paper's mean-field variational inference; no reduction",
         _flat_ff,
         _flat_ff_recipe,
+        family="published",
     ),
     "tiered-ff": Method(
         "mean-field inference under the paper's horseshoe with one scale per neuron; no reduction",
         _horseshoe_ff("tiered"),
         _flat_ff_recipe,
+        family="published",
     ),
     "horseshoe-ff": Method(
         "the same under the full regularised horseshoe, a scale per weight; no reduction",
         _horseshoe_ff("full"),
         _flat_ff_recipe,
+        family="published",
     ),
     "bmr-spike-and-slab": Method(
         "the paper's: flat-ff, reduced by spike-and-slab evidence after each epoch",
         _flat_ff,
         _bmr_recipe,
+        family="published",
     ),
     "bmr-horseshoe": Method(
         "the paper's: flat-ff, whose prior is reduced to a regularised horseshoe",
         _flat_ff,
         _bmr_horseshoe_recipe,
+        family="published",
     ),
     "magnitude": Method(
         "gradual magnitude pruning of a point estimate, cubic schedule, to a sparsity (95 %)",
         _flat_map,
         _magnitude_recipe,
         default_sparsity=BASELINE_SPARSITY,
+        family="baselines",
     ),
     "signal-to-noise": Method(
         "calibrated, ranked by |mean| / std and not by evidence, to a sparsity (95 %)",
         _calibrated,
         _ranked_by("signal-to-noise"),
         default_sparsity=BASELINE_SPARSITY,
+        family="baselines",
     ),
     "obd": Method(
         "calibrated, ranked by optimal brain damage's curvature x mean^2 / 2, to a sparsity (95 %)",
         _calibrated,
         _ranked_by("obd"),
         default_sparsity=BASELINE_SPARSITY,
+        family="baselines",
     ),
 }
 
@@ -262,3 +283,20 @@ def method_named(name: str) -> Method:
     if name not in METHODS:
         raise unknown_name("method", name, METHODS)
     return METHODS[name]
+
+
+def family_of(name: str) -> str:
+    """Return the family of a method, one of `FAMILIES`; the last for a method that has no entry."""
+    family = METHODS[name].family if name in METHODS else ""
+    return family if family in FAMILIES else FAMILIES[-1]
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Sort methods as tables and legends list them: family by family, each in the order of `METHODS`.
+
+    >>> in_order(["obd", "mine", "flat-map"])
+    ['flat-map', 'obd', 'mine']
+    """
+    known = list(METHODS)
+    place = {name: known.index(name) if name in known else len(known) for name in names}
+    return sorted(place, key=lambda name: (FAMILIES.index(family_of(name)), place[name], name))
