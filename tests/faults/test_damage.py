@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from secateur.reports.comparison_runs import collect
 
 from secateur.errors import SecateurError
 from secateur.reports import comparison, run_page
-from secateur.reports.comparison_runs import collect
 from secateur.reports.record import read
 from secateur.training import load_run
 
