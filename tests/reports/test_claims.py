@@ -136,7 +136,7 @@ def test_unequal_things_side_by_side_are_told(tmp_path):
     change(dense / "metrics.json", accuracy=0.11, evaluated_on="train")
     text = said(tmp_path)
     for words in (
-        "unequal size stand side by side: 0.0\N{NO-BREAK SPACE}% is removed by flat-map", "by calibrated",
+        "unequal size stand side by side: 0.0\N{NO-BREAK SPACE}% is removed by flat-map", "% by obd",
         "unequal length stand side by side: 4 epochs (flat-map) to 12 (calibrated)",
         "1 of 3 runs have 4 epochs or fewer", "At chance, so that other scores say nothing: flat-map.",
         "different kinds of device", "Judged on training data",
