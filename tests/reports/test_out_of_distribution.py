@@ -93,7 +93,9 @@ def run(tmp_path_factory):
     """A network of one epoch on the digits."""
     out = tmp_path_factory.mktemp("runs") / "mlp"
     with torch.random.fork_rng(devices=[]):
-        secateur.fit("mlp", "digits", epochs=1, num_samples=2, device="cpu", compile=False, out=out)
+        secateur.fit(
+            "mlp", "digits", method="flat-ff", epochs=1, num_samples=2, device="cpu", compile=False, out=out
+        )
     return out
 
 
