@@ -121,7 +121,7 @@ def collect(out: Path, detect: Callable[[Record], Detection | str] | None = None
         try:
             record = read(directory)
             rows.append(_row(record))
-            records[directory.name] = record
+            records[printable(directory.name)] = record
         except ArtifactError as error:
             missing[printable(directory.name)] = printable(str(error)).replace(f"{folder}/", "")
     if not records:
