@@ -1,7 +1,5 @@
 """`secateur export`: every format gives the outputs of the masked network."""
 
-import json
-
 import pytest
 import torch
 
@@ -10,7 +8,7 @@ from secateur.export.onnx_graph import onnx_session
 from secateur.export.sparse_kernels import CsrLinear
 from secateur.training import load_run
 from secateur.training.run import example_images
-from support.files import files
+from support.files import change_config, files
 
 
 def equal(expected, found, tolerance=1e-5):
@@ -43,8 +41,7 @@ def test_sparse_kernels_are_chosen_shown_and_kept(secateur, trained, monkeypatch
 
 
 def test_the_average_of_samples_is_one_graph(secateur, trained):
-    config = json.loads((trained / "config.json").read_text())
-    (trained / "config.json").write_text(json.dumps(config | {"predictive_temperature": 0.5}))
+    change_config(trained, predictive_temperature=0.5)
     result = secateur("export", trained, "--to", "onnx", "--samples", 2, "--out", trained / "two.onnx")
     assert result.exit_code == 0, result.stderr
     (found,) = onnx_session(trained / "two.onnx")((example_images(load_run(trained), 3),))
@@ -68,8 +65,7 @@ def test_what_cannot_be(secateur, trained, words, code, said):
 
 
 def test_a_run_that_predicts_by_its_mean_has_no_samples(secateur, trained):
-    config = json.loads((trained / "config.json").read_text())
-    (trained / "config.json").write_text(json.dumps(config | {"predictive_temperature": 0.0}))
+    change_config(trained, predictive_temperature=0.0)
     result = secateur("export", trained, "--to", "onnx", "--samples", 2)
     assert result.exit_code == 1
     assert "leave --samples away" in result.stderr

@@ -160,7 +160,7 @@ def test_prediction_refuses_other_images(finished):
 
 
 class TestSparsity:
-    @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.86])
+    @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.873])
     def test_is_met_exactly(self, fit, sparsity):
         run = fit(sparsity=sparsity)
         num_weights = run.metrics["num_weights"]

@@ -52,6 +52,8 @@ def test_the_first_reduction_waits_until_the_hessian_has_settled(method, epochs,
     if recipe.schedule is not None:
         steps_per_epoch = num_data // recipe.batch_size
         assert recipe.schedule.first_epoch * steps_per_epoch >= schedule.STEPS_OF_WARM_UP
+        if method == "calibrated":
+            assert recipe.schedule.every * steps_per_epoch >= schedule.STEPS_BETWEEN_REDUCTIONS
 
 
 def test_the_paper_has_its_own():

@@ -158,7 +158,11 @@ def _distribution(axes: Axes, *, group: Group, layer: str, sizes: dict[str, np.n
     powers = [
         10.0**power for power in range(math.ceil(math.log10(left) + 0.4), math.floor(math.log10(high)) + 1)
     ]
-    ticks = powers[:: -max(1, -(-len(powers) // 3))] if len(powers) > 1 else [float(f"{math.sqrt(low * high):.2g}")]
+    ticks = (
+        powers[:: -max(1, -(-len(powers) // 3))]
+        if len(powers) > 1
+        else [float(f"{math.sqrt(low * high):.2g}")]
+    )
     axes.xaxis.set_major_locator(FixedLocator([left, *ticks]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "0" if x <= left * 1.01 else f"{x:.2g}"))
