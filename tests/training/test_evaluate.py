@@ -1,12 +1,11 @@
 """A finished run is judged again by the data set it names, wherever that was found."""
 
-import json
-
 import pytest
 
 import secateur
 from secateur.errors import ArtifactError
 from secateur.training import evaluate
+from support.files import change_config
 
 
 @pytest.fixture
@@ -16,18 +15,13 @@ def finished(tmp_path):
     return out
 
 
-def rename(out, data: str) -> None:
-    config = json.loads((out / "config.json").read_text())
-    (out / "config.json").write_text(json.dumps(config | {"data": data}))
-
-
 def test_unpacked_files_are_the_data_set_they_were_unpacked_from(finished):
     before = evaluate(finished, device="cpu")
-    rename(finished, "digits (local files)")
+    change_config(finished, data="digits (local files)")
     assert evaluate(finished, device="cpu") == before
 
 
 def test_data_without_a_name_are_refused(finished):
-    rename(finished, "custom")
+    change_config(finished, data="custom")
     with pytest.raises(ArtifactError, match=r"expected a run on one of the data sets .* got one on 'custom'"):
         evaluate(finished, device="cpu")
