@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from secateur.reports.comparison_runs import collect
 
 from secateur.errors import SecateurError
 from secateur.reports import comparison, run_page
 from secateur.reports.record import read
+from secateur.reports.tables import collect
 from secateur.training import load_run
 
 FILES = ("config.json", "metrics.json", "history.jsonl", "model.safetensors", "posterior.safetensors")
@@ -157,9 +157,9 @@ def test_damaged_runs_among_good_ones_are_named(whole, tmp_path):
         damage(run / ("metrics.json" if damage is not change else "config.json"), random.Random(number))
     shutil.copytree(whole, tmp_path / "grid" / "runs" / "good")
     table = collect(tmp_path / "grid")
-    named = {missing.name for missing in table.missing}
+    named = set(table.missing)
     assert named >= {"cut", "remove", "garbage", "another", "pipe", "endless", "folder", "nested", "huge"}
-    found = {run.record.directory.name for group in table.groups for run in group.runs}
+    found = {name for group in table.groups for name in group.runs.index}
     assert "good" in found
     assert named | found == {path.name for path in (tmp_path / "grid" / "runs").iterdir()}
 
