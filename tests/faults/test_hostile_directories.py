@@ -16,7 +16,6 @@ from secateur.grid.cells import Cell, RunOptions
 from secateur.grid.jobs import Launch
 from secateur.grid.view import PlainGrid
 from secateur.reports import run_page
-from secateur.reports.record import read
 from secateur.runs import RunDirectory, save_nested, write_whole
 from secateur.runs.directory import only_writer
 from support.synthetic_run import write_run
@@ -44,7 +43,7 @@ def test_text_of_a_run_is_escaped_in_its_page(tmp_path: Path, file: str, path: t
     values = json.loads((run / file).read_text())
     set_everywhere(values, path, SCRIPT)
     (run / file).write_text(json.dumps(values))
-    page = run_page.render(read(run))
+    page = run_page.write(run).read_text()
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert" in page
 

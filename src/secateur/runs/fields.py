@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import ArtifactError
+from secateur.runs.files import read_bytes
 
 __all__ = ["Fields", "parse", "read_text"]
 
@@ -82,19 +83,14 @@ class Fields:
 
 
 def read_text(path: Path) -> str:
-    """Return what a file of a run holds.
+    """Return what an ordinary file of a run holds.
 
     Raises:
-        ArtifactError: If it is missing or unreadable.
+        ArtifactError: If it is missing, unreadable, no ordinary file, or too large.
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ArtifactError(
-            f"expected {path.name} in {path.parent}, got no such file; "
-            "the run is not finished (resume it with `secateur fit ... --resume`) or is no run at all"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
         raise ArtifactError(f"{path} cannot be read: {error}") from None
 
 
