@@ -49,7 +49,7 @@ def test_a_comparison(driver, tmp_path, kills):
         rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
         assert [row["epoch"] for row in rows] == list(range(1, 9))
         assert sorted(path.name for path in run.iterdir()) == [
-            ".lock", "checksums.json", "config.json", "history.jsonl", "metrics.json"
+            ".lock", "config.json", "history.jsonl", "metrics.json"
         ]  # fmt: skip
     assert {path.name for path in tmp_path.iterdir()} == {
         "runs",
