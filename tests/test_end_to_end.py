@@ -55,7 +55,9 @@ def test_a_fit_says_and_leaves_what_it_should(fitted):
     assert "\x1b" not in done.stdout
     assert "\r" not in done.stdout
     files = {"config.json", "metrics.json", "history.jsonl", "model.safetensors", "posterior.safetensors"}
-    assert {path.name for path in out.iterdir()} == files | {"report.html", "checkpoint.safetensors", ".lock"}
+    assert {path.name for path in out.iterdir()} == files | {
+        "report.html", "checkpoint.safetensors", "checksums.json", ".lock"
+    }  # fmt: skip
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["num_weights"] - metrics["num_kept"] == round(0.9 * metrics["num_weights"])
     zeros = sum(int((tensor == 0).sum()) for tensor in load_file(out / "model.safetensors").values())
