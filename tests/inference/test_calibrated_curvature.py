@@ -94,6 +94,22 @@ def test_states_with_and_without_a_curvature_are_not_confused(data):
         plain.load_state_dict(optimizer.state_dict())
 
 
+def test_a_state_of_another_network_leaves_the_curvature_as_it_was(data):
+    model, optimizer = build(data)
+    train(model, optimizer, data, range(5))
+    other, by_other = build(data)
+    train(other, by_other, data, range(3))
+    state = by_other.state_dict()
+    state["posterior"] = {"blocks": []}
+    before = optimizer.curvature.value(1).diagonals()
+    with pytest.raises(ArtifactError):
+        optimizer.load_state_dict(state)
+    assert optimizer.curvature.num_steps == 5
+    assert all(
+        torch.equal(value, before[name]) for name, value in optimizer.curvature.value(1).diagonals().items()
+    )
+
+
 def test_another_optimiser_for_the_mean_leaves_the_precision_to_the_curvature(data):
     model, optimizer = build(data, inner=lambda points: torch.optim.SGD(points, lr=0.1))
     train(model, optimizer, data, range(3))

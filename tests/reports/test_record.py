@@ -65,7 +65,7 @@ class TestEachFile:
         (lambda m: m.update(num_kept=2.5), "'num_kept'"),
         (lambda m: m.update(accuracy=1e40), "'accuracy'"),
         (lambda m: m.update(num_weights=10**400), "'num_weights'"),
-        (lambda m: m["layers"][0].update(num_kept=10**6), "keep at most their weights"),
+        (lambda m: m["layers"][0].update(num_kept=10**6), "keeps at most its weights"),
         (lambda m: m.update(num_samples=None), "'num_samples'"),
         (lambda m: m.update(layers={}), "'layers'"),
         (lambda m: m["layers"].append(3), r"in layers\[10\]"),

@@ -160,7 +160,7 @@ def test_numbers_are_read_back(tmp_path):
         ({"chosen_round": 5}, "expected at most 4 rounds to be chosen, got 5"),
         ({"layers": 3}, "expected a list in 'layers'"),
         ({"trace": [{}]}, "expected the field"),
-        ({"num_data": "much"}, "expected a number in 'num_data'"),
+        ({"num_data": "much"}, "expected a count in 'num_data'"),
         ({"layers": []}, "expected layers with weights"),
     ],
 )

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from secateur.errors import SecateurError, UsageError
 from secateur.grid.jobs import PARENT_VARIABLE
+from secateur.runs.formatting import printable
 
 __all__ = ["DEBUG_VARIABLE", "FAILED", "WRONG_USAGE", "ExitCodes", "complain", "prepare_process"]
 
@@ -51,10 +52,7 @@ class ExitCodes(TyperGroup):
 
 def complain(text: str) -> None:
     """Print an error on stderr, in one line, without control characters."""
-    printable = "".join(
-        c if c.isprintable() or c == " " else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split())
-    )
-    print(f"Error: {printable}", file=sys.stderr)
+    print(f"Error: {printable(' '.join(text.split()))}", file=sys.stderr)
 
 
 def prepare_process() -> None:

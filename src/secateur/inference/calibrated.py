@@ -264,15 +264,23 @@ class Calibrated(HessianOptimizer):
             state_dict: What `state_dict()` returned for the same parameters.
 
         Raises:
-            ArtifactError: If it belongs to other parameters or another method.
+            ArtifactError: If it belongs to other parameters or another method; nothing is then changed.
         """
         if (self.curvature is None) != ("curvature" not in state_dict):
             expected, got = ("none", "one") if self.curvature is None else ("one", "none")
             raise ArtifactError(f"optimizer state: expected {expected} with a running curvature, got {got}")
-        super().load_state_dict({key: value for key, value in state_dict.items() if key != "curvature"})
-        if self.curvature is not None:
-            self.curvature.load_state_dict(state_dict["curvature"])
-            self._looks_followed = 0
+        own = {key: value for key, value in state_dict.items() if key != "curvature"}
+        if self.curvature is None:
+            super().load_state_dict(own)
+            return
+        before = self.curvature.state_dict()
+        self.curvature.load_state_dict(state_dict["curvature"])
+        try:
+            super().load_state_dict(own)
+        except BaseException:
+            self.curvature.load_state_dict(before)
+            raise
+        self._looks_followed = 0
 
     def _moments(
         self, block: ParameterBlock, group: dict[str, Any], temperature: float | None = None

@@ -50,9 +50,9 @@ class GradualPruner:
 
     Args:
         model: The network, pruned in place; its zeros are held through later training.
-        optimizer_or_posterior: A posterior optimizer such as `Calibrated`; or a posterior, which is
-            conditioned on each removal; or a function that returns the present posterior, such as a call of
-            `laplace`.
+        optimizer_or_posterior: A posterior optimizer such as `Calibrated`; if it follows a running curvature,
+            removal is joint. Or a posterior, which is conditioned on each removal; or a function that returns
+            the present posterior, such as a call of `laplace`.
         schedule: When to prune, and how much at once.
         observe: Returns the loss on some training data, in nats per datum, called with the model in
             evaluation mode (or with nothing). None trusts the evidence alone.

@@ -16,7 +16,6 @@ from secateur.reports import claims, columns, tables
 from secateur.reports.advice import METRICS
 from secateur.reports.comparison_figures import MAKERS
 from secateur.reports.out_of_distribution import Detection, measure, read_measured
-from secateur.reports.reading import printable
 from secateur.reports.record import Record
 from secateur.reports.style import (
     FORMATS,
@@ -30,6 +29,7 @@ from secateur.reports.style import (
 from secateur.reports.tables import Comparison, Group
 from secateur.reports.weight_figures import SIGNED
 from secateur.runs import formatting, write_whole
+from secateur.runs.formatting import printable
 from secateur.training.device import resolve_device
 from secateur.training.methods import family_of
 

@@ -24,8 +24,8 @@ from secateur.data import Dataset, load, locate, registered_name
 from secateur.data.images import fit_to
 from secateur.errors import DataError, SecateurError
 from secateur.metrics import auroc, predictive_entropy
-from secateur.reports.reading import kinds_of, parsed, values_of
-from secateur.runs import write_whole
+from secateur.runs import RunDirectory, read_json, write_whole
+from secateur.runs.reading import checked, read_object
 from secateur.training.device import resolve_device
 from secateur.training.run import load_run
 
@@ -55,7 +55,7 @@ class Detection:
         edges: Of the histogram's bins, from 0 to ln(classes) nats; one more than bins.
         inside: Test images per bin.
         outside: Out-of-distribution images per bin.
-        sha256: Digests of the run's tensors, by which a later look knows that it is still the same run.
+        sha256: Digests of the run's files, by which a later look knows that it is still the same run.
     """
 
     home: str
@@ -191,7 +191,7 @@ def measure(run_dir: Path, *, data_dir: Path | None = None, device: str = "auto"
         edges=tuple(edges.tolist()),
         inside=_histogram(inside, edges),
         outside=_histogram(outside, edges),
-        sha256=dict(run.metrics.get("sha256", {})),
+        sha256=_checksums(run_dir),
     )
     text = json.dumps({"format": _FORMAT} | asdict(detection), indent=1)
     write_whole(Path(run_dir) / FILE, (text + "\n").encode())
@@ -204,6 +204,12 @@ def _histogram(values: Float[Tensor, " n"], edges: Float[Tensor, " b"]) -> tuple
     return tuple(torch.bincount(bins, minlength=len(edges) - 1).tolist())
 
 
+def _checksums(run_dir: Path) -> dict[str, str]:
+    """Return the checksums of a run's files; none where there are none, as in a run that cannot be loaded."""
+    path = RunDirectory(Path(run_dir)).checksums
+    return read_json(path) if path.exists() else {}
+
+
 def read_measured(run_dir: Path) -> Detection | None:
     """Read an earlier measurement; None where there is none, or the run has changed since.
 
@@ -214,12 +220,9 @@ def read_measured(run_dir: Path) -> Detection | None:
     if not path.is_file():
         return None
     try:
-        file = parsed(path)
-        kinds = kinds_of(Detection)
-        del kinds["sha256"]
-        detection = Detection(**values_of(file, kinds), sha256=file.take("sha256"))
-        metrics = parsed(Path(run_dir) / "metrics.json")
-        if file.take("format") != _FORMAT or detection.sha256 != metrics.values.get("sha256", {}):
+        file, values = read_object(path, checked(Detection))
+        detection = Detection(**vars(file))
+        if values.get("format") != _FORMAT or detection.sha256 != _checksums(run_dir):
             return None
     except SecateurError:
         return None  # half a file from elsewhere: measure again

@@ -1,13 +1,13 @@
-"""Read and check the files of a finished run, as values and tables: the only input of reports.
+"""The files of a finished run as values and tables: the only input of reports.
 
 A run directory holds `config.json`, `metrics.json`, `history.jsonl`, `model.safetensors`, and `bench.json`
 once it was measured. Nothing here runs code from them. A number that could not be computed is null in the
-files and nan here.
+files and nan here. Text that a terminal or a page could take for more has its control characters replaced.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,15 @@ from safetensors import SafetensorError, safe_open
 
 from secateur.errors import ArtifactError
 from secateur.export.codec import entropy_bits
-from secateur.reports.reading import Fields, kinds_of, parsed, parsed_lines, table_of, values_of
+from secateur.runs import records
+from secateur.runs.formatting import printable
+from secateur.runs.reading import read_run
+from secateur.runs.records import Scores
 
-__all__ = ["SCORES", "Bench", "Record", "Scores", "read"]
+__all__ = ["SCORES", "Bench", "Record", "read"]
 
+SCORES = tuple(field.name for field in fields(Scores))
 _VALUE_BYTES = 4
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of one kind of prediction; log scores in nats, means over examples."""
-
-    accuracy: float
-    negative_log_likelihood: float
-    expected_calibration_error: float
-    brier_score: float
-    log_predictive_density: float
-
-
-SCORES = tuple(kinds_of(Scores))
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,61 +154,35 @@ def read(directory: Path) -> Record:
     Raises:
         ArtifactError: If the directory or one of its files is missing or damaged; the message names it.
     """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise ArtifactError(f"expected the directory of a run, got {directory}, which is not a directory")
-    config = parsed(directory / "config.json")
-    for key in ("network", "data", "method"):
-        config.text(key)
-    metrics = parsed(directory / "metrics.json")
-    plain = ("evaluated_on", "sparsity", "num_weights", "num_kept", "num_samples", "seconds")
-    kinds = kinds_of(Record)
-    values = values_of(metrics, {key: kinds[key] for key in (*plain, "seconds_per_iteration")})
-    single = metrics.optional("mean_network") if values["num_samples"] > 1 else None
-    layers = _layers(metrics)
-    _check_tensors(directory / "model.safetensors", layers)
+    run = read_run(directory)
+    metrics = run.metrics
+    layers = _table(metrics.layers, records.Layer)
+    _check_tensors(run.directory.model, layers)
+    bins = metrics.reliability or records.ReliabilityBins()
+    several = metrics.num_samples > 1 and metrics.mean_network is not None
     return Record(
-        directory=directory,
-        config=config.values,
-        averaged=Scores(**values_of(metrics, kinds_of(Scores))),
-        mean_network=None if single is None else Scores(**values_of(single, kinds_of(Scores))),
-        layers=layers,
-        reliability=_reliability(metrics),
-        reductions=table_of(
-            metrics.rows("reductions"),
-            {"epoch": int, "num_removed": int, "predicted_delta_f": float, "observed_delta_f": float},
-        ),
-        history=_history(directory / "history.jsonl"),
-        bench=_bench(directory / "bench.json"),
-        **values,
+        directory=run.directory.path,
+        config=printable(run.config_values),
+        averaged=run.scores(),
+        mean_network=run.scores(of_mean_network=True) if several else None,
+        evaluated_on=printable(metrics.evaluated_on),
+        sparsity=metrics.sparsity,
+        num_weights=metrics.num_weights,
+        num_kept=metrics.num_kept,
+        num_samples=metrics.num_samples,
+        seconds=metrics.seconds,
+        seconds_per_iteration=metrics.seconds_per_iteration,
+        layers=layers.assign(kept=layers["num_kept"] / layers["num_weights"].clip(lower=1)),
+        reliability=DataFrame(asdict(bins), dtype=float),
+        reductions=_table(metrics.reductions, records.Reduction),
+        history=_table(run.epochs, records.Epoch).astype(float),
+        bench=None if run.bench is None else _bench(run.bench),
     )
 
 
-def _layers(metrics: Fields) -> DataFrame:
-    kinds = {
-        "name": str, "shape": tuple[int, ...], "num_weights": int, "num_kept": int, "delta_f": float,
-        "prunable": bool,
-    }  # fmt: skip
-    table = table_of(metrics.rows("layers"), kinds)
-    if (table["num_kept"] > table["num_weights"]).any():
-        raise metrics.damaged("expected layers that keep at most their weights, got one that keeps more")
-    return table.assign(kept=table["num_kept"] / table["num_weights"].clip(lower=1))
-
-
-def _history(path: Path) -> DataFrame:
-    kinds = {"epoch": int} | dict.fromkeys(("seconds", *SCORES[:3], "sparsity", "num_removed"), float | None)
-    return table_of(parsed_lines(path), kinds).astype(float).fillna({"num_removed": 0})
-
-
-def _reliability(metrics: Fields) -> DataFrame:
-    bins = metrics.optional("reliability")
-    if bins is None:
-        return DataFrame({"confidence": [], "accuracy": [], "count": []}, dtype=float)
-    kinds = {"confidence": tuple[float, ...], "accuracy": tuple[float, ...], "count": tuple[int, ...]}
-    columns = values_of(bins, kinds)
-    if len(set(map(len, columns.values()))) > 1:
-        raise bins.damaged("expected lists of one length in 'reliability', got different ones")
-    return DataFrame(columns, dtype=float)
+def _table(rows: Iterable[Any], kind: Any) -> DataFrame:
+    """Return values of one dataclass as a table with a column for each field."""
+    return DataFrame([printable(asdict(row)) for row in rows], columns=[each.name for each in fields(kind)])
 
 
 def _check_tensors(path: Path, layers: DataFrame) -> None:
@@ -240,33 +204,24 @@ def _check_tensors(path: Path, layers: DataFrame) -> None:
             )
 
 
-def _bench(path: Path) -> Bench | None:
-    if not path.exists():
-        return None
-    file = parsed(path)
-    rows, machine = file.rows("rows"), file.optional("machine")
-    if not rows or machine is None:
-        raise file.damaged("expected rows and a machine, got none")
-    sizes = ("file_bytes", "num_parameters", "num_macs", "peak_memory", "largest_difference")
-    variants = table_of(rows, {"variant": str} | dict.fromkeys((*sizes, "accuracy"), float | None))
-    times = {"batch": int, "median": float, "lower": float, "upper": float}
-    timings = [{"variant": row.text("variant"), **values_of(each, times)} for row in rows
-               for each in row.rows("latencies")]  # fmt: skip
-    if len({tuple(each.count("batch") for each in row.rows("latencies")) for row in rows}) > 1:
-        raise file.damaged("expected the same batch sizes in every row, got different ones")
-    choice = {"layer": str, "sparsity": float, "dense_seconds": float, "sparse_seconds": float, "kernel": str}
-    kernels = [{"batch": row.count("batch"), **values_of(each, choice)}
-               for row in (file.rows("kernels") if "kernels" in file.values else ())
-               for each in row.rows("layers")]  # fmt: skip
-    dense = machine.values.get("dense_run")
+def _bench(bench: records.Bench) -> Bench:
+    variants = _table(bench.variants, records.BenchVariant).drop(columns="timings")
+    timings = [
+        {"variant": variant.name, **asdict(timing)}
+        for variant in bench.variants
+        for timing in variant.timings
+    ]
+    kernels = [{"batch": choice.batch, **asdict(row)} for choice in bench.kernels for row in choice.layers]
+    times, choices = ([each.name for each in fields(kind)] for kind in (records.Timing, records.Kernel))
+    dense = bench.machine.dense_run
     return Bench(
-        variants=variants.set_index("variant"),
-        timings=DataFrame(timings, columns=["variant", *times]),
-        kernels=DataFrame(kernels, columns=["batch", *choice]),
-        remarks=tuple(map(str, file.items("remarks"))),
-        machine=machine.text("machine"),
-        num_threads=machine.count("num_threads"),
-        torch=machine.text("torch"),
-        dense_run=None if dense is None else str(dense),
-        entropy_bound=file.number("entropy_bound"),
+        variants=variants.rename(columns={"name": "variant"}).set_index("variant"),
+        timings=DataFrame(printable(timings), columns=["variant", *times]),
+        kernels=DataFrame(printable(kernels), columns=["batch", *choices]),
+        remarks=printable(bench.remarks),
+        machine=printable(bench.machine.machine),
+        num_threads=bench.machine.num_threads,
+        torch=printable(bench.machine.torch),
+        dense_run=None if dense is None else printable(dense),
+        entropy_bound=bench.entropy_bound,
     )

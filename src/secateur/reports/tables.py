@@ -20,8 +20,8 @@ from secateur import networks
 from secateur.errors import ArtifactError
 from secateur.reports.columns import COSTS, SCORE_COLUMNS
 from secateur.reports.out_of_distribution import Detection
-from secateur.reports.reading import Fields, printable
 from secateur.reports.record import SCORES, Record, read
+from secateur.runs.formatting import printable
 from secateur.training.methods import in_order
 
 __all__ = ["DENSE", "RUNS", "Comparison", "Detections", "Group", "collect", "csv_text"]
@@ -155,8 +155,13 @@ def _rank(names: Sequence[str], name: str) -> int:
     return names.index(name) if name in names else len(names)
 
 
+def _number(config: Mapping[str, Any], key: str) -> float:
+    value = config.get(key)
+    return math.nan if value is None else float(value)
+
+
 def _row(record: Record) -> dict[str, Any]:
-    config = Fields(record.directory / "config.json", dict(record.config))
+    config = record.config
     single = record.averaged if record.mean_network is None else record.mean_network
     bench = record.bench
     batch = min(bench.batches, default=0) if bench else 0
@@ -164,24 +169,22 @@ def _row(record: Record) -> dict[str, Any]:
     dense = [time for name, time in times.items() if name.startswith(("dense", "masked"))]
     pruned = [time for name, time in times.items() if not name.startswith(("dense", "masked"))]
     return {
-        "network": config.text("network"),
-        "data": config.text("data"),
-        "method": config.text("method"),
-        "seed": config.count("seed", 0),
-        "epochs": config.count("epochs", len(record.history)),
+        **{key: config[key] for key in ("network", "data", "method")},
+        "seed": config.get("seed", 0),
+        "epochs": config.get("epochs") or len(record.history),
         "sparsity": record.sparsity,
         **asdict(record.averaged),
         # A method of a single network is its own posterior-mean network.
         **{f"mean_network_{name}": getattr(single, name) for name in SCORES},
         "seconds": record.seconds,
         "seconds_per_iteration": record.seconds_per_iteration,
-        "temperature": config.number("predictive_temperature", math.nan),
+        "temperature": _number(config, "predictive_temperature"),
         "dense_bytes": record.dense_bytes,
         "least_bytes": record.least_bytes,
         "milliseconds_batch": batch or math.nan,
         "dense_milliseconds": min(dense, default=math.nan),
         "milliseconds": min(pruned, default=math.nan),
-        "asked": config.number("sparsity", math.nan),
+        "asked": _number(config, "sparsity"),
         "device": record.device,
     }
 

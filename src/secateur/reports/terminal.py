@@ -18,9 +18,9 @@ from torch import nn
 from secateur.errors import ArtifactError
 from secateur.export.finished_run import Exported
 from secateur.reports import advice
-from secateur.reports.reading import printable
 from secateur.reports.record import Record, read
 from secateur.runs import formatting
+from secateur.runs.formatting import printable
 from secateur.training.prune_run import PrunedRun
 
 __all__ = ["show_compact", "show_exported", "show_measured", "show_pruned", "show_run", "show_scores"]

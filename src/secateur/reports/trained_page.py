@@ -3,7 +3,8 @@
 import math
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from secateur.export.trained_run import FORMAT, RESULT
 from secateur.pruning.result import LayerRow, PruneResult, PruneRound
 from secateur.reports.advice import METRICS
 from secateur.reports.figures import label_axes, label_ends, spread_over_decades
-from secateur.reports.reading import kinds_of, parsed, values_of
 from secateur.reports.style import BLUE, GRID, MUTED, ORANGE, PAPER, panel, render
 from secateur.runs import formatting, write_whole
+from secateur.runs.formatting import printable
+from secateur.runs.reading import checked, read_object
+from secateur.runs.records import Number
 
 __all__ = ["TrainedRecord", "is_pruned_network", "read", "write"]
 
@@ -33,7 +36,6 @@ SCORES = METRICS | {
 }  # fmt: skip
 SIZE = (3.5, 2.7)
 _HIDDEN = {"format", "version", "command", "held_out_given"}
-_ELSEWHERE = {"masks", "delta_f", "layers", "trace"}  # fields of a result that are not plain values
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,35 +78,60 @@ def read(directory: Path) -> TrainedRecord:
         raise ArtifactError(
             f"expected {RESULT} in {directory}, got no such file; secateur prune-trained writes it"
         )
-    file = parsed(path)
-    if file.take("format") != FORMAT:
-        raise file.damaged(f"expected the format {FORMAT}, got {file.take('format')!r:.60}")
-    # The fields of a result are named once, in its class; masks and evidence of entries are not in the file.
-    plain = {key: kind for key, kind in kinds_of(PruneResult).items() if key not in _ELSEWHERE}
-    rows = {
-        key: tuple(cls(**values_of(row, kinds_of(cls))) for row in file.rows(key))
-        for key, cls in (("layers", LayerRow), ("trace", PruneRound))
-    }
-    values = values_of(file, plain | {"chosen_round": int})
-    result = PruneResult({}, {}, **rows, **values)  # type: ignore[arg-type]
-    if values["chosen_round"] > len(result.trace):
-        raise file.damaged(
-            f"expected at most {len(result.trace)} rounds to be chosen, got {values['chosen_round']}"
+    file, values = read_object(path, _file())
+    if file.format != FORMAT:
+        raise _damaged(path, f"expected the format {FORMAT}, got {file.format!r:.60}")
+    result = PruneResult(
+        {},
+        {},
+        layers=tuple(LayerRow(**printable(vars(row))) for row in file.layers),
+        trace=tuple(PruneRound(**vars(row)) for row in file.trace),
+        **printable({key: getattr(file, key) for key in _PLAIN}),
+    )
+    if len(result.trace) < file.chosen_round:
+        raise _damaged(
+            path, f"expected at most {len(result.trace)} rounds to be chosen, got {file.chosen_round}"
         )
     if not result.num_weights or any(row.num_kept > row.num_weights for row in result.layers):
-        raise file.damaged("expected layers with weights that keep no more than they have, got others")
-    costs = file.optional("costs")
-    scores = file.optional("scores")
-    before, after = (scores and scores.optional(key) for key in ("before", "after"))
-    known = {"scores", "costs", "seconds", "loss_after", "predicted_delta_f", *_ELSEWHERE, *plain}
+        raise _damaged(path, "expected layers with weights that keep no more than they have, got others")
+    known = {*vars(file), "loss_after", "predicted_delta_f"} - {"format"}
     known |= {name for name in vars(PruneResult) if name.startswith("num_") or "sparsity" in name}
+    scores = file.scores or {}
     return TrainedRecord(
         result=result,
-        costs=None if costs is None else TrainedCosts(**values_of(costs, kinds_of(TrainedCosts))),
-        before=values_of(before, dict.fromkeys(before.values, float)) if before else {},
-        after=values_of(after, dict.fromkeys(after.values, float)) if after else {},
-        seconds=file.number("seconds"),
-        about={key: value for key, value in file.values.items() if key not in known},
+        costs=None if file.costs is None else TrainedCosts(**printable(vars(file.costs))),
+        before=printable(scores.get("before", {})),
+        after=printable(scores.get("after", {})),
+        seconds=file.seconds,
+        about={key: value for key, value in printable(values).items() if key not in known},
+    )
+
+
+# The fields of a result are named once, in its class; masks and evidence of entries are not in the file.
+_PLAIN = tuple(
+    each.name for each in fields(PruneResult) if each.name not in {"masks", "delta_f", "layers", "trace"}
+)
+
+
+@cache
+def _file() -> Any:
+    """Return what the file is read as."""
+    return checked(
+        PruneResult,
+        without=("masks", "delta_f"),
+        layers=tuple[checked(LayerRow), ...],  # type: ignore[misc]
+        trace=tuple[checked(PruneRound), ...],  # type: ignore[misc]
+        chosen_round=int,
+        format=str,
+        seconds=float,
+        costs=checked(TrainedCosts) | None,
+        scores=dict[str, dict[str, Number]] | None,
+    )
+
+
+def _damaged(path: Path, what: str) -> ArtifactError:
+    return ArtifactError(
+        f"{path} is damaged: {what}; prune again, or take the file from an intact copy of the directory"
     )
 
 

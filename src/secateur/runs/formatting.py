@@ -1,8 +1,9 @@
 """Format numbers, shares, sizes and times for people to read."""
 
 import math
+from typing import Any
 
-__all__ = ["DASH", "MINUS", "duration", "num_bytes", "number", "percent", "times"]
+__all__ = ["DASH", "MINUS", "duration", "num_bytes", "number", "percent", "printable", "times"]
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
@@ -55,3 +56,18 @@ def num_bytes(value: float | int) -> str:
 def times(reference: float, value: float) -> str:
     """Format how many times smaller a value is than a reference, as `12.3x`; a dash where unknown."""
     return f"{reference / value:.1f}x" if math.isfinite(reference / value) else DASH
+
+
+def printable(value: Any) -> Any:
+    r"""Replace control and formatting characters in text, also inside lists and mappings.
+
+    A terminal or a page could take them for more than text.
+
+    >>> printable({"name": "a" + chr(27) + "[2J"})
+    {'name': 'a\ufffd[2J'}
+    """
+    if isinstance(value, str):
+        return "".join(c if c.isprintable() or c == "\N{NO-BREAK SPACE}" else "\ufffd" for c in value)
+    if isinstance(value, dict):
+        return {printable(key): printable(each) for key, each in value.items()}
+    return type(value)(map(printable, value)) if isinstance(value, list | tuple) else value

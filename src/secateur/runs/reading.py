@@ -1,7 +1,8 @@
 """Read the JSON files of a run as values of `secateur.runs.records`; errors name the file and the field."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Container
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,9 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 from secateur.errors import ArtifactError
 from secateur.runs.directory import RunDirectory
 from secateur.runs.files import read_bytes
-from secateur.runs.records import Bench, Config, Epoch, Metrics, Scores
+from secateur.runs.records import Bench, Config, Count, Epoch, Metrics, Number, Scores
 
-__all__ = ["RunRecord", "decode", "read_object", "read_run"]
+__all__ = ["RunRecord", "checked", "decode", "read_object", "read_run"]
 
 T = TypeVar("T")
 _EXPECTED = {
@@ -132,6 +133,33 @@ def decode(path: Path, content: bytes, kind: type[T], where: str = "") -> tuple[
     raise ArtifactError(
         f"{path} is damaged: {said}; fit again, or take the file from an intact copy of the run"
     )
+
+
+def checked(cls: Any, *, without: Container[str] = (), **more: Any) -> Any:
+    """Return a dataclass with the fields of another, to read it from a file that nobody vouches for.
+
+    Its numbers are bounded, and those that are null are nan.
+
+    Args:
+        cls: The dataclass.
+        without: Names of fields to leave out.
+        more: Types of further fields, or of fields that have another type in the file.
+    """
+    kinds: dict[Any, Any] = {
+        float: Number,
+        float | None: Number,
+        int: Count,
+        dict[str, int]: dict[str, Count],
+    }
+    rows: list[tuple[str, Any, Any]] = []
+    for each in fields(cls):
+        if each.name not in without and each.name not in more:
+            default = {} if each.default is MISSING else {"default": each.default}
+            if each.default_factory is not MISSING:
+                default = {"default_factory": each.default_factory}
+            rows.append((each.name, kinds.get(each.type, each.type), field(**default)))
+    rows += [(name, kinds.get(kind, kind), field()) for name, kind in more.items()]
+    return make_dataclass(f"Checked{cls.__name__}", rows, frozen=True, kw_only=True)
 
 
 @cache

@@ -93,10 +93,9 @@ class Layer:
     delta_f: Number
     prunable: bool
 
-    @property
-    def kept(self) -> float:
-        """Share of the weights that stayed, from 0 to 1."""
-        return self.num_kept / max(self.num_weights, 1)
+    def __post_init__(self) -> None:
+        if self.num_kept > self.num_weights:
+            raise ValueError("a layer that keeps at most its weights, got one that keeps more")
 
 
 @dataclass(frozen=True)
@@ -218,12 +217,3 @@ class Bench:
     def __post_init__(self) -> None:
         if len({tuple(timing.batch for timing in variant.timings) for variant in self.variants}) > 1:
             raise ValueError("the same batch sizes in every row, got different ones")
-
-    @property
-    def batches(self) -> tuple[int, ...]:
-        """Batch sizes, in the order of each variant's timings."""
-        return tuple(timing.batch for timing in self.variants[0].timings)
-
-    def is_other_network(self, variant: BenchVariant) -> bool:
-        """Return whether a form belongs to the separate dense run, which has other weights."""
-        return self.machine.dense_run is not None and variant.name.startswith("dense")
