@@ -245,8 +245,8 @@ def test_remarks_on_measurements_cannot_break_the_page(run_dir):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"rows": []}, "expected rows and a machine, got none"),
-        ({"machine": None}, "expected rows and a machine, got none"),
+        ({"rows": []}, "expected at least one entry in 'rows'"),
+        ({"machine": None}, "expected a JSON object in machine"),
         ({"kernels": 3}, "expected a list in 'kernels'"),
         (
             {"rows": [measurements()["rows"][0], measurements()["rows"][1] | {"latencies": []}]},
