@@ -228,14 +228,14 @@ class GradualPruner:
         else:
             target = self.schedule.target(self.sparsity, number=self.num_steps + 1)
             sizes = [size_at(target, weights, self.model)]
-        loss_before = self._observer.loss_of_removal(before, before.keep)
         return joint_step(
             joint,
             before,
             sizes,
             self._observer.loss,
             num_data=self.num_data,
-            max_loss=min(self.best_loss, loss_before) + self.schedule.max_loss_rise,
+            best_loss=self.best_loss,
+            max_loss_rise=self.schedule.max_loss_rise,
             to_target=self.sparsity is not None or self._observer.observe is None,
         )
 

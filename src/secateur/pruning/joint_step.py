@@ -40,7 +40,8 @@ def joint_step(
     loss_of: Callable[[Mapping[str, Tensor]], float],
     *,
     num_data: int,
-    max_loss: float,
+    best_loss: float,
+    max_loss_rise: float,
     to_target: bool,
 ) -> JointStep:
     """Return the first of several removals whose measured evidence is a gain; it may remove nothing.
@@ -51,10 +52,12 @@ def joint_step(
         sizes: Entries to be out after each removal, the largest first.
         loss_of: Measured loss of the network with other values of some parameters, in nats per datum.
         num_data: Data that the evidence counts.
-        max_loss: Loss that no removal may exceed.
+        best_loss: Lowest loss seen before.
+        max_loss_rise: How far a removal may raise the loss above the best, this one's included.
         to_target: Take the first removal whatever it costs.
     """
     loss_before = loss_of({})
+    max_loss = min(best_loss, loss_before) + max_loss_rise
     costs = joint.costs()
     for size in sizes:
         if size <= joint.weights.num_out:
