@@ -5,12 +5,11 @@ Needs the weights of a ResNet-20 for CIFAR-10 as a safetensors file (names as in
 
     python examples/resnet20_structured.py resnet20.safetensors DATA_DIR --out resnet20-small.safetensors
 
-1. A Laplace posterior of the trained weights: one pass over a few hundred images, no training. The loss is
-   the squared error of the logits, as if they were to be kept. That of cross-entropy knows nothing here: a
-   network that is sure of all its training images has no curvature left at them.
-2. Channels leave in the order of their evidence per multiply-add saved, until `--multiply-adds` of the work
-   is left; `compact` removes them physically. The residual streams stay: their channels are read and
-   written by many layers, and summed evidence is least to be trusted there.
+1. Channels leave in a few rounds, cheapest first in nats for each multiply-add saved, until
+   `--multiply-adds` of the work is left. After each round what stays moves to its mean given the removal. The
+   likelihood is that of the logits as the network has them, as if they were to be kept: a network that is
+   sure of all its training images has next to no curvature under cross-entropy. The residual streams stay.
+2. `compact` removes them physically.
 3. The smaller network learns for a few epochs to answer as the trained one does. Its batch normalisation,
    whose moments belonged to the channels that have left, is estimated anew on the way.
 
@@ -27,13 +26,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
-from torch.utils.data import DataLoader, TensorDataset
 
 import secateur
 from secateur.data import Dataset, Split
 from secateur.data.augment import crop_and_flip
 from secateur.export import artifact, bench, onnx
-from secateur.pruning import prune_units
 
 # What the trained network's images were standardised with, per channel.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -46,7 +43,8 @@ def main() -> None:
     parser.add_argument("weights", type=Path, help="safetensors file of the trained ResNet-20")
     parser.add_argument("data", type=Path, help="folder with CIFAR-10 as secateur.data reads it")
     parser.add_argument("--images", type=int, default=None, help="train on so many images only")
-    parser.add_argument("--evidence-images", type=int, default=200, help="images of the curvature pass")
+    parser.add_argument("--evidence-images", type=int, default=1000, help="images of the curvature passes")
+    parser.add_argument("--rounds", type=int, default=5, help="in which the channels leave")
     parser.add_argument("--multiply-adds", type=float, default=0.5, help="share of the work to leave")
     parser.add_argument("--epochs", type=int, default=8, help="of recovery")
     parser.add_argument("--seed", type=int, default=0)
@@ -66,6 +64,7 @@ def main() -> None:
         train,
         num_evidence=arguments.evidence_images,
         multiply_adds=arguments.multiply_adds,
+        rounds=arguments.rounds,
     )
     recover(small, network, train, epochs=arguments.epochs, seed=arguments.seed)
     for name, each in (("trained", network), ("smaller", small)):
@@ -88,32 +87,30 @@ def standardised(data: Dataset) -> Dataset:
 
 
 def without_channels(
-    network: nn.Module, train: Split, *, num_evidence: int, multiply_adds: float
+    network: nn.Module, train: Split, *, num_evidence: int, multiply_adds: float, rounds: int
 ) -> nn.Module:
     """Return a physically smaller network, not yet recovered.
 
     Args:
         network: The trained one, in evaluation mode; it is not changed.
         train: Training data.
-        num_evidence: Images of the curvature pass, the first ones.
+        num_evidence: Images of the curvature passes, the first ones.
         multiply_adds: Share of the multiply-adds to leave.
+        rounds: In how many rounds the channels leave.
     """
-    some = TensorDataset(train.images[:num_evidence], train.labels[:num_evidence])
-    posterior = secateur.inference.laplace(
-        network,
-        DataLoader(some, batch_size=50),
-        loss_fn="squared-error",
-        include=["conv*", "layer*.conv*"],
-    )
+    images = train.images[:num_evidence].split(BATCH)
+    with torch.no_grad():
+        answered = [(part, network(part)) for part in images]
     masked = copy.deepcopy(network)
-    result = prune_units(
+    result = secateur.prune_trained(
         masked,
-        posterior,
-        train.images[:2],
-        kinds=("channel",),
-        exclude=["conv1", "*.conv2"],
+        answered,
+        likelihood="gaussian",
+        granularity="channel",
+        exclude=["linear.*"],  # and so the streams that it reads
         multiply_adds=multiply_adds,
-        reduce_again=False,  # what stays is trained again, so no single weight has to go
+        rounds=rounds,
+        num_data=len(train),
     )
     for layer, before in result.units_before.items():
         print(f"{layer}: {result.units_after[layer]} of {before} channels stay")

@@ -29,8 +29,8 @@ def _trained(tmp_path_factory):
             "lenet", "digits", epochs=1, num_samples=2, device="cpu", compile=False, out=folder / "all"
         )
     half = {"sparsity": 0.5, "granularity": "channel"}  # so that there are dead units
-    prune_run(folder / "all", out=folder / "half", **half, num_samples=1)
-    prune_run(folder / "half", out=folder / "tenth", sparsity=0.9, num_samples=2)
+    prune_run(folder / "all", out=folder / "half", **half, rounds=2, num_samples=1)
+    prune_run(folder / "half", out=folder / "tenth", sparsity=0.9, rounds=2, num_samples=2)
     return folder
 
 

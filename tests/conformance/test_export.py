@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from secateur import Posterior
-from secateur.compaction import compact
+from secateur.compaction import compact, find_units
 from secateur.export import KernelRow, artifact, onnx, sparse
 from secateur.export.onnx_graph import onnx_session
+from secateur.modules import hold
 from secateur.networks import build, image_size, names
-from secateur.pruning import prune_units
 
 GRANULARITIES = ("weight", "neuron", "channel", "unit")
 EXITS = ("compact", "sparse", "artifact", "onnx")
@@ -29,7 +28,7 @@ def masked(name: str, granularity: str) -> tuple[nn.Module, Tensor]:
     model = build(name, image_shape=shape, num_classes=4, seed=1).eval()
     generator = torch.Generator().manual_seed(2)
     if granularity == "unit":
-        without_units(model, torch.zeros((2, *shape)))
+        without_units(model, torch.zeros((2, *shape)), generator)
         return model, torch.randn((3, *shape), generator=generator)
     layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
     for layer in layers[:-1]:
@@ -44,19 +43,17 @@ def masked(name: str, granularity: str) -> tuple[nn.Module, Tensor]:
     return model, torch.randn((3, *shape), generator=generator)
 
 
-def without_units(model: nn.Module, x: Tensor) -> None:
-    """Remove neurons, channels and heads by evidence until a third of the weights is out."""
-    mean = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    precision = {name: torch.full_like(each, 1e3) for name, each in mean.items()}
-    posterior = Posterior(mean, precision, {name: torch.tensor(1.0) for name in mean})
-    total = sum(each.numel() for each in mean.values())
-
-    def share_out(network: nn.Module) -> float:
-        return 1 - sum(int(p.count_nonzero()) for p in network.parameters()) / total
-
-    options = {"observe": share_out, "max_loss_rise": 0.33, "reduce_again": False}
-    result = prune_units(model, posterior, x, price=1e9, **options)
-    assert result.num_units_removed > 0
+def without_units(model: nn.Module, x: Tensor, generator: torch.Generator) -> None:
+    """Remove a third of the neurons, channels and heads at random, and hold what is left."""
+    units = find_units(model, x)
+    gone = torch.rand(len(units) + 1, generator=generator) < 1 / 3
+    gone[-1] = False  # stands for -1, no unit
+    assert gone.any()
+    masks = {name: torch.ones_like(each, dtype=torch.bool) for name, each in model.named_parameters()}
+    for axis in units.axes:
+        mask = masks[axis.parameter]
+        mask &= ~gone[axis.unit].view([-1 if each == axis.axis else 1 for each in range(mask.dim())])
+    hold(model, masks)
 
 
 def assert_equal(expected: Tensor, found: Tensor, tolerance: float) -> None:

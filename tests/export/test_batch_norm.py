@@ -10,9 +10,7 @@ from secateur.errors import InvalidArgumentError
 from secateur.export.onnx_graph import onnx, onnx_session
 from secateur.modules import moments
 from secateur.networks.resnet import ResNet
-from secateur.pruning import prune_units
 from secateur.training import load_run
-from secateur.training import prune_run as pruned_run
 from secateur.training.prediction import predictions
 from secateur.training.prune_run import prune_run
 
@@ -73,11 +71,13 @@ def test_each_sample_in_the_graph_has_moments_of_its_own(network, posterior, ima
 
 
 @pytest.mark.slow
-def test_a_pruned_run_has_the_moments_of_what_is_left_and_keeps_its_images(tmp_path):
+@pytest.mark.parametrize("granularity", ["weight", "channel"])
+def test_a_pruned_run_has_the_moments_of_what_is_left_and_keeps_its_images(granularity, tmp_path):
     run = secateur.fit(
         "resnet20", "digits", method="flat-ff", epochs=2, num_samples=2, out=tmp_path / "run", compile=False
     )
-    prune_run(tmp_path / "run", out=tmp_path / "pruned", sparsity=0.3, num_samples=2)
+    options = {"granularity": granularity, "sparsity": 0.3, "rounds": 2, "num_samples": 2}
+    prune_run(tmp_path / "run", out=tmp_path / "pruned", **options)
     pruned = load_run(tmp_path / "pruned")
     assert torch.equal(pruned.calibration, run.calibration)
     train = secateur.data.load("digits", image_size=32).train.images
@@ -88,25 +88,3 @@ def test_a_pruned_run_has_the_moments_of_what_is_left_and_keeps_its_images(tmp_p
     assert not torch.allclose(
         stored["bn1.running_mean"], load_file(tmp_path / "run" / "model.safetensors")["bn1.running_mean"]
     )
-
-
-@pytest.mark.slow
-def test_a_removal_is_observed_under_moments_of_what_would_be_left(tmp_path, monkeypatch):
-    secateur.fit(
-        "resnet20", "digits", method="flat-ff", epochs=1, num_samples=2, out=tmp_path / "run", compile=False
-    )
-    observers = []
-
-    def spy(*arguments, observe, **options):
-        observers.append(observe)
-        return prune_units(*arguments, observe=observe, **options)
-
-    monkeypatch.setattr(pruned_run, "prune_units", spy)
-    prune_run(tmp_path / "run", out=tmp_path / "pruned", granularity="channel", max_loss_rise=0.1)
-    (observe,) = observers
-    network = load_run(tmp_path / "run").model
-    expected = observe(network)
-    for name, buffer in network.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.add_(10.0)  # as stale as can be
-    assert observe(network) == pytest.approx(expected)

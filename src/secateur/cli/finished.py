@@ -26,7 +26,7 @@ def prune(
     ],
     sparsity: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Share of weights to be out; by default the evidence decides."),
+        typer.Option(min=0, max=1, help="Share of weights to be out; by default the evidence stops."),
     ] = None,
     granularity: Annotated[
         str,
@@ -37,20 +37,20 @@ def prune(
         typer.Option(
             min=0,
             metavar="NATS",
-            help="Remove whole units past what the evidence asks for, until the training loss has risen "
-            "by this.",
+            help="How far the loss on held-out data may rise; by default within one standard error.",
         ),
     ] = None,
     cost: Annotated[
         str,
-        typer.Option(metavar="COST", help="What removing whole units is to save: unit, or multiply-adds."),
-    ] = "unit",
+        typer.Option(metavar="COST", help="What removing whole units is to save: weights or multiply-adds."),
+    ] = "weights",
     multiply_adds: Annotated[
         float | None,
         typer.Option(
             min=0, max=1, metavar="SHARE", help="Remove whole units until this share of the work is left."
         ),
     ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Steps that it takes, at most.")] = 12,
     recover: Annotated[
         int,
         typer.Option(min=0, metavar="EPOCHS", help="Train what is left for so long, by the run's method."),

@@ -19,8 +19,8 @@ __all__ = ["EXAMPLE", "prune_trained"]
 
 LEARNED = {"gaussian": {"noise": "learned"}}  # a standard deviation of 1 would say nothing of the evidence
 PASSED_ON = (
-    "sparsity", "pattern", "max_loss_rise", "structure", "rounds", "include", "exclude", "num_data",
-    "max_batches",
+    "sparsity", "pattern", "multiply_adds", "max_loss_rise", "structure", "rounds", "include", "exclude",
+    "num_data", "max_batches",
 )  # fmt: skip
 EXAMPLE = (
     "Example: secateur prune-trained --model lenet --weights lenet.safetensors --data fashion-mnist "
@@ -74,6 +74,12 @@ def prune_trained(
     ] = None,
     pattern: Annotated[
         str | None, typer.Option(metavar="N:M", help="Keep N of each M inputs of a unit, as 2:4.")
+    ] = None,
+    multiply_adds: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, metavar="SHARE", help="Remove whole units until this share of the work is left."
+        ),
     ] = None,
     max_loss_rise: Annotated[
         float | None,

@@ -7,7 +7,6 @@ from secateur.pruning.prune import prune
 from secateur.pruning.ranking import reduce
 from secateur.pruning.result import LayerRow, PruneResult, PruneRound
 from secateur.pruning.schedule import Schedule
-from secateur.pruning.structured import prune_units
 from secateur.pruning.trained import prune_trained
 
 __all__ = [
@@ -24,6 +23,5 @@ __all__ = [
     "output_parameters",
     "prune",
     "prune_trained",
-    "prune_units",
     "reduce",
 ]

@@ -117,13 +117,13 @@ class JointRound:
         """Return the masks after the removal of what costs least.
 
         Args:
-            num_out: Entries to be out afterwards.
+            num_out: Entries to be out afterwards; of whole units the amount that `TrainedUnits` counts.
             costs: From `costs`, where several removals are compared; None asks for them, and forgets them.
         """
         weights = self.weights
         if self.units is not None:
             by_weight = {each: layer for _, own, layer in self.layers for each in own.matrix.shapes}
-            return self.units.cheapest(by_weight, weights.keep, num_out - weights.num_out)
+            return self.units.cheapest(by_weight, weights.keep, float(num_out))
         matrices = {each: own.matrix for _, own, _ in self.layers for each in own.matrix.shapes}
         found = self.costs() if costs is None else costs
         return cheapest(found, weights, num_out, pattern=self.pattern, matrices=matrices)

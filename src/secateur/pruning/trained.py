@@ -6,9 +6,7 @@ quadratic predictions of it are several times too small. So the evidence of a ro
 with the layers' volumes in closed form (`secateur.pruning.stopping`).
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -23,10 +21,12 @@ from secateur.modules import evaluation_mode, has_batch_norm
 from secateur.modules.batch_norm import NUM_INPUTS
 from secateur.pruning.calibration import CalibrationData
 from secateur.pruning.joint_layer import SPREADS
+from secateur.pruning.operations import operations_of_weights
 from secateur.pruning.patterns import Pattern
 from secateur.pruning.removal import Removal
 from secateur.pruning.result import PruneResult, PruneRound
-from secateur.pruning.rounds import TrainedWeights, removable_weights
+from secateur.pruning.rounds import removable_weights
+from secateur.pruning.steps import Extent, Target
 from secateur.pruning.stopping import stop_at
 from secateur.pruning.trained_units import TrainedUnits
 from secateur.reduction.own_prior import MOST_ROWS
@@ -34,10 +34,8 @@ from secateur.reduction.own_prior import MOST_ROWS
 __all__ = ["prune_trained"]
 
 STRUCTURES = ("kronecker", "row", "diagonal")
+COSTS = ("weights", "multiply-adds")
 LOOKED_AT = 2  # rows a layer whose eigenvalues are computed where the evidence only reports
-ROUNDS = 16
-ROUNDS_UNTIL_STOP = 24
-LAST_SHARE = 0.97  # of the weights, where a removal that stops by itself ends at the latest
 
 
 def prune_trained(
@@ -49,6 +47,8 @@ def prune_trained(
     sparsity: float | None = None,
     granularity: str | Sequence[str] = "weight",
     pattern: str | None = None,
+    multiply_adds: float | None = None,
+    cost: str = "weights",
     rounds: int | Sequence[float] | None = None,
     max_loss_rise: float | None = None,
     num_data: int | None = None,
@@ -78,6 +78,9 @@ def prune_trained(
         granularity: "weight", or whole units: "neuron", "channel", "head" (with all queries that share a key
             and value), or several of them.
         pattern: "2:4" or any "N:M": N of each M consecutive inputs of a unit stay.
+        multiply_adds: Share of the network's multiply-adds to be left, to within a unit. Whole units go in
+            the order of nats per multiply-add saved.
+        cost: What whole units are ranked by, in nats for each that is saved: "weights" or "multiply-adds".
         rounds: How many, or the share to be out after each. Without a target the most of them. None: 16, and
             24 without a target, each removing the same share of what is left.
         max_loss_rise: How far the loss on held-out data may rise, in nats per datum, without a target. None:
@@ -106,8 +109,10 @@ def prune_trained(
         stop of Hessian-based pruning.
     """
     kinds = (granularity,) if isinstance(granularity, str) else tuple(granularity)
-    _check(structure, kinds, pattern, sparsity, rounds, max_loss_rise, spread, max_batches, num_data)
-    wanted = None if pattern is None else Pattern.parse(pattern)
+    _check(structure, kinds, spread, max_batches=max_batches, num_data=num_data)
+    _check_units(kinds, cost, sparsity, multiply_adds)
+    target = Target(sparsity, None if pattern is None else Pattern.parse(pattern), multiply_adds)
+    target.check(kinds, rounds, max_loss_rise)
     require_finite_weights(dict(model.named_parameters()))
     weights = removable_weights(model, include, exclude, output=kinds != ("weight",))
     data = CalibrationData.of(loader, held_out=held_out, seed=seed)
@@ -117,9 +122,17 @@ def prune_trained(
             weights = weights.linear_maps(model, data.first(device))
         units = None
         if kinds != ("weight",):
-            units = TrainedUnits.of(model, data.first(device).example, kinds, set(weights.names))
+            example = data.first(device).example
+            by_work = cost == "multiply-adds" or multiply_adds is not None
+            units = TrainedUnits.of(
+                model,
+                example,
+                kinds,
+                set(weights.names),
+                operations=operations_of_weights(model, example) if by_work else None,
+            )
             weights = weights.of_units(units.parameters)
-        target = _target(weights, sparsity, wanted, units)
+        extent = Extent.of(model, weights, target, units)
         curvature = CurvaturePass(
             model,
             likelihood=learned_likelihood(resolve(likelihood), model, data.fit, device),
@@ -133,23 +146,23 @@ def prune_trained(
             data=data,
             curvature=curvature,
             spread=spread,
-            pattern=wanted,
+            pattern=target.pattern,
             units=units,
             num_data=num_data,
-            num_rows=LOOKED_AT if target is not None else MOST_ROWS,
+            num_rows=MOST_ROWS if extent.target is None else LOOKED_AT,
             max_batches=max_batches,
             seed=seed,
             inputs=data.inputs(NUM_INPUTS) if has_batch_norm(model) else None,
         )
         states = [removal.start(weights)]
-        steps = _steps(weights, target, rounds, to_the_end=wanted is not None)
-        stopped_by, chosen = "rounds" if target is None else "target", None
+        steps = extent.steps(rounds)
+        stopped_by, chosen = "rounds" if extent.target is None else "target", None
         try:
             for num_out in _shown(steps, progress):
                 states.append(removal.round(states[-1], num_out))
                 if on_round is not None:
                     on_round(removal.row(states[0], states[-2], states[-1]))
-                if target is None:
+                if extent.target is None:
                     stop = stop_at(
                         [each.evidence for each in states],
                         [each.held_out for each in states],
@@ -168,22 +181,14 @@ def prune_trained(
                 raise
             chosen, stopped_by = len(states) - 1, "interruption"
         else:
-            if target is None and chosen == len(states) - 1:
+            if extent.target is None and chosen == len(states) - 1:
                 stopped_by = "rounds"  # it might have gone on
         return removal.finish(states, chosen, stopped_by)
 
 
-def _check(
-    structure: str,
-    kinds: tuple[str, ...],
-    pattern: str | None,
-    sparsity: float | None,
-    rounds: int | Sequence[float] | None,
-    max_loss_rise: float | None,
-    spread: str | None,
-    max_batches: int | None,
-    num_data: int | None,
-) -> None:
+def _check(structure: str, kinds: tuple[str, ...], spread: str | None, **counts: int | None) -> None:
+    if not kinds:
+        raise InvalidArgumentError("granularity: expected at least one kind of unit, got none")
     for argument, value, valid in (
         ("structure", structure, STRUCTURES),
         *([] if spread is None else [("spread", spread, SPREADS)]),
@@ -191,85 +196,24 @@ def _check(
     ):
         if value not in valid:
             raise InvalidArgumentError(f"{argument}: expected one of {', '.join(valid)}, got {value!r}")
-    if sparsity is not None and not 0 <= sparsity <= 1:
-        raise InvalidArgumentError(f"sparsity: expected a share between 0 and 1, got {sparsity}")
-    if not kinds:
-        raise InvalidArgumentError("granularity: expected at least one kind of unit, got none")
-    if pattern is not None and kinds != ("weight",):
-        raise InvalidArgumentError(
-            f"granularity: expected 'weight' beside a pattern, got {' and '.join(kinds)}"
-        )
-    if pattern is not None and sparsity is not None:
-        raise InvalidArgumentError(
-            f"pattern: expected no sparsity beside it, since it has its own, got {sparsity}"
-        )
-    for argument, count in (("rounds", rounds), ("max_batches", max_batches), ("num_data", num_data)):
-        if isinstance(count, int) and count < 1:
+    for argument, count in counts.items():
+        if count is not None and count < 1:
             raise InvalidArgumentError(f"{argument}: expected at least 1, got {count}")
-    if isinstance(rounds, Sequence):
-        shares = [0.0, *rounds]
-        if len(shares) == 1 or any(not before < after <= 1 for before, after in pairwise(shares)):
-            raise InvalidArgumentError(f"rounds: expected rising shares between 0 and 1, got {list(rounds)}")
-        target = Pattern.parse(pattern).sparsity if pattern is not None else sparsity
-        if target is not None and not math.isclose(rounds[-1], target, abs_tol=1e-3):
-            raise InvalidArgumentError(
-                f"rounds: expected the last share to be the sparsity {target:.4g}, got {rounds[-1]}"
-            )
-    if max_loss_rise is not None and not 0 <= max_loss_rise < math.inf:
-        raise InvalidArgumentError(
-            f"max_loss_rise: expected nats per datum, finite and at least 0, got {max_loss_rise}"
-        )
-    if max_loss_rise is not None and (sparsity is not None or pattern is not None):
-        raise InvalidArgumentError(
-            "max_loss_rise: expected no target beside it, since it bounds where the evidence stops, got "
-            f"{max_loss_rise} with {'a pattern' if pattern else 'a sparsity'}"
-        )
 
 
-def _target(
-    weights: TrainedWeights, sparsity: float | None, pattern: Pattern | None, units: TrainedUnits | None
-) -> int | None:
-    """Return how many entries are to be out, None where the evidence stops."""
-    if pattern is not None:  # at least: some groups may have fewer in than the pattern keeps
-        return max(round(pattern.sparsity * weights.num_weights), weights.num_out)
-    if sparsity is None:
-        return None
-    target = round(sparsity * weights.num_weights)
-    if target < weights.num_out:
+def _check_units(
+    kinds: tuple[str, ...], cost: str, sparsity: float | None, multiply_adds: float | None
+) -> None:
+    if cost not in COSTS:
+        raise InvalidArgumentError(f"cost: expected one of {', '.join(COSTS)}, got {cost!r}")
+    if kinds == ("weight",) and (multiply_adds is not None or cost == "multiply-adds"):
         raise InvalidArgumentError(
-            f"sparsity: expected at least {weights.num_out / weights.num_weights:.4f}, which is out already, "
-            f"got {sparsity}"
+            "multiply_adds: expected whole units as granularity, since single weights save none, got weight"
         )
-    most = weights.num_weights if units is None else units.most_out(weights.keep)
-    if target > most:
+    if sparsity is not None and cost == "multiply-adds":
         raise InvalidArgumentError(
-            f"sparsity: expected at most {most / weights.num_weights:.4f}, since each layer keeps a unit, "
-            f"got {sparsity}"
+            f"cost: expected weights beside a sparsity, got {cost!r}; use multiply_adds= for a share of them"
         )
-    return target
-
-
-def _steps(
-    weights: TrainedWeights,
-    target: int | None,
-    rounds: int | Sequence[float] | None,
-    *,
-    to_the_end: bool = False,
-) -> list[int]:
-    """Return how many entries are out after each round, the last one removing all that may go if asked to."""
-    total, out = weights.num_weights, weights.num_out
-    if isinstance(rounds, Sequence):
-        steps = [round(share * total) for share in rounds]
-        steps[-1] = steps[-1] if target is None else target
-    else:
-        last = round(LAST_SHARE * total) if target is None else target
-        count = rounds or (ROUNDS_UNTIL_STOP if target is None else ROUNDS)
-        left, least = total - out, max(total - last, 1)
-        steps = [total - round(left * (least / left) ** (number / count)) for number in range(1, count)]
-        steps = [number for number in steps if number < last] + [last]
-    if to_the_end:
-        steps[-1] = total
-    return sorted({number for number in steps if number > out})
 
 
 def _shown(steps: list[int], progress: bool) -> Iterable[int]:

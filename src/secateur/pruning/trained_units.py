@@ -5,10 +5,12 @@ costs what its columns cost the layer that reads them, all of them together and 
 
     misfit of columns Q    1/2 tr( N G W_Q [ (A_F^-1)_QQ ]^-1 W_Q^T ),      F the columns that are in
 
-under the curvature N G (x) A of the reading layer. Units go in the order of nats per weight saved. Those that
-several layers read (residual streams) stay: what they cost in each is not independent.
+under the curvature N G (x) A of the reading layer. Units go in the order of nats per weight, or per
+multiply-add, that is saved. Those that several layers read (residual streams) stay: what they cost in each is
+not independent.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +22,7 @@ from secateur.compaction import find_units
 from secateur.compaction.units import KINDS, UnitAxis
 from secateur.errors import InvalidArgumentError
 from secateur.pruning.joint_layer import DAMPING, JointLayer
+from secateur.pruning.operations import dense_part
 
 __all__ = ["TrainedUnits"]
 
@@ -33,15 +36,26 @@ class TrainedUnits:
         count: How many units are numbered.
         readers: For each unit that may go, the weight that reads it.
         makers: The layer that makes each of those, the first one where several do.
+        operations: Multiply-adds that an entry of each weight takes part in, by name; None where what counts
+            are the weights themselves. An *amount* below is of one or the other.
     """
 
     axes: tuple[UnitAxis, ...]
     count: int
     readers: dict[int, str]
     makers: dict[int, str]
+    operations: Mapping[str, float] | None = None
 
     @classmethod
-    def of(cls, model: nn.Module, example: Any, kinds: tuple[str, ...], names: set[str]) -> "TrainedUnits":
+    def of(
+        cls,
+        model: nn.Module,
+        example: Any,
+        kinds: tuple[str, ...],
+        names: set[str],
+        *,
+        operations: Mapping[str, float] | None = None,
+    ) -> "TrainedUnits":
         """Find the units of some kinds, all of whose weights may go, and that one weight reads.
 
         Args:
@@ -49,6 +63,7 @@ class TrainedUnits:
             example: Arguments of a call.
             kinds: Some of "neuron", "channel", "head".
             names: Parameters that may lose entries.
+            operations: As the attribute.
 
         Raises:
             InvalidArgumentError: If there are none.
@@ -78,32 +93,57 @@ class TrainedUnits:
         )
         readers = {unit: next(iter(reads[unit])) for unit in allowed.nonzero().flatten().tolist()}
         makers = {unit: units.layer[unit] for unit in readers}
-        return cls(tuple(axis for axis in axes if (axis.unit >= 0).any()), len(units), readers, makers)
+        axes = tuple(axis for axis in axes if (axis.unit >= 0).any())
+        return cls(axes, len(units), readers, makers, operations)
 
     @property
     def parameters(self) -> set[str]:
         """Names of the parameters that units are made of or read by."""
         return {axis.parameter for axis in self.axes}
 
+    def _counted(self, name: str, mask: Tensor) -> tuple[Tensor, float]:
+        """Return which entries of a parameter count, and as how much each."""
+        if self.operations is None:
+            return mask, 1.0
+        return dense_part(mask), self.operations.get(name, 0.0)
+
     def sizes(self, keep: Mapping[str, Tensor]) -> Tensor:
-        """Return how many entries that are in each unit has.
+        """Return the amount that each unit has of what is in.
 
         Args:
             keep: True where an entry is in; parameters that are not named do not count.
         """
-        sizes = torch.zeros(self.count, dtype=torch.long)
+        sizes = torch.zeros(self.count, dtype=torch.float64)
         for axis in self.axes:
             if axis.parameter not in keep:
                 continue
-            mask = keep[axis.parameter]
-            others = [each for each in range(mask.dim()) if each != axis.axis]
-            along = mask.sum(others).cpu() if others else mask.long().cpu()
+            counts, each = self._counted(axis.parameter, keep[axis.parameter])
+            others = [other for other in range(counts.dim()) if other != axis.axis]
+            along = each * (counts.sum(others) if others else counts.long()).double().cpu()
             inside = axis.unit >= 0
             sizes.index_add_(0, axis.unit[inside], along[inside])
         return sizes
 
-    def most_out(self, keep: Mapping[str, Tensor]) -> int:
-        """Return how many entries can be out when each layer keeps one unit.
+    def total(self, keep: Mapping[str, Tensor]) -> float:
+        """Return the amount of all entries, those that are out included.
+
+        Args:
+            keep: Masks of the parameters that count.
+        """
+        rates = {name: self._counted(name, mask)[1] for name, mask in keep.items()}
+        return math.fsum(rates[name] * mask.numel() for name, mask in keep.items())
+
+    def out(self, keep: Mapping[str, Tensor]) -> float:
+        """Return the amount that is out.
+
+        Args:
+            keep: True where an entry is in.
+        """
+        counted = [self._counted(name, mask) for name, mask in keep.items()]
+        return math.fsum(each * (mask.numel() - int(mask.count_nonzero())) for mask, each in counted)
+
+    def most_out(self, keep: Mapping[str, Tensor]) -> float:
+        """Return the amount that can be out when each layer keeps one unit.
 
         Args:
             keep: True where an entry is in.
@@ -116,8 +156,7 @@ class TrainedUnits:
             inside = own[sizes[own] > 0]
             if len(inside):
                 gone[inside[sizes[inside].argmin()]] = False
-        after = self.without(keep, gone)
-        return sum(mask.numel() - int(mask.count_nonzero()) for mask in after.values())
+        return self.out(self.without(keep, gone))
 
     def in_use(self, keep: Mapping[str, Tensor]) -> dict[str, int]:
         """Return how many units each layer makes that anything reads, by the layer's name.
@@ -175,14 +214,14 @@ class TrainedUnits:
         return after
 
     def cheapest(
-        self, layers: Mapping[str, JointLayer], keep: Mapping[str, Tensor], num_entries: int
+        self, layers: Mapping[str, JointLayer], keep: Mapping[str, Tensor], most_out: float
     ) -> dict[str, Tensor]:
-        """Return masks without the units that cost least for each weight saved, the last of no layer.
+        """Return masks without the units that cost least for what they save, the last of no layer.
 
         Args:
             layers: As for `costs`.
             keep: Masks before.
-            num_entries: The most entries to remove.
+            most_out: The largest amount to be out afterwards.
         """
         costs = self.costs(layers, keep)
         for reader in set(self.readers.values()):  # a layer keeps its dearest unit
@@ -192,9 +231,8 @@ class TrainedUnits:
                 rate = costs[inside] / self.sizes(keep)[inside].clamp_min(1)
                 costs[inside[rate.argmax()]] = torch.inf
         after = {name: mask.clone() for name, mask in keep.items()}
-        left = num_entries
         while True:  # an entry that two units share is counted with both, so there may be room for more
-            sizes = self.sizes(after)
+            sizes, left = self.sizes(after), most_out - self.out(after)
             rate = costs / sizes.clamp_min(1)
             order = rate.argsort(stable=True)
             order = order[rate[order].isfinite() & (sizes[order] > 0)]
@@ -207,8 +245,7 @@ class TrainedUnits:
                 continue
             gone = torch.zeros(self.count, dtype=torch.bool)
             gone[order] = True
-            before, after = after, self.without(after, gone)
-            left -= sum(int(before[name].sum()) - int(after[name].sum()) for name in after)
+            after = self.without(after, gone)
 
 
 def _add_costs(costs: Tensor, unit: Tensor, layer: JointLayer) -> None:

@@ -234,21 +234,12 @@ def show_measured(run: Path, console: Console) -> None:
 
 
 def show_pruned(pruned: PrunedRun, console: Console) -> None:
-    """Print weights removed, loss and accuracy before and after pruning a run.
+    """Print what pruning a run removed, on which evidence, and loss and accuracy before and after.
 
     Args:
         pruned: What became of the run.
         console: Where to print.
     """
-    loss, accuracy = (
-        f"{formatting.number(before, 4)} before, {formatting.number(after, 4)} after"
-        for before, after in (
-            (pruned.loss_before, pruned.loss_after), (pruned.accuracy_before, pruned.accuracy_after),
-        )
-    )  # fmt: skip
-    _say(
-        console,
-        f"Removed {pruned.kept_before - pruned.kept_after:,} of the {pruned.kept_before:,} weights that were "
-        f"in. Training loss {loss}; accuracy {accuracy}. "
-        f"Predicted evidence {formatting.number(pruned.predicted_delta_f, 0)} nats.",
-    )
+    _say(console, str(pruned.result))
+    before, after = (formatting.number(each, 4) for each in (pruned.accuracy_before, pruned.accuracy_after))
+    _say(console, f"Accuracy of averaged predictions: {before} before, {after} after.")

@@ -148,7 +148,7 @@ def fit(
         )
     model, num_classes = build_network(network, problem, recipe, seed, likelihood)
     problem.check(num_classes, likelihood)
-    train_split, held_out = without_holdout(problem.train, recipe, seed)
+    train_split, held_out = without_holdout(problem.train, recipe.num_held_out(len(problem.train)), seed)
     memory_format = layout(where, named=isinstance(network, str))
     train_split = placed(train_split, where, memory_format)
     test_split = None if problem.test is None else placed(problem.test, where, memory_format)

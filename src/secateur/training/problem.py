@@ -136,15 +136,14 @@ def build_network(
     return network, outputs.shape[1]
 
 
-def without_holdout(train: Split, recipe: Recipe, seed: int) -> tuple[Split, Split | None]:
+def without_holdout(train: Split, num_held_out: int, seed: int) -> tuple[Split, Split | None]:
     """Split off the data held out for the choice of temperature, if any.
 
     Args:
         train: All training data.
-        recipe: Says how many are held out.
+        num_held_out: How many are held out.
         seed: Seeds which.
     """
-    num_held_out = recipe.num_held_out(len(train))
     if num_held_out == 0:
         return train, None
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))

@@ -1,55 +1,50 @@
-"""Prune the network of a finished run further, and write the result as a new run."""
+"""Prune the network of a finished run further, by joint evidence, and write the result as a new run."""
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from secateur.compaction import plain_copy
 from secateur.data import Split
 from secateur.errors import InvalidArgumentError, UsageError
-from secateur.likelihoods import Likelihood, resolve
-from secateur.modules import evaluation_mode, held_masks, reestimate
-from secateur.pruning import prune, prune_units
+from secateur.likelihoods import resolve
+from secateur.modules import held_masks, reestimate
+from secateur.posterior import Posterior
+from secateur.pruning import PruneResult, prune_trained
+from secateur.pruning.joint_step import by_weight
+from secateur.pruning.rounds import removable_weights
 from secateur.runs.directory import RunDirectory
 from secateur.training import Progress, Run, fit, load_run
 from secateur.training.prediction import scores
-from secateur.training.pruned_metrics import evidence_of_removal, pruned_metrics, shift_epochs
-from secateur.training.run import example_images, run_data, versions
+from secateur.training.problem import without_holdout
+from secateur.training.pruned_metrics import pruned_metrics, shift_epochs
+from secateur.training.run import run_data, versions
 
 __all__ = ["GRANULARITIES", "PrunedRun", "prune_run"]
 
 GRANULARITIES = ("weight", "neuron", "channel", "head", "unit")
-_OBSERVED_DATA = 5000
-_BATCH = 500
+UNITS = ("neuron", "channel", "head")
+ASKED_DATA = 5000  # that curvature and losses are taken on
+BATCH = 250
+ROUNDS = 12  # half of what `prune_trained` takes for a network that nothing has been removed from
 
 
 @dataclass(frozen=True)
 class PrunedRun:
-    """Loss, accuracy and number of weights before and after pruning a run.
+    """What pruning a run did to it.
 
     Attributes:
         directory: Of the new run.
-        num_weights: Weights of the network.
-        kept_before: Weights that were in.
-        kept_after: Weights that are in.
-        predicted_delta_f: Summed evidence for the removals, in nats.
-        loss_before: Training loss before, in nats per datum.
-        loss_after: The same afterwards.
+        result: What went, round by round.
         accuracy_before: Of the averaged prediction, before.
-        accuracy_after: The same afterwards.
+        accuracy_after: The same afterwards, and after any recovery.
     """
 
     directory: Path
-    num_weights: int
-    kept_before: int
-    kept_after: int
-    predicted_delta_f: float
-    loss_before: float
-    loss_after: float
+    result: PruneResult
     accuracy_before: float
     accuracy_after: float
 
@@ -61,8 +56,9 @@ def prune_run(
     sparsity: float | None = None,
     granularity: str = "weight",
     max_loss_rise: float | None = None,
-    cost: str = "unit",
+    cost: str = "weights",
     multiply_adds: float | None = None,
+    rounds: int = ROUNDS,
     recover: int = 0,
     num_samples: int = 100,
     data_dir: Path | None = None,
@@ -71,17 +67,18 @@ def prune_run(
 ) -> PrunedRun:
     """Prune the network of a finished run further, and write the result as a new run.
 
+    It is `prune_trained` on the run's network and on its own training data. What the run held out judges.
+
     Args:
         directory: Of a finished run; nothing of it is changed.
         out: Directory of the new run, new or empty.
-        sparsity: Exact fraction of the posterior's entries to be out; the evidence decides when None.
-        granularity: "weight"; or "neuron", "channel", "head", or "unit" for all three, to remove these
-            whole and then to ask for single weights again.
-        max_loss_rise: Remove whole units past what the evidence asks for, those it misses least first, until
-            the training loss has risen by this, in nats per datum.
-        cost: What the ranking of whole units saves: "unit", or "multiply-adds".
-        multiply_adds: Remove whole units until this share of the network's multiply-adds is left, and then no
-            single weights; within `max_loss_rise`, where that is given too.
+        sparsity: Share of all weights to be out; of whole units the share of the weights they are made of.
+            The evidence stops when None.
+        granularity: "weight"; or "neuron", "channel", "head", or "unit" for all three, to remove these whole.
+        max_loss_rise: As for `prune_trained`.
+        cost: As for `prune_trained`.
+        multiply_adds: As for `prune_trained`.
+        rounds: In how many steps, at most.
         recover: Epochs to train what is left, by the run's method; it removes nothing more.
         num_samples: Posterior samples to average over when the result is judged.
         data_dir: Where to look for the data set first.
@@ -91,47 +88,54 @@ def prune_run(
     Raises:
         UsageError: If there is no such granularity.
         ArtifactError: If the run is missing or damaged, or `out` is in use or cannot be written.
-        InvalidArgumentError: If an argument is out of range, or the run has no posterior.
+        InvalidArgumentError: If an argument is out of range.
         DataError: If the data set cannot be found.
     """
     if granularity not in GRANULARITIES:
         raise UsageError(f"granularity: expected one of {', '.join(GRANULARITIES)}, got {granularity!r}")
-    for name, value in (("max_loss_rise", max_loss_rise), ("multiply_adds", multiply_adds)):
-        if value is not None and (granularity == "weight" or sparsity is not None):
-            raise InvalidArgumentError(
-                f"{name}: expected whole units and no sparsity beside it, got "
-                f"granularity {granularity!r} and sparsity {sparsity}"
-            )
     if recover < 0:
         raise InvalidArgumentError(f"recover: expected at least 0 epochs, got {recover}")
     run = load_run(directory)
     target = RunDirectory(out)
     target.check(resume=False)
     train, test = run_data(run, "train", data_dir), run_data(run, "test", data_dir)
-    observed = _some(train, run.config["seed"])
-    before = run.posterior
-    loss_before = _loss(plain_copy(run.model), observed, run.likelihood)
-    _remove(run, sparsity, granularity, max_loss_rise, cost, multiply_adds, observed)
+    seed = run.config["seed"]
+    known, held_out = without_holdout(train, run.config["num_held_out"], seed)
+    result = prune_trained(
+        run.model,
+        _loader(known, seed),
+        likelihood=run.likelihood,
+        sparsity=_of_removable(run, sparsity) if granularity == "weight" else sparsity,
+        granularity=UNITS if granularity == "unit" else granularity,
+        multiply_adds=multiply_adds,
+        cost=cost,
+        rounds=rounds,
+        max_loss_rise=max_loss_rise,
+        num_data=len(known),
+        seed=seed,
+        held_out=None if held_out is None else _loader(held_out, seed),
+        progress=progress is not None,
+    )
     reestimate(run.model, train.images)
-    loss_after = _loss(plain_copy(run.model), observed, run.likelihood)
-    keep = before.keep | held_masks(run.model)
-    after = before.given({name: mask for name, mask in keep.items() if name in before.mean})
-    evidence = evidence_of_removal(before, keep)
-    removal = {
-        "epoch": len(run.history),
-        "num_removed": sum(int(mask.numel() - mask.sum()) for mask in keep.values())
-        - (run.metrics["num_weights"] - run.metrics["num_kept"]),
-        "predicted_delta_f": math.fsum(evidence.values()),
-        "observed_delta_f": len(train) * (loss_before - loss_after)
-        + float(before.kl_divergence() - after.kl_divergence()),
-    }
-    end = replace(run, posterior=after, metrics=run.metrics | {"reductions": [], "seconds": 0.0}, history=[])
+    keep = run.posterior.keep | held_masks(run.model)
+    end = replace(
+        run,
+        posterior=_moved(run, keep),
+        metrics=run.metrics | {"reductions": [], "seconds": 0.0},
+        history=[],
+    )
     if recover:
         end = _recovered(run, train, test, recover, num_samples, progress)
     else:
         end.metrics.update(_judged(end, test, num_samples))
     keep = end.posterior.keep | held_masks(end.model)
-    metrics = pruned_metrics(run, end, keep, evidence, removal)
+    removal = {
+        "epoch": len(run.history),
+        "num_removed": result.num_removed,
+        "predicted_delta_f": result.predicted_delta_f,
+        "observed_delta_f": result.observed_delta_f,
+    }
+    metrics = pruned_metrics(run, end, keep, by_weight(result), removal)
     config = run.config | {
         "predictive_temperature": end.config["predictive_temperature"],
         "predictive_likelihood": end.likelihood.describe(),
@@ -142,23 +146,45 @@ def prune_run(
             "max_loss_rise": max_loss_rise,
             "cost": cost,
             "multiply_adds": multiply_adds,
+            "rounds": rounds,
             "recover": recover,
         },
         "command": command,
         "versions": versions(),
     }
     _write(target, config, metrics, [*run.history, *shift_epochs(end.history, len(run.history))], end)
-    return PrunedRun(
-        directory=out,
-        num_weights=run.metrics["num_weights"],
-        kept_before=run.metrics["num_kept"],
-        kept_after=metrics["num_kept"],
-        predicted_delta_f=removal["predicted_delta_f"],
-        loss_before=loss_before,
-        loss_after=loss_after,
-        accuracy_before=run.metrics["accuracy"],
-        accuracy_after=metrics["accuracy"],
+    return PrunedRun(out, result, run.metrics["accuracy"], metrics["accuracy"])
+
+
+def _of_removable(run: Run, sparsity: float | None) -> float | None:
+    """Return the share of the weights that may go which makes this share of all weights."""
+    if sparsity is None:
+        return None
+    weights = removable_weights(run.model, None, None)
+    others_out = run.metrics["num_weights"] - run.metrics["num_kept"] - weights.num_out
+    found = (sparsity * run.metrics["num_weights"] - others_out) / weights.num_weights
+    least, most = (
+        (others_out + out) / run.metrics["num_weights"] for out in (weights.num_out, weights.num_weights)
     )
+    if not least <= sparsity <= most:
+        raise InvalidArgumentError(
+            f"sparsity: expected between {least:.4f}, which is out already, and {most:.4f}, since biases and "
+            f"the output layer stay, got {sparsity}"
+        )
+    return min(max(found, 0.0), 1.0)
+
+
+def _loader(data: Split, seed: int) -> "DataLoader[Any]":
+    chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:ASKED_DATA]
+    return DataLoader(TensorDataset(data.images[chosen], data.labels[chosen]), batch_size=BATCH)
+
+
+def _moved(run: Run, keep: dict[str, torch.Tensor]) -> Posterior:
+    """Return the run's posterior at the network's new weights, without what has gone."""
+    before, weights = run.posterior, dict(run.model.named_parameters())
+    mean = {name: weights[name].detach().clone() for name in before.mean}
+    moved = Posterior(mean, before.precision, before.prior_precision, before.keep)
+    return moved.given({name: mask for name, mask in keep.items() if name in mean})
 
 
 def _judged(run: Run, test: Split, num_samples: int) -> dict[str, Any]:
@@ -208,52 +234,3 @@ def _write(
             save_posterior=end.posterior.save,
             calibration=end.calibration,
         )
-
-
-def _some(train: Split, seed: int) -> Split:
-    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:_OBSERVED_DATA]
-    return Split(train.images[chosen], train.labels[chosen])
-
-
-@torch.no_grad()
-def _loss(network: nn.Module, data: Split, likelihood: Likelihood) -> float:
-    """Return the mean loss, in nats per datum; the network's batch norm gets its own moments."""
-    reestimate(network, data.images)  # those it has are of the weights before the removal
-    total = 0.0
-    with evaluation_mode(network):
-        for images, labels in zip(data.images.split(_BATCH), data.labels.split(_BATCH), strict=True):
-            total += float(likelihood.loss(network(images), labels).sum())
-    return total / len(data)
-
-
-def _remove(
-    run: Run,
-    sparsity: float | None,
-    granularity: str,
-    max_loss_rise: float | None,
-    cost: str,
-    multiply_adds: float | None,
-    observed: Split,
-) -> None:
-    """Prune the run's model in place."""
-    if granularity == "weight" or (sparsity is not None and granularity in {"neuron", "channel"}):
-        prune(run.model, run.posterior, sparsity=sparsity, granularity=granularity)
-        return
-    if sparsity is not None:
-        raise InvalidArgumentError(
-            f"sparsity: expected none for granularity {granularity!r}, got {sparsity}; use max_loss_rise, "
-            "or weight, neuron or channel"
-        )
-    kinds = ("neuron", "channel", "head") if granularity == "unit" else (granularity,)
-    prune_units(
-        run.model,
-        run.posterior,
-        example_images(run),
-        kinds=kinds,
-        price=0.0 if max_loss_rise is None else math.inf,
-        observe=None if max_loss_rise is None else lambda network: _loss(network, observed, run.likelihood),
-        max_loss_rise=max_loss_rise or 0.0,
-        cost=cost,
-        multiply_adds=multiply_adds,
-        reduce_again=multiply_adds is None,  # which could take more units than the share allows
-    )

@@ -2,14 +2,11 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from secateur.posterior import Posterior
-from secateur.reduction import delta_f
 from secateur.training import Run
 
-__all__ = ["evidence_of_removal", "pruned_metrics", "shift_epochs"]
+__all__ = ["pruned_metrics", "shift_epochs"]
 
 
 def pruned_metrics(
@@ -21,7 +18,7 @@ def pruned_metrics(
         run: The run that was pruned.
         end: What became of it, judged; its history and reductions are those since.
         keep: Where each parameter stays, by name.
-        evidence: Summed delta_f of what went, by parameter, in nats.
+        evidence: Predicted delta_f of what went, by parameter, in nats.
         removal: The row of the removal among the reductions.
     """
     layers = [_row(row, keep, evidence) for row in run.metrics["layers"]]
@@ -51,22 +48,6 @@ def shift_epochs(rows: list[dict[str, Any]], num_epochs: int) -> list[dict[str, 
         num_epochs: How many came before.
     """
     return [row | {"epoch": row["epoch"] + num_epochs} for row in rows]
-
-
-def evidence_of_removal(before: Posterior, keep: dict[str, Tensor]) -> dict[str, float]:
-    """Sum delta_f over removed entries, by parameter, in nats; > 0 favoured the removal.
-
-    Args:
-        before: Posterior before the removal.
-        keep: Where each parameter stays now, by name; one that is missing stays whole.
-    """
-    total = {}
-    for name, mean in before.mean.items():
-        present = before.present(name)
-        gone = present & ~keep[name] if name in keep else torch.zeros_like(present)
-        each = delta_f(mean, before.precision[name], prior_precision=before.prior_precision[name])
-        total[name] = float(each[gone].sum(dtype=torch.float64))
-    return total
 
 
 def _row(row: dict[str, Any], keep: dict[str, Tensor], evidence: dict[str, float]) -> dict[str, Any]:
