@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from secateur.curvature import estimate
 from secateur.errors import InvalidArgumentError
@@ -163,3 +164,26 @@ def test_progress_is_shown_only_where_asked(monkeypatch):
     shown = [estimate(network(), batches, progress=True, max_batches=most).num_seen for most in (None, 2)]
     assert totals == [3, 2]
     assert shown == [18, 12]
+
+
+class Checkpointed(nn.Module):
+    """A network that keeps no activations of its first layer."""
+
+    def __init__(self, *, reentrant: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.reentrant = nn.Linear(4, 8), nn.Linear(8, 3), reentrant
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone().requires_grad_()  # as embeddings do it for a language model
+        hidden = checkpoint(self.first, x, use_reentrant=self.reentrant)
+        return self.last(hidden.relu())
+
+
+def test_activations_that_the_graph_does_not_have_are_named() -> None:
+    batches = [(torch.randn(5, 4), torch.arange(5) % 3)]
+    with pytest.raises(
+        InvalidArgumentError, match="expected gradient checkpointing with use_reentrant=False"
+    ):
+        estimate(Checkpointed(reentrant=True), batches)
+    found = estimate(Checkpointed(reentrant=False), batches)
+    assert set(found.layers) == {"first", "last"}

@@ -12,7 +12,14 @@ from secateur.curvature.capture import Capture
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods.finite import all_finite
 
-__all__ = ["require_finite_batch", "require_finite_outputs", "require_finite_weights"]
+__all__ = [
+    "require_finite_batch",
+    "require_finite_outputs",
+    "require_finite_weights",
+    "require_visible_activations",
+]
+
+REENTRANT = "CheckpointFunctionBackward"  # torch.utils.checkpoint's node of the graph
 
 
 def require_finite_weights(weights: Mapping[str, Tensor]) -> None:
@@ -79,3 +86,26 @@ def require_finite_outputs(outputs: Tensor, capture: Capture, place: str) -> Non
         f"model: expected finite outputs, got nan or infinity in {place}; it is in {where} first: "
         "look at the weights before it, and at the scale of the data"
     )
+
+
+def require_visible_activations(outputs: Tensor) -> None:
+    """Demand that the graph has all activations: what reentrant checkpointing hides would count as unused.
+
+    Args:
+        outputs: Of the network, with their graph.
+
+    Raises:
+        InvalidArgumentError: If some are hidden.
+    """
+    waiting, seen = [outputs.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == REENTRANT:
+            raise InvalidArgumentError(
+                "model: expected gradient checkpointing with use_reentrant=False, got the reentrant one, "
+                "which hides activations from the graph; choose the other, or switch checkpointing off"
+            )
+        seen.add(node)
+        waiting.extend(following for following, _ in node.next_functions)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from secateur.curvature.batches import Batch, answers
 from secateur.curvature.capture import Capture
+from secateur.curvature.checks import require_visible_activations
 from secateur.curvature.sums import MatrixLayout
 from secateur.curvature.uses import LookupUse, ProbeUse, Use
 
@@ -116,6 +117,7 @@ def _tried(
     with torch.enable_grad():
         with capture:
             outputs = answers(model, batch)
+        require_visible_activations(outputs)
         return capture, _misread(capture, parameters, outputs, batch)
 
 
