@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import secateur
+from secateur.curvature import RunningCurvature
 from secateur.data import crop_and_flip
 from secateur.errors import ArtifactError, InvalidArgumentError
-from secateur.training import step
+from secateur.training import loop
 
 STEPS_PER_EPOCH = 20  # 320 images in batches of 16, where none are held out
 
@@ -23,7 +24,7 @@ def crops(monkeypatch):
         seen.append((images, drawn))
         return drawn
 
-    monkeypatch.setattr(step, "crop_and_flip", watch)
+    monkeypatch.setattr(loop, "crop_and_flip", watch)
     return seen
 
 
@@ -40,6 +41,20 @@ def test_changes_each_training_batch_and_nothing_else(fit, crops, digits):
     assert len(crops) == 2 * STEPS_PER_EPOCH  # no evaluation, observation or choice of temperature
     assert all(before.shape == after.shape == (16, 1, 8, 8) for before, after in crops)
     assert all(not torch.equal(before, after) for before, after in crops)
+
+
+def test_the_curvature_looks_at_the_images_that_the_step_has_seen(fit, crops, monkeypatch):
+    looked = []
+    whole = RunningCurvature.step
+
+    def noted(curvature, batch):
+        looked.append(batch[0])
+        return whole(curvature, batch)
+
+    monkeypatch.setattr(RunningCurvature, "step", noted)
+    fit(augment=True, epochs=1, method="joint")
+    assert looked
+    assert all(torch.equal(images, drawn) for images, (_, drawn) in zip(looked, crops, strict=True))
 
 
 def test_follows_from_seed_and_epoch(fit, crops):
@@ -61,7 +76,7 @@ def test_follows_from_seed_and_epoch(fit, crops):
 def test_leaves_the_noise_of_the_posterior_alone(fit, monkeypatch):
     """With crops that change nothing, the run is the one without them."""
     plain = fit(epochs=2)
-    monkeypatch.setattr(step, "crop_and_flip", lambda images, **_: images)
+    monkeypatch.setattr(loop, "crop_and_flip", lambda images, **_: images)
     same = fit(epochs=2, augment=True)
     assert all(torch.equal(plain.posterior.mean[n], same.posterior.mean[n]) for n in plain.posterior.mean)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.training import step
+from secateur.data import crop_and_flip
 from secateur.training.step import StepOptions, loss_function
 
 METHODS = ("calibrated", "flat-map", "flat-ff")
@@ -48,7 +48,7 @@ def test_loss_and_gradients_are_those_of_float32_to_the_precision_of_bfloat16(ti
     for autocast in (False, True):
         network.zero_grad()
         loss = loss_function(network, StepOptions(autocast=autocast))(
-            digits.train.images, digits.train.labels, None
+            digits.train.images, digits.train.labels
         )
         loss.backward()
         assert loss.dtype == torch.float32
@@ -72,7 +72,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(fit, stop_at, repeatable, tmp_pa
 
 def test_double_precision_stays_double_without_it(tiny, digits):
     loss_of = loss_function(tiny().double(), StepOptions())
-    assert loss_of(digits.train.images.double(), digits.train.labels, None).dtype == torch.float64
+    assert loss_of(digits.train.images.double(), digits.train.labels).dtype == torch.float64
 
 
 @pytest.mark.gpu
@@ -90,10 +90,10 @@ def test_on_a_gpu_with_augmentation_and_a_compiled_network(fit, tiny, method):
 def test_the_forward_half_of_a_step_does_not_wait_for_the_gpu(tiny, digits):
     network, images, labels = tiny().cuda(), digits.train.images.cuda(), digits.train.labels.cuda()
     generator = torch.Generator("cuda").manual_seed(0)
-    loss_of = step.loss_function(network, StepOptions(augment=True, autocast=True))
-    loss_of(images, labels, generator)
+    loss_of = loss_function(network, StepOptions(autocast=True))
+    loss_of(crop_and_flip(images, generator=generator), labels)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        loss_of(images, labels, generator).backward()
+        loss_of(crop_and_flip(images, generator=generator), labels).backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")

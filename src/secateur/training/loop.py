@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.data import Split
+from secateur.data import Split, crop_and_flip
 from secateur.errors import ArtifactError, DataError
 from secateur.inference import PosteriorOptimizer
 from secateur.likelihoods import Likelihood
@@ -160,8 +160,10 @@ class Trainer:
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.recipe.learning_rate_at(self.epoch + index / self.steps_per_epoch)
                 x, y = images[batch], labels[batch]
+                if augmenter is not None:
+                    x = crop_and_flip(x, generator=augmenter)  # what the curvature looks at too
                 with self.optimizer.sampled_parameters():
-                    loss = self._loss_of(x, y, augmenter, self._present_likelihood)
+                    loss = self._loss_of(x, y, self._present_likelihood)
                     unread.append(loss.detach())
                     step = self.epoch * self.steps_per_epoch + index + 1
                     shown = index % STEPS_BETWEEN_LOOKS == 0 or index + 1 == len(batches)

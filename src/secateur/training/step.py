@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from secateur.data import crop_and_flip
 from secateur.likelihoods import Categorical, Likelihood
 
 __all__ = ["StepOptions", "loss_function", "seeded"]
@@ -31,24 +30,17 @@ class StepOptions:
 def loss_function(model: nn.Module, options: StepOptions) -> Callable[..., Tensor]:
     """Return the function from a batch to its mean loss, in nats per datum.
 
-    It takes images (n, c, h, w), labels (n), a generator, and a likelihood (`Categorical` when left out).
+    It takes images (n, c, h, w), labels (n), and a likelihood (`Categorical` when left out).
 
     Args:
         model: Network to train, which stays as it is: a compiled one shares its parameters and buffers.
-        options: How the step goes. The generator, on the images' device, is that of augmentation.
+        options: How the step goes; the caller augments the images.
     """
     # every batch has the same shape, so one graph does
     network = torch.compile(model, dynamic=False) if options.compile_network else model
     categorical = Categorical()
 
-    def loss_of(
-        images: Tensor,
-        labels: Tensor,
-        generator: torch.Generator | None,
-        likelihood: Likelihood = categorical,
-    ) -> Tensor:
-        if options.augment:
-            images = crop_and_flip(images, generator=generator)
+    def loss_of(images: Tensor, labels: Tensor, likelihood: Likelihood = categorical) -> Tensor:
         if not options.autocast:
             return likelihood.mean_loss(network(images), labels)
         with torch.autocast(images.device.type, dtype=torch.bfloat16):
