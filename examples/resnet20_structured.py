@@ -7,8 +7,7 @@ Needs the weights of a ResNet-20 for CIFAR-10 as a safetensors file (names as in
 
 1. Channels leave in a few rounds, cheapest first in nats for each multiply-add saved, until
    `--multiply-adds` of the work is left. After each round what stays moves to its mean given the removal. The
-   likelihood is that of the logits as the network has them, as if they were to be kept: a network that is
-   sure of all its training images has next to no curvature under cross-entropy. The residual streams stay.
+   residual streams stay.
 2. `compact` removes them physically.
 3. The smaller network learns for a few epochs to answer as the trained one does. Its batch normalisation,
    whose moments belonged to the channels that have left, is estimated anew on the way.
@@ -26,6 +25,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
+from torch.utils.data import DataLoader, TensorDataset
 
 import secateur
 from secateur.data import Dataset, Split
@@ -98,14 +98,11 @@ def without_channels(
         multiply_adds: Share of the multiply-adds to leave.
         rounds: In how many rounds the channels leave.
     """
-    images = train.images[:num_evidence].split(BATCH)
-    with torch.no_grad():
-        answered = [(part, network(part)) for part in images]
+    some = TensorDataset(train.images[:num_evidence], train.labels[:num_evidence])
     masked = copy.deepcopy(network)
     result = secateur.prune_trained(
         masked,
-        answered,
-        likelihood="gaussian",
+        DataLoader(some, batch_size=BATCH),
         granularity="channel",
         exclude=["linear.*"],  # and so the streams that it reads
         multiply_adds=multiply_adds,

@@ -209,11 +209,12 @@ def test_flat_ff_reaches_the_optimum_of_its_closed_form_objective():
     torch.testing.assert_close(scale.mean(), median_scale, rtol=0.025, atol=0)
 
 
-def test_flat_map_reaches_the_optimum_of_its_objective():
+@pytest.mark.parametrize("prior_precision", [0.0, 5.0])
+def test_flat_map_reaches_the_optimum_of_its_objective(prior_precision):
     """Two layers of a linear model: a hidden one with factor 1/10, the last with factor 1."""
     torch.manual_seed(3)
     model = nn.Sequential(nn.Linear(3, 2, dtype=torch.float64), nn.Linear(2, 1, dtype=torch.float64))
-    optimizer = FlatMAP(model.named_parameters(), num_data=NUM_DATA)
+    optimizer = FlatMAP(model.named_parameters(), num_data=NUM_DATA, prior_precision=prior_precision)
     factors = {"0": 0.1, "1": 1.0}
     start = torch.cat([p.detach().flatten() / factors[n[0]] for n, p in model.named_parameters()])
 
@@ -230,7 +231,8 @@ def test_flat_map_reaches_the_optimum_of_its_objective():
         outputs = torch.func.functional_call(model, weights(point), (INPUTS,))
         misfit = 0.5 * (outputs[:, 0] - TARGETS).square().mean()
         z, log_t = point[:-2], point[-2:]
-        return misfit + (0.5 * z.square().sum() + (2 * log_t.exp() - log_t).sum()) / NUM_DATA
+        decay = sum(0.5 * prior_precision * each.square().sum() for each in weights(point).values())
+        return misfit + (0.5 * z.square().sum() + (2 * log_t.exp() - log_t).sum() + decay) / NUM_DATA
 
     best = minimise(objective, torch.cat([start, torch.zeros(2, dtype=torch.float64)]))
 

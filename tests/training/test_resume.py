@@ -19,6 +19,7 @@ METHODS = (
     "flat-map",
     "flat-ff",
     "tiered-ff",
+    "tiered-ff+",
     "bmr-spike-and-slab",
     "bmr-horseshoe",
     "magnitude",

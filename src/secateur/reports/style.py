@@ -56,6 +56,8 @@ STYLES: dict[str, dict[str, Any]] = {
     "flat-ff": {"color": HUES["mint"], "marker": "v"},
     "tiered-ff": {"color": HUES["green"], "marker": "^"},
     "horseshoe-ff": {"color": HUES["pine"], "marker": "<"},
+    "tiered-ff+": {"color": HUES["green"], "marker": "^", "linestyle": (0, (3.0, 1.2))},
+    "horseshoe-ff+": {"color": HUES["pine"], "marker": "<", "linestyle": (0, (3.0, 1.2))},
     "bmr-spike-and-slab": {"color": BLUE, "marker": "s"},
     "bmr-horseshoe": {"color": HUES["sky"], "marker": "D"},
     "calibrated": {"color": ORANGE, "marker": "*", "linewidth": 2.2},

@@ -44,12 +44,14 @@ class Method:
 
 
 PREDICTIVE_TEMPERATURES = (0.0, 0.1, 0.2, 1 / 3, 0.5, 0.7, 1.0, 1.2, 1.4, 1.7, 2.0, 2.4)
+HELD_OUT = 0.05  # of the training data, for the choice of a temperature
 STEPS_BETWEEN_LOOKS = 10  # at the curvature, at most; a look costs about as much as a step
 LOOKS_OF_A_RUN = 100  # at least, where a run has so many steps
 MOST_AT_ONCE = 0.35  # of what is left
 MAX_JOINT_RISE = 0.01  # nats per datum, a standard error of the loss that is observed
 INIT_RANGE = 2.0  # of z, as in the public code of arXiv:2309.12095; the paper does not say
 BASELINE_SPARSITY = 0.95  # where the default recipe ends on LeNet
+DECAY = 12.0  # precision of the prior of magnitude pruning's weights
 EPOCHS_BETWEEN_SHRINKAGES = 5  # each is an optimisation of its own, over all weights
 
 
@@ -77,7 +79,7 @@ def _calibrated_recipe(epochs: int, num_data: int) -> Recipe:
         prior_precision=HESSIAN_PRIOR_PRECISION,
         temperature=HESSIAN_TEMPERATURE,
         predictive_temperatures=PREDICTIVE_TEMPERATURES,
-        holdout=0.05,
+        holdout=HELD_OUT,
     )
     schedule = Schedule.over(epochs, steps_per_epoch=_steps_per_epoch(num_data))
     if schedule is None:
@@ -129,6 +131,16 @@ def _flat_ff_recipe(epochs: int, num_data: int) -> Recipe:
     return Recipe(epochs=epochs, batch_size=_batch_size(num_data), learning_rate=5e-3)
 
 
+def _tuned_ff_recipe(epochs: int, num_data: int) -> Recipe:
+    """What the default recipe has besides its posterior: a cosine to zero, and a chosen temperature."""
+    return replace(
+        _flat_ff_recipe(epochs, num_data),
+        floor=0.0,
+        predictive_temperatures=PREDICTIVE_TEMPERATURES,
+        holdout=HELD_OUT,
+    )
+
+
 def _bmr_recipe(epochs: int, num_data: int) -> Recipe:
     """The paper's: one epoch of warm-up, then all that the evidence allows after each epoch.
 
@@ -165,6 +177,7 @@ def _magnitude_recipe(epochs: int, num_data: int) -> Recipe:
         batch_size=_batch_size(num_data),
         learning_rate=2e-3,
         floor=0.0,
+        prior_precision=DECAY,
         schedule=Schedule(first_epoch=first, last_epoch=max(first, _share(epochs, 0.6)), shape="cubic"),
         criterion="magnitude",
     )
@@ -192,6 +205,10 @@ def _ivon(params: Iterable[Any], recipe: Recipe, *, num_data: int, **options: An
 
 def _flat_map(params: Iterable[Any], recipe: Recipe, **options: Any) -> PosteriorOptimizer:
     return FlatMAP(params, **options)
+
+
+def _decayed_map(params: Iterable[Any], recipe: Recipe, **options: Any) -> PosteriorOptimizer:
+    return FlatMAP(params, prior_precision=recipe.prior_precision, **options)
 
 
 def _flat_ff(params: Iterable[Any], recipe: Recipe, **options: Any) -> PosteriorOptimizer:
@@ -260,9 +277,21 @@ METHODS: dict[str, Method] = {
         _bmr_horseshoe_recipe,
         family="published",
     ),
+    "tiered-ff+": Method(
+        "tiered-ff with a falling step size and a predictive temperature chosen on held-out data",
+        _horseshoe_ff("tiered"),
+        _tuned_ff_recipe,
+        family="baselines",
+    ),
+    "horseshoe-ff+": Method(
+        "horseshoe-ff with a falling step size and a predictive temperature chosen on held-out data",
+        _horseshoe_ff("full"),
+        _tuned_ff_recipe,
+        family="baselines",
+    ),
     "magnitude": Method(
         "gradual magnitude pruning of a point estimate, cubic schedule, to a sparsity (95 %)",
-        _flat_map,
+        _decayed_map,
         _magnitude_recipe,
         default_sparsity=BASELINE_SPARSITY,
         family="baselines",
