@@ -1,5 +1,6 @@
 """One writer at a time in a run's directory; files of tensors that are not the run's own are refused."""
 
+import json
 import math
 import os
 import signal
@@ -197,6 +198,22 @@ def test_a_file_of_the_run_that_became_a_pipe_is_refused(written: RunDirectory) 
     os.mkfifo(written.model)
     with pytest.raises(ArtifactError, match="not an ordinary file"):
         written.verify()
+
+
+def test_a_prune_that_was_killed_between_its_files_begins_again_and_nothing_else_does(
+    written: RunDirectory,
+) -> None:
+    with pytest.raises(ArtifactError, match="expected a new or empty directory"):
+        written.check(resume=False)  # a run of fit
+    written.metrics.unlink()
+    with pytest.raises(ArtifactError, match="expected a new or empty directory"):
+        written.check(resume=False)  # an unfinished one
+    config = json.loads(written.config.read_text())
+    written.config.write_text(json.dumps(config | {"pruned": {"from": "elsewhere"}}))
+    written.check(resume=False)
+    written.checkpoint.write_bytes(b"")
+    with pytest.raises(ArtifactError, match="expected a new or empty directory"):
+        written.check(resume=False)
 
 
 def test_a_run_that_is_written_again_is_unfinished_until_the_end(written: RunDirectory) -> None:

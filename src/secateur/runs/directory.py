@@ -106,7 +106,7 @@ class RunDirectory:
             raise _not_writable(self.path, str(error)) from error
         # A run that ended before its first file was complete has only its lock and an unfinished file.
         found = sorted(name for name in names if name != LOCK and not is_unfinished(name))
-        if found and not resume:
+        if found and not resume and not self._is_part_of_a_prune():
             raise ArtifactError(
                 f"--out {self.path}: expected a new or empty directory, got one with files; "
                 "choose another, or go on with that run by --resume"
@@ -118,6 +118,12 @@ class RunDirectory:
             )
         if not writable:
             raise _not_writable(self.path, "one that is not")
+
+    def _is_part_of_a_prune(self) -> bool:
+        """Whether a `secateur prune` that was killed left all that is here: it can begin again."""
+        if self.metrics.exists() or self.checkpoint.exists() or not self.config.is_file():
+            return False
+        return "pruned" in read_json(self.config)
 
     @contextmanager
     def claimed(self, *, resume: bool) -> Iterator[None]:
