@@ -68,6 +68,7 @@ class GradualPruner:
     Attributes:
         num_steps: Steps done.
         best_loss: Lowest loss observed, in nats per datum.
+        optimizer: The posterior optimizer, None where another posterior was given.
         removed_delta_f: Predicted evidence of all that was removed, by parameter, in nats; of a
             joint removal by the weight of each layer.
 
@@ -104,6 +105,7 @@ class GradualPruner:
         self.model, self.schedule, self.sparsity = model, schedule, sparsity
         self.criterion, self.hyperprior = criterion, hyperprior
         self.include, self.exclude, self.calibration = include, exclude, calibration
+        self.optimizer = source if isinstance(source, PosteriorOptimizer) else None
         self._source, self._observer = source, Observer(model, observe, calibration)
         self._independent = IndependentRemoval(model, schedule, criterion, include, exclude)
         self.num_data = source.num_data if isinstance(source, PosteriorOptimizer) else num_data
