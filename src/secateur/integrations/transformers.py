@@ -68,7 +68,9 @@ class PruningCallback(TrainerCallback):
                 f"{type(model).__name__}; give both the same network"
             )
         if optimizer is None or optimizer is not (pruner.optimizer or optimizer):
-            expected = "one" if pruner.optimizer is None else f"the pruner's {type(pruner.optimizer).__name__}"
+            expected = (
+                "one" if pruner.optimizer is None else f"the pruner's {type(pruner.optimizer).__name__}"
+            )
             got = "none" if optimizer is None else type(optimizer).__name__
             raise InvalidArgumentError(f"Trainer: expected {expected} as its optimizer, got {got}; {REMEDY}")
         check_optimizer(optimizer, model, "Trainer")

@@ -61,7 +61,8 @@ class GradualPruner:
         hyperprior: "full" or "tiered" narrows priors to a regularised horseshoe instead of removing by
             spike and slab; needs `FlatFF(adaptive=True)`.
         include: Name patterns (`fnmatch`) of parameters that may go.
-        exclude: Name patterns of parameters that stay. The output layer stays unless `include` names it.
+        exclude: Name patterns of parameters that stay. Embeddings and the output layer stay unless `include`
+            names them.
         num_data: Number of training data, for the observed evidence; that of the optimizer when None.
         calibration: Inputs to take the moments of batch normalisation from after each removal.
 
@@ -216,10 +217,15 @@ class GradualPruner:
     def _jointly(self, before: Posterior, curvature: RunningCurvature) -> JointStep:
         """Return a removal under the joint posterior of each layer, with the move of what stays."""
         assert self.num_data is not None
-        weights = removable_weights(self.model, self.include, self.exclude)
-        joint = JointRound.of(
-            curvature.value(self.num_data), dict(self.model.named_parameters()), weights, num_rows=MOST_ROWS
+        weights, present = (
+            removable_weights(self.model, self.include, self.exclude),
+            curvature.value(self.num_data),
         )
+        if self.include is None:  # not what the network uses otherwise, such as a table of positions
+            weights = weights.among({
+                name for name, layer in present.parameters().items() if layer is not None
+            })
+        joint = JointRound.of(present, dict(self.model.named_parameters()), weights, num_rows=MOST_ROWS)
         out, total = weights.num_out, weights.num_weights
         if self.sparsity is None:
             most = min(

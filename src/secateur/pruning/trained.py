@@ -114,10 +114,10 @@ def prune_trained(
     device = weights.keep[weights.names[0]].device
     with evaluation_mode(model):
         if include is None:
-            weights = weights.linear_maps(model, data.first(device))
+            weights = weights.linear_maps(model, data.first(model))
         units = None
         if kinds != ("weight",):
-            units = TrainedUnits.of(model, data.first(device).example, kinds, set(weights.names))
+            units = TrainedUnits.of(model, data.first(model).example, kinds, set(weights.names))
             weights = weights.of_units(units.parameters)
         target = _target(weights, sparsity, wanted, units)
         curvature = CurvaturePass(
@@ -127,7 +127,7 @@ def prune_trained(
             diagonal=structure == "diagonal",
             include=list(weights.patterns),
         )
-        curvature.look(data.first(device))
+        curvature.look(data.first(model))
         removal = Removal(
             model=model,
             data=data,
