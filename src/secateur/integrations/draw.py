@@ -2,8 +2,8 @@
 
 Such a trainer runs forward and backward passes itself, so no `with` block of ours can enclose them. A draw is
 opened before the first batch of an optimizer step and closed before the step. Whatever else would see the
-network in between gets the means: a pass in evaluation mode without gradients, and a `state_dict`. So an
-interrupted step does not leave noise in the weights that are saved or evaluated next.
+network in between gets the means: a pass in evaluation mode without gradients, a `state_dict`, and one that
+is loaded. So an interrupted step does not leave noise in the weights that are saved or evaluated next.
 """
 
 from contextlib import ExitStack
@@ -49,7 +49,7 @@ class StepDraw:
             elif not module.training:
                 self.close()
 
-        def before_state_dict(module: nn.Module, _: str, __: bool) -> None:
+        def before_state_dict(module: nn.Module, *_: Any) -> None:
             if module is self._model:
                 self.close()
 
@@ -57,6 +57,7 @@ class StepDraw:
         self._handles = [
             self._model.register_forward_pre_hook(before_forward, with_kwargs=True),
             self._model.register_state_dict_pre_hook(before_state_dict),
+            self._model.register_load_state_dict_pre_hook(before_state_dict),
         ]
 
     def detach(self) -> None:
