@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
 
 from secateur.errors import InvalidArgumentError
@@ -88,7 +88,7 @@ class TestCalibrationData:
         two = CalibrationData.of(self.batches()[:2], held_out=None, seed=0)
         assert sorted(data(two.fit) + data(two.held_out)) == [0, 1]
         with pytest.raises(InvalidArgumentError, match="loader: expected at least one batch, got none"):
-            CalibrationData.of([], held_out=self.batches(), seed=0).first(torch.device("cpu"))
+            CalibrationData.of([], held_out=self.batches(), seed=0).first(nn.Linear(1, 1))
 
     @pytest.mark.parametrize("plain", [True, False])
     def test_a_few_batches_are_drawn_without_replacement(self, plain):

@@ -211,7 +211,7 @@ def check_batch(model: nn.Module, loader: Iterable[Any], option: str) -> None:
         raise DataError(f"{option}: expected a loader of batches, got {in_a_line(error)}") from error
     if batch is None:
         raise DataError(f"{option}: expected at least one batch, got none")
-    read = read_batch(batch, device)
+    read = read_batch(batch, device, model)
     with evaluation_mode(model), torch.no_grad():
         answers(model, read, "the first", option)
     if read.targets is None:

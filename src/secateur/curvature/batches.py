@@ -25,6 +25,7 @@ __all__ = [
 
 LABELS = "labels"
 ATTENTION = "attention_mask"
+DECODER_INPUTS = "decoder_input_ids"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Batch:
     Attributes:
         example: What the network is called with; see `secateur.modules.inputs`.
         targets: Observed targets; None where the loader has none.
-        attended: False at padding tokens, shape (data, tokens); None where nothing says so.
+        attended: False at padding tokens, shape (data, tokens); None where nothing says so. Of an encoder
+            and decoder, at those of the encoder, where positions of the two can be told by their number.
         size: Number of data.
     """
 
@@ -44,13 +46,15 @@ class Batch:
     size: int
 
 
-def read_batch(batch: Any, device: torch.device) -> Batch:
+def read_batch(batch: Any, device: torch.device, model: nn.Module | None = None) -> Batch:
     """Return a loader's batch in its parts, on a device.
 
     Args:
         batch: A pair `(inputs, targets)`; a dict of keyword arguments, whose `labels` are the targets; a pair
             `(inputs, kwargs)` with `labels` among the latter; or inputs alone.
         device: Where the network is.
+        model: The network. One of the Transformers library with a decoder reads that one's inputs off the
+            labels, where the batch does not have them.
 
     Raises:
         InvalidArgumentError: If no tensor in it counts data.
@@ -66,18 +70,28 @@ def read_batch(batch: Any, device: torch.device) -> Batch:
     positional, named = call_arguments(batch)
     if targets is None and LABELS in named:
         targets = named.pop(LABELS)
-    example = to_device((positional, named), device)
-    attended = example[1].get(ATTENTION)
-    if not (isinstance(attended, Tensor) and attended.dim() == 2):
-        attended = None
     if targets is not None and not isinstance(targets, Tensor):
         targets = torch.as_tensor(targets)
+    if targets is not None and DECODER_INPUTS not in named and _has_decoder(model):
+        named[DECODER_INPUTS] = model.prepare_decoder_input_ids_from_labels(targets)  # type: ignore[union-attr, operator]
+    example = to_device((positional, named), device)
+    attended, decoded = example[1].get(ATTENTION), example[1].get(DECODER_INPUTS)
+    if not (isinstance(attended, Tensor) and attended.dim() == 2):
+        attended = None
+    elif isinstance(decoded, Tensor) and decoded.shape == attended.shape:
+        attended = None  # it would be taken for that of the decoder's positions
     return Batch(
         example=example,
         targets=None if targets is None else targets.to(device),
         attended=None if attended is None else attended.bool(),
         size=batch_size(example),
     )
+
+
+def _has_decoder(model: nn.Module | None) -> bool:
+    config = getattr(model, "config", None)
+    shifts = callable(getattr(model, "prepare_decoder_input_ids_from_labels", None))
+    return bool(getattr(config, "is_encoder_decoder", False)) and shifts
 
 
 def first_data(batch: Batch, count: int) -> Batch:
@@ -231,7 +245,7 @@ def learned_likelihood(
             "got an iterator; give a list or a DataLoader"
         )
     for batch in loader:
-        read = read_batch(batch, device)
+        read = read_batch(batch, device, model)
         if read.targets is None:
             raise InvalidArgumentError("loader: expected targets, from which the noise is learned, got none")
         likelihood = likelihood.updated(answers(model, read), read.targets)

@@ -120,7 +120,7 @@ class CurvaturePass:
             InvalidArgumentError: If the batch is not finite, or outputs do not fit the likelihood.
         """
         self._num_batches += 1
-        read = batch if isinstance(batch, Batch) else read_batch(batch, self._device)
+        read = batch if isinstance(batch, Batch) else read_batch(batch, self._device, self._model)
         place = f"batch {self._num_batches}"
         require_finite_batch(read, place)
         with evaluation_mode(self._model):

@@ -154,12 +154,15 @@ def _misread(
             rows = use.rows(gradient)[datum].to(weight.dtype)
             put(use.weight, torch.zeros_like(weight).index_add_(0, use.index[datum], rows))
         else:
-            pieces = use.left(gradient, part)[0].transpose(0, 1).mT @ use.right(gradient, part)[0].transpose(
-                0, 1
+            weight, bias = parameters[use.weight], capture.biases.get(use.weight)
+            # under autocast, gradients and inputs may come in half precision
+            left, right = (
+                each[0].transpose(0, 1).to(weight.dtype)
+                for each in (use.left(gradient, part), use.right(gradient, part))
             )
+            pieces = left.mT @ right
             order = use.in_order()
             matrix = pieces.flatten(0, 1) if order is None else pieces.flatten(0, 1)[:, order]
-            weight, bias = parameters[use.weight], capture.biases.get(use.weight)
             if bias is not None and use.column is not None:
                 put(bias, matrix[:, -1])
                 matrix = matrix[:, :-1]

@@ -85,7 +85,7 @@ class RunningCurvature:
             exclude=exclude,
             generator=self.generator,
         )
-        self._device = device
+        self._model, self._device = model, device
         self.every, self.max_data, self.rate = every, max_data, rate
         self.num_steps = self.num_looks = 0
         self._average: Curvature | None = None
@@ -126,7 +126,7 @@ class RunningCurvature:
         Raises:
             InvalidArgumentError: As for `CurvaturePass.add`.
         """
-        read = read_batch(batch, self._device)
+        read = read_batch(batch, self._device, self._model)
         if self.max_data is not None:
             read = first_data(read, self.max_data)
         if self._average is None:

@@ -1,9 +1,10 @@
 """Networks as ONNX files: masked, compact, posterior mean, or the average over posterior samples."""
 
+import inspect
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -73,6 +74,28 @@ class PosteriorAverage(nn.Module):
         return total / len(self.members)
 
 
+class _ByPosition(nn.Module):
+    """A network that is called by name, with the same tensors in order.
+
+    Args:
+        network: The network.
+        names: Its arguments.
+    """
+
+    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.network, self.names = network, tuple(names)
+        cached = "use_cache" in inspect.signature(network.forward).parameters
+        self.fixed = {"use_cache": False} if cached else {}  # a graph hands no cache over
+
+    def forward(self, *tensors: Tensor) -> Any:
+        """Return the logits, or the first output where none are called so."""
+        result = self.network(**dict(zip(self.names, tensors, strict=True)), **self.fixed)
+        if isinstance(result, Mapping):
+            return result["logits"] if "logits" in result else next(iter(result.values()))
+        return result
+
+
 def onnx(
     model: nn.Module,
     path: str | Path,
@@ -89,8 +112,10 @@ def onnx(
     Args:
         model: Masked or compact network; exported in evaluation mode, masks made permanent.
         path: The file; replaced as a whole.
-        example_input: A batch, or the tuple of positional arguments of a call. The first axis of each
-            tensor is the batch, and any batch size will do.
+        example_input: A batch, the tuple of positional arguments of a call, or a dict of named ones. The
+            first axis of each tensor is the batch, and any batch size will do. The second axis of named
+            integers counts tokens, and any number of these will do; names are those of the file's inputs,
+            and its output is the logits.
         posterior: Weights to take instead of the model's own, with the model's masks: their mean, or
             `num_samples` samples.
         num_samples: Samples whose outputs the one graph averages; 0 takes the mean.
@@ -123,26 +148,34 @@ def onnx(
             "none; each sample needs moments of its own"
         )
     inputs, named = call_arguments(example_input)
-    if named:
+    if named and inputs:
         raise InvalidArgumentError(
-            f"example_input: expected positional arguments only, got {', '.join(named)} by name"
+            "example_input: expected arguments by position or by name, got both; give "
+            f"all in a dict, as {', '.join(named)}"
         )
+    names = tuple(named)
+    inputs = tuple(named.values()) if named else inputs
     network = plain_copy(model).eval()
     if posterior is not None and num_samples:
         samples = [posterior.sample(generator=generator) for _ in range(num_samples)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CompactionWarning)  # a network without smaller units stays whole
             members = [
-                compact(_calibrated(_with_weights(model, sample), calibration), inputs) for sample in samples
+                compact(_calibrated(_with_weights(model, sample), calibration), named or inputs)
+                for sample in samples
             ]
+        if names:
+            members = [_ByPosition(member, names) for member in members]
         network = PosteriorAverage(members, link).eval()
     elif posterior is not None:
         keep = posterior.keep
         network = _with_weights(
             model, {k: v * keep[k] if k in keep else v for k, v in posterior.mean.items()}
         )
+    if names and not isinstance(network, PosteriorAverage):
+        network = _ByPosition(network, names).eval()
     with replacing(Path(path)) as draft:
-        _export(network, draft, inputs)
+        _export(network, draft, inputs, names)
         difference = _check(network, draft, inputs)
     return OnnxFile(Path(path), Path(path).stat().st_size, difference)
 
@@ -171,16 +204,26 @@ def _with_weights(model: nn.Module, weights: dict[str, Tensor]) -> nn.Module:
     return network
 
 
-def _export(network: nn.Module, path: Path, inputs: tuple[Any, ...]) -> None:
+def _export(network: nn.Module, path: Path, inputs: tuple[Any, ...], names: tuple[str, ...]) -> None:
     # torch.export takes sizes of 0 and 1 for constants.
     batch = pytree.tree_map(lambda x: torch.cat([x, x]) if _is_batch(x) and len(x) == 1 else x, inputs)
     size = torch.export.Dim("batch")
     shapes = pytree.tree_map(lambda x: {0: size} if _is_batch(x) else None, batch)
-    if isinstance(network, PosteriorAverage):  # whose forward takes all its arguments as one tuple
+    for name, tensor, axes in zip(names, batch, shapes, strict=False):
+        if _is_batch(tensor) and tensor.dim() == 2 and not tensor.is_floating_point():
+            axes[1] = torch.export.Dim("decoder_tokens" if name.startswith("decoder") else "tokens")
+    if isinstance(network, PosteriorAverage | _ByPosition):  # their forward takes all as one tuple
         shapes = (shapes,)
     try:
         with _quiet():
-            program = torch.onnx.export(network, batch, dynamo=True, dynamic_shapes=shapes, verbose=False)
+            program = torch.onnx.export(
+                network,
+                batch,
+                dynamo=True,
+                dynamic_shapes=shapes,
+                input_names=list(names) or None,
+                verbose=False,
+            )
             assert program is not None
             program.save(path)
     except Exception as error:  # the exporter's errors are private and many
@@ -248,7 +291,8 @@ def onnx_session(path: str | Path) -> Callable[[Any], list[Tensor]]:
         path: The file.
 
     Returns:
-        A function from the network's input, or the tuple of its arguments, to its outputs.
+        A function from the network's input, the tuple of its arguments, or the dict of named ones, to its
+        outputs.
     """
     onnxruntime = import_module("onnxruntime")  # part of the extra `export`
 
@@ -258,6 +302,8 @@ def onnx_session(path: str | Path) -> Callable[[Any], list[Tensor]]:
     names = [item.name for item in session.get_inputs()]
 
     def run(inputs: Any) -> list[Tensor]:
+        if isinstance(inputs, Mapping):
+            inputs = [inputs[name] for name in names]
         tensors = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
         fed = {name: tensor.detach().cpu().numpy() for name, tensor in zip(names, tensors, strict=True)}
         return [torch.from_numpy(output) for output in session.run(None, fed)]

@@ -113,7 +113,7 @@ def prune_to_directory(
     device = next(model.parameters()).device
     model.eval()
     kind = learned_likelihood(resolve(likelihood), model, data.fit, device)
-    example = read_batch(next(iter(data.held_out)), device).example
+    example = read_batch(next(iter(data.held_out)), device, model).example
     before = baseline(model, example)
     scores_before = _scores(model, data.held_out, kind)
     teacher = copy.deepcopy(model) if recovery_epochs else None

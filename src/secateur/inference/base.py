@@ -13,7 +13,7 @@ Scaling, for the whole library: losses are means over data, so the prior enters 
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -196,8 +196,9 @@ class PosteriorOptimizer(Optimizer):
         Entries that a mask of the model removes (`secateur.modules.masks`) get no noise and stay zero.
 
         Args:
-            closure: Clears the gradients, computes the loss and its gradients, and returns the loss; it is
-                called inside `sampled_parameters()`.
+            closure: Clears the gradients, computes the loss and its gradients, and returns the loss. It is
+                called inside `sampled_parameters()`, unless gradients were taken under a draw before; a
+                block that is open has to end inside it.
 
         Returns:
             What `closure` returned, or None.
@@ -205,12 +206,14 @@ class PosteriorOptimizer(Optimizer):
         Raises:
             InvalidArgumentError: If gradients were not taken under exactly one draw, which has ended.
         """
-        self._outside("step")
-        self._follow_masks()
         loss = None
         if closure is not None:
-            with torch.enable_grad(), self.sampled_parameters():
+            # trainers put more than the loss into a closure, or give an empty one
+            begun = self._depth or self._samples_with_gradient
+            with torch.enable_grad(), nullcontext() if begun else self.sampled_parameters():
                 loss = closure()
+        self._outside("step")
+        self._follow_masks()
         num_samples, self._samples_with_gradient = self._samples_with_gradient, 0
         if self.needs_sample and num_samples != 1:
             raise InvalidArgumentError(

@@ -151,10 +151,11 @@ def prunable_exclude(
     include: Sequence[str] | None,
     exclude: Sequence[str] | None,
 ) -> list[str] | None:
-    """Return the patterns of parameters that stay: the caller's, and the output layer's names.
+    """Return the patterns of parameters that stay: the caller's, embeddings' and the output layer's names.
 
-    The output layer is not added if the caller includes parameters by name, or if no other parameter of
-    `names` is a matrix.
+    Neither is added if the caller includes parameters by name. The output layer is not added if no other
+    parameter of `names` is a matrix, and embeddings are not if there are no others at all. The rows of an
+    embedding are tokens, not units, and data that lack a token say nothing of its row.
 
     Args:
         model: The network.
@@ -169,13 +170,22 @@ def prunable_exclude(
     given = None if exclude is None else list(exclude)
     if include is not None:
         return given
-    output = output_parameters(model)
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    listed = set(names)
-    others = listed - set(output)
-    if not any(name in parameters and parameters[name].dim() > 1 for name in others):
-        return given
-    return [*(given or ()), *(escape(name) for name in output if name in listed)]
+    listed = list(dict.fromkeys(names))
+    stay: list[str] = []
+    for group in (_embedded(model), output_parameters(model)):
+        others = set(listed) - {*stay, *group}
+        if any(name in parameters and parameters[name].dim() > 1 for name in others):
+            stay += [name for name in group if name in listed]
+    return given if given is None and not stay else [*(given or ()), *map(escape, stay)]
+
+
+def _embedded(model: nn.Module) -> list[str]:
+    """Return the names of embeddings' tables, tied ones under every name."""
+    tables = {
+        id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)
+    }
+    return [name for name, each in model.named_parameters(remove_duplicate=False) if id(each) in tables]
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:

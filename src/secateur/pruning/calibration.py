@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Subset
 
 from secateur.curvature.batches import Batch, read_batch
@@ -95,17 +95,17 @@ class CalibrationData:
         order = torch.randperm(len(batches), generator=generator).tolist()
         return [batches[number] for number in order[:max_batches]]
 
-    def first(self, device: torch.device) -> Batch:
-        """Return the first batch.
+    def first(self, model: nn.Module) -> Batch:
+        """Return the first batch, where the network is.
 
         Args:
-            device: Where the network is.
+            model: The network.
 
         Raises:
             InvalidArgumentError: If there is none.
         """
         for batch in self.fit:
-            return read_batch(batch, device)
+            return read_batch(batch, next(model.parameters()).device, model)
         raise InvalidArgumentError("loader: expected at least one batch, got none")
 
     def inputs(self, count: int) -> Tensor | None:

@@ -61,13 +61,15 @@ class GradualPruner:
         hyperprior: "full" or "tiered" narrows priors to a regularised horseshoe instead of removing by
             spike and slab; needs `FlatFF(adaptive=True)`.
         include: Name patterns (`fnmatch`) of parameters that may go.
-        exclude: Name patterns of parameters that stay. The output layer stays unless `include` names it.
+        exclude: Name patterns of parameters that stay. Embeddings and the output layer stay unless `include`
+            names them.
         num_data: Number of training data, for the observed evidence; that of the optimizer when None.
         calibration: Inputs to take the moments of batch normalisation from after each removal.
 
     Attributes:
         num_steps: Steps done.
         best_loss: Lowest loss observed, in nats per datum.
+        optimizer: The posterior optimizer, None where another posterior was given.
         removed_delta_f: Predicted evidence of all that was removed, by parameter, in nats; of a
             joint removal by the weight of each layer.
 
@@ -104,6 +106,7 @@ class GradualPruner:
         self.model, self.schedule, self.sparsity = model, schedule, sparsity
         self.criterion, self.hyperprior = criterion, hyperprior
         self.include, self.exclude, self.calibration = include, exclude, calibration
+        self.optimizer = source if isinstance(source, PosteriorOptimizer) else None
         self._source, self._observer = source, Observer(model, observe, calibration)
         self._independent = IndependentRemoval(model, schedule, criterion, include, exclude)
         self.num_data = source.num_data if isinstance(source, PosteriorOptimizer) else num_data
@@ -214,10 +217,15 @@ class GradualPruner:
     def _jointly(self, before: Posterior, curvature: RunningCurvature) -> JointStep:
         """Return a removal under the joint posterior of each layer, with the move of what stays."""
         assert self.num_data is not None
-        weights = removable_weights(self.model, self.include, self.exclude)
-        joint = JointRound.of(
-            curvature.value(self.num_data), dict(self.model.named_parameters()), weights, num_rows=MOST_ROWS
+        weights, present = (
+            removable_weights(self.model, self.include, self.exclude),
+            curvature.value(self.num_data),
         )
+        if self.include is None:  # not what the network uses otherwise, such as a table of positions
+            weights = weights.among({
+                name for name, layer in present.parameters().items() if layer is not None
+            })
+        joint = JointRound.of(present, dict(self.model.named_parameters()), weights, num_rows=MOST_ROWS)
         out, total = weights.num_out, weights.num_weights
         if self.sparsity is None:
             most = min(

@@ -134,7 +134,7 @@ def judged(
     number = given = 0
     for number, batch in enumerate(batches, 1):
         with evaluation_mode(model), torch.no_grad():
-            read = read_batch(batch, device)
+            read = read_batch(batch, device, model)
             if read.targets is None:
                 raise InvalidArgumentError(
                     f"{argument}: expected batches with targets, by which the loss is measured, got none; "

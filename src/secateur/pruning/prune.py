@@ -26,8 +26,8 @@ def prune(
     """Prune a model in place by the evidence of a posterior, and hold the zeros through later training.
 
     Removed entries are exact zeros under the parameters' own names. Kept weights of a structured posterior
-    move to their mean given the removal. The output layer stays unless `include` names it or the model has
-    no other.
+    move to their mean given the removal. Embeddings and the output layer stay unless `include` names them or
+    the model has no other.
 
     Args:
         model: The network the posterior belongs to, perhaps already held.

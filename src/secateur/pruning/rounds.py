@@ -96,12 +96,23 @@ class TrainedWeights:
         """
         parameters = {name: each for name, each in model.named_parameters() if name in self.keep}
         plan = make_plan(model, parameters, batch, structure="row", with_diagonal=False, largest_factor=0)
-        if not plan.matrices:
-            self.require(plan.matrices)
-        layers = {layer_of(name) for name in plan.matrices}
+        return self.among(plan.matrices)
+
+    def among(self, names: Container[str]) -> "TrainedWeights":
+        """Return only weights of these names, with the biases of their layers.
+
+        Args:
+            names: Of weights that the network uses as linear maps or convolutions.
+
+        Raises:
+            InvalidArgumentError: If there are none.
+        """
+        keep = {name: mask for name, mask in self.keep.items() if name in names}
+        if not keep:
+            self.require(names)
+        layers = {layer_of(name) for name in keep}
         return TrainedWeights(
-            {name: mask for name, mask in self.keep.items() if name in plan.matrices},
-            {name: mask for name, mask in self.biases.items() if layer_of(name) in layers},
+            keep, {name: mask for name, mask in self.biases.items() if layer_of(name) in layers}
         )
 
     def require(self, found: Container[str]) -> None:

@@ -119,10 +119,10 @@ def prune_trained(
     device = weights.keep[weights.names[0]].device
     with evaluation_mode(model):
         if include is None:
-            weights = weights.linear_maps(model, data.first(device))
+            weights = weights.linear_maps(model, data.first(model))
         units = None
         if kinds != ("weight",):
-            example = data.first(device).example
+            example = data.first(model).example
             by_work = cost == "multiply-adds" or multiply_adds is not None
             units = TrainedUnits.of(
                 model,
@@ -140,7 +140,7 @@ def prune_trained(
             diagonal=structure == "diagonal",
             include=list(weights.patterns),
         )
-        curvature.look(data.first(device))
+        curvature.look(data.first(model))
         removal = Removal(
             model=model,
             data=data,

@@ -133,7 +133,7 @@ def _divergence(
     model: nn.Module, teacher: nn.Module, batch: Any, likelihood: Likelihood
 ) -> tuple[Tensor, int]:
     """Return the summed divergence of the answers to a batch, and how many there are."""
-    read = read_batch(batch, next(model.parameters()).device)
+    read = read_batch(batch, next(model.parameters()).device, model)
     require_finite_batch(read, "a batch")
     with torch.no_grad():
         wanted = widened(answers(teacher, read))
