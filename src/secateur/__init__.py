@@ -3,27 +3,42 @@
 Fit a posterior (`secateur.inference`, or `secateur.fit` for the whole loop), let the model evidence decide
 what goes (`secateur.prune`), or take a trained network (`secateur.prune_trained`); `secateur.compact` and
 `secateur.save` make it small for real. `secateur.reduction` is the mathematics alone.
+
+Names are imported when they are first used (PEP 562), so `import secateur` is quick and a part of the
+library needs only the packages that this part uses.
 """
 
-from secateur import (
-    data,
-    export,
-    inference,
-    likelihoods,
-    metrics,
-    modules,
-    networks,
-    posterior,
-    pruning,
-    reduction,
-    training,
-)
-from secateur.export import load, save
-from secateur.modules import hold_zeros, masks_of
-from secateur.posterior import Posterior
-from secateur.pruning import GradualPruner, PruneResult, compact, prune, prune_trained
-from secateur.training import fit, recover
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
 from secateur.version import __version__
+
+if TYPE_CHECKING:
+    from secateur import (
+        compaction,
+        curvature,
+        data,
+        errors,
+        export,
+        inference,
+        likelihoods,
+        metrics,
+        modules,
+        networks,
+        posterior,
+        pruning,
+        reduction,
+        training,
+    )
+    from secateur.compaction import compact
+    from secateur.export import load, save
+    from secateur.modules import hold_zeros, masks_of
+    from secateur.posterior import Posterior
+    from secateur.pruning import GradualPruner, PruneResult, prune_trained
+    from secateur.pruning.prune import prune
+    from secateur.training import recover
+    from secateur.training.fit import fit
 
 __all__ = [
     "GradualPruner",
@@ -31,7 +46,10 @@ __all__ = [
     "PruneResult",
     "__version__",
     "compact",
+    "compaction",
+    "curvature",
     "data",
+    "errors",
     "export",
     "fit",
     "hold_zeros",
@@ -51,3 +69,36 @@ __all__ = [
     "save",
     "training",
 ]
+
+_PACKAGE_OF = {
+    "GradualPruner": "pruning",
+    "Posterior": "posterior",
+    "PruneResult": "pruning",
+    "compact": "compaction",
+    "fit": "training",
+    "hold_zeros": "modules",
+    "load": "export",
+    "masks_of": "modules",
+    "prune": "pruning",
+    "prune_trained": "pruning",
+    "recover": "training",
+    "save": "export",
+}
+"""Where each name that is not a package itself is defined."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for."""
+    if name in _PACKAGE_OF:
+        value = getattr(import_module(f"secateur.{_PACKAGE_OF[name]}"), name)
+    elif not name.startswith("_") and find_spec(f"secateur.{name}") is not None:
+        value = import_module(f"secateur.{name}")
+    else:
+        raise AttributeError(f"module 'secateur' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted(__all__)

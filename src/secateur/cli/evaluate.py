@@ -7,7 +7,6 @@ from rich.console import Console
 
 from secateur import training
 from secateur.cli.options import DataDir, Device, FinishedRun
-from secateur.reports import terminal
 
 __all__ = ["EXAMPLE", "evaluate"]
 
@@ -22,5 +21,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="test or train.")] = "test",
 ) -> None:
     """Test a run again: the average of posterior samples beside the posterior-mean network."""
+    from secateur.reports import terminal  # pandas: only where it is needed
+
     result = training.evaluate(run, data_dir=data_dir, device=device, num_samples=samples, split=split)
     terminal.show_scores(result, Console(), split=split, run=run)

@@ -14,12 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pooch
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from secateur.data.files import Remote, RemoteFile, Source, fetch, user_folder
+from secateur.data.files import Remote, RemoteFile, Source, cache_folder, fetch, user_folder
 from secateur.data.images import RawImages
 from secateur.errors import DataError
 
@@ -117,7 +116,7 @@ def locate(
         for place in (*(place / layout.folder for place in places), *places):
             if (place / layout.test_file).is_file() and (place / layout.train_files[0]).is_file():
                 return Source("folder", place)
-    kept = (cache or Path(pooch.os_cache("secateur"))) / layout.name
+    kept = cache_folder(cache, layout.name)
     if (kept / layout.archive.name).is_file():
         return Source("cache", kept)
     return Source("download", kept, url=base_url or layout.remote.base_url)
@@ -154,6 +153,8 @@ def read(layout: Layout, source: Source, *, progress: bool = False) -> RawImages
 
 
 def _check_archive(path: Path, known_hash: str) -> None:
+    import pooch
+
     algorithm, expected = known_hash.split(":")
     got = pooch.file_hash(str(path), alg=algorithm)
     if got != expected:

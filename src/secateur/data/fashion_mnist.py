@@ -7,9 +7,7 @@ Source: Xiao, Rasul & Vollgraf 2017, arXiv:1708.07747. Looked for in the user's 
 from dataclasses import replace
 from pathlib import Path
 
-import pooch
-
-from secateur.data.files import Remote, RemoteFile, Source, fetch, read_verified, user_folder
+from secateur.data.files import Remote, RemoteFile, Source, cache_folder, fetch, read_verified, user_folder
 from secateur.data.idx import parse_idx
 from secateur.data.images import RawImages
 from secateur.errors import DataError
@@ -84,7 +82,7 @@ def locate(
                 return Source("folder", candidate)
     if _holds_files(system_folder):
         return Source("system package", system_folder)
-    kept = (cache or Path(pooch.os_cache("secateur"))) / "fashion-mnist"
+    kept = cache_folder(cache, "fashion-mnist")
     if all((kept / file.name).is_file() for file in OFFICIAL.files):
         return Source("cache", kept)
     return Source("download", kept, url=base_url or OFFICIAL.base_url)

@@ -15,13 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pooch
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
 from secateur.errors import DataError
 from secateur.runs.files import open_ordinary
 
-__all__ = ["DATA_DIR_VARIABLE", "Remote", "RemoteFile", "Source", "fetch", "read_verified", "user_folder"]
+__all__ = [
+    "DATA_DIR_VARIABLE",
+    "Remote",
+    "RemoteFile",
+    "Source",
+    "cache_folder",
+    "fetch",
+    "read_verified",
+    "user_folder",
+]
 
 DATA_DIR_VARIABLE = "SECATEUR_DATA"
 LARGEST_CONTENT = 2**28  # bytes of one file of a data set; Fashion-MNIST's training images are 47 million
@@ -105,6 +111,18 @@ def user_folder(data_dir: Path | None) -> Path | None:
     return folder
 
 
+def cache_folder(cache: Path | None, name: str) -> Path:
+    """Return the folder of a data set's downloads.
+
+    Args:
+        cache: Folder of all downloads; None takes the operating system's place for caches.
+        name: Folder of the data set in it.
+    """
+    import pooch
+
+    return (cache or Path(pooch.os_cache("secateur"))) / name
+
+
 def read_verified(path: Path, content_sha256: str) -> bytes:
     """Read a file, decompressed if it is a .gz, after checking its hash.
 
@@ -150,6 +168,8 @@ def fetch(remote: Remote, folder: Path, *, progress: bool = False) -> tuple[Path
     Raises:
         DataError: If the server cannot be reached, or what it sends has another hash.
     """
+    import pooch  # here, so that reading local data does not wait for it
+
     wanted = {file.name: file.known_hash for file in remote.files}
     client = pooch.create(
         path=folder,
@@ -226,6 +246,8 @@ class _Download:
         if not self._shown:
             yield lambda num_bytes: None
             return
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
         with Progress(*columns) as bar:
             task = bar.add_task(self._name, total=total)

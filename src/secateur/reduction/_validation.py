@@ -8,10 +8,10 @@ validation costs one reduction over the result.
 import math
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from secateur.errors import InvalidArgumentError
+from secateur.shapes import Float
 
 __all__ = [
     "Values",

@@ -10,12 +10,12 @@ With weights π_M and reduced posteriors N(m_M, Σ_M) the mixture has mean Σ π
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from secateur.reduction._validation import Values, require_last_axes
 from secateur.reduction.dense import dense_reduced_posterior
 from secateur.reduction.search import SubsetSearch, conditional_prior, one_model
+from secateur.shapes import Float
 
 __all__ = ["ModelAverage", "average_models"]
 

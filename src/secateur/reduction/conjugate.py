@@ -19,7 +19,6 @@ large terms. So a count of 1e15 costs no digits.
 import math
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from secateur.errors import InvalidArgumentError, NotNestedError
@@ -30,6 +29,7 @@ from secateur.reduction._validation import (
     require,
     require_positive,
 )
+from secateur.shapes import Float
 
 __all__ = ["beta_delta_f", "dirichlet_delta_f", "dirichlet_reduced_posterior", "gamma_delta_f", "log_rising"]
 

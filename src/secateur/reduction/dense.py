@@ -18,7 +18,6 @@ and each batch entry may pin coordinates of its own.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from secateur.errors import NotNestedError
@@ -37,6 +36,7 @@ from secateur.reduction._validation import (
     require_finite,
     require_last_axes,
 )
+from secateur.shapes import Float
 
 __all__ = ["dense_delta_f", "dense_reduced_posterior"]
 

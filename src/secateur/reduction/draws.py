@@ -15,12 +15,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from secateur.errors import InvalidArgumentError
 from secateur.reduction._linear_algebra import cholesky
 from secateur.reduction._validation import require, require_finite
+from secateur.shapes import Float
 
 __all__ = ["DrawnGaussian", "from_draws"]
 

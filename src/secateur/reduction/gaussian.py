@@ -23,7 +23,6 @@ a result that is finite proves that its arguments were valid.
 import math
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from secateur.errors import NotNestedError
@@ -37,6 +36,7 @@ from secateur.reduction._validation import (
     require_positive,
     require_positive_or_infinite,
 )
+from secateur.shapes import Float
 
 __all__ = ["delta_f", "reduced_posterior"]
 

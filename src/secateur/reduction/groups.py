@@ -11,13 +11,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from secateur.errors import InvalidArgumentError
 from secateur.reduction._linear_algebra import cholesky, log_determinant, require_symmetric, solve
 from secateur.reduction._validation import Values, common_tensors, require_last_axes, require_positive
 from secateur.reduction.partition import Partition
+from secateur.shapes import Bool, Float
 
 __all__ = [
     "PatternChoice",

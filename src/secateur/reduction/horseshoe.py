@@ -26,7 +26,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from secateur.errors import InvalidArgumentError
@@ -39,6 +38,7 @@ from secateur.reduction._validation import (
 )
 from secateur.reduction.gaussian import delta_f, reduced_posterior
 from secateur.reduction.horseshoe_scales import HorseshoeScales
+from secateur.shapes import Bool, Float
 
 __all__ = ["HorseshoeReduction", "horseshoe"]
 

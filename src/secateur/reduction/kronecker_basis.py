@@ -10,12 +10,12 @@ identity, A = U α U^T alone gives W = U α^-1/2 and d = D / α.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from secateur.errors import InvalidArgumentError, NotNestedError
 from secateur.reduction._linear_algebra import cholesky
 from secateur.reduction._validation import require
+from secateur.shapes import Float
 
 __all__ = ["DiagonalisedPrecision", "diagonalise", "eigenbasis"]
 

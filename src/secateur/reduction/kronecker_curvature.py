@@ -13,7 +13,6 @@ Kronecker product again. Single entries that are out break the product; see `sec
 """
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from secateur.errors import InvalidArgumentError
@@ -21,6 +20,7 @@ from secateur.reduction._validation import require
 from secateur.reduction.groups import joint_group_delta_f
 from secateur.reduction.kronecker_basis import eigenbasis
 from secateur.reduction.matrix_covariance import CHUNK_ENTRIES, MatrixCovariance, equal_groups
+from secateur.shapes import Bool, Float, Int
 
 __all__ = [
     "KroneckerCovariance",

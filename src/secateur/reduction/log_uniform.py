@@ -23,7 +23,6 @@ posterior is N(μ, σ²) cut to that interval. Two reduced priors shrink it to i
 import math
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from secateur.errors import InvalidArgumentError
@@ -34,6 +33,7 @@ from secateur.reduction._validation import (
     require_finite,
     require_positive,
 )
+from secateur.shapes import Float
 
 __all__ = ["LOWER", "UPPER", "log_normal_gate_delta_f", "log_uniform_gate_delta_f"]
 

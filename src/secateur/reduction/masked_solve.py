@@ -13,10 +13,10 @@ brings as much at first; from there the others go further.
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from secateur.reduction.kronecker_curvature import KroneckerCovariance, curvature_product
+from secateur.shapes import Bool, Float
 
 __all__ = ["masked_minimum", "masked_solve"]
 

@@ -12,12 +12,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from secateur.errors import InvalidArgumentError
 from secateur.reduction._linear_algebra import cholesky, log_determinant
 from secateur.reduction.groups import joint_group_delta_f
+from secateur.shapes import Bool, Float, Int
 
 __all__ = ["DenseCovariance", "MatrixCovariance", "equal_groups"]
 

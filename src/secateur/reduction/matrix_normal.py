@@ -17,7 +17,6 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -32,6 +31,7 @@ from secateur.reduction._validation import (
     require_positive_or_infinite,
 )
 from secateur.reduction.kronecker_basis import DiagonalisedPrecision, diagonalise
+from secateur.shapes import Float
 
 __all__ = ["matrix_normal_delta_f", "matrix_normal_reduced_posterior"]
 

@@ -21,7 +21,6 @@ Pinned coordinates are those of the dense case, so dropping regressors is exact.
 import math
 from dataclasses import dataclass
 
-from jaxtyping import Float
 from torch import Tensor
 
 from secateur.errors import InvalidArgumentError, NotNestedError
@@ -34,6 +33,7 @@ from secateur.reduction._validation import (
 )
 from secateur.reduction.conjugate import log_rising
 from secateur.reduction.dense import complete_square, with_pins
+from secateur.shapes import Float
 
 __all__ = [
     "NormalGamma",

@@ -13,7 +13,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from secateur.errors import InvalidArgumentError
@@ -25,6 +24,7 @@ from secateur.reduction._validation import (
     require_finite,
     require_positive,
 )
+from secateur.shapes import Bool, Float
 
 __all__ = [
     "PredictedAgainstObserved",

@@ -16,8 +16,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
+
+from secateur.shapes import Bool, Float
 
 __all__ = ["OwnPrior", "own_prior"]
 

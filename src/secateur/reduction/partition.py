@@ -7,10 +7,10 @@ Shapes: a partition divides a parameter of any shape into groups of equal size, 
 import math
 from dataclasses import dataclass
 
-from jaxtyping import Shaped
 from torch import Tensor
 
 from secateur.errors import InvalidArgumentError
+from secateur.shapes import Shaped
 
 __all__ = ["Partition", "blocks", "channels", "columns", "heads", "rows", "runs"]
 

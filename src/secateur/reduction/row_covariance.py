@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from secateur.reduction._linear_algebra import cholesky, identity_outside, log_determinant, solve
 from secateur.reduction.groups import joint_group_delta_f
 from secateur.reduction.matrix_covariance import CHUNK_ENTRIES, MatrixCovariance, equal_groups
+from secateur.shapes import Bool, Float, Int
 
 __all__ = ["RowCovariance"]
 

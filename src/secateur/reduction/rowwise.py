@@ -12,7 +12,6 @@ the logs of prior precisions, and enters with the factor one half that all Gauss
 import math
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from secateur.reduction._validation import (
@@ -24,6 +23,7 @@ from secateur.reduction._validation import (
     require_positive_or_infinite,
 )
 from secateur.reduction.dense import complete_square, with_pins
+from secateur.shapes import Float
 
 __all__ = ["rowwise_delta_f", "rowwise_reduced_posterior"]
 

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from secateur.errors import InvalidArgumentError
 from secateur.reduction._linear_algebra import cholesky, identity_outside, require_symmetric
 from secateur.reduction._validation import Values, common_tensors, require_finite, require_last_axes
 from secateur.reduction.gaussian import delta_f
+from secateur.shapes import Bool, Float
 
 __all__ = ["MAX_EXHAUSTIVE", "SubsetSearch", "conditional_prior", "search_subsets", "single_delta_f"]
 

@@ -8,10 +8,10 @@ found 16 bits at a time: a histogram of the highest 16 bits says in which bin it
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from secateur.errors import InvalidArgumentError
+from secateur.shapes import Bool, Float
 
 __all__ = ["select_largest"]
 

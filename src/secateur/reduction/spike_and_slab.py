@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from secateur.errors import InvalidArgumentError
 from secateur.reduction import _streaming
 from secateur.reduction._validation import require
+from secateur.shapes import Bool, Float
 
 __all__ = ["SpikeAndSlab", "spike_and_slab", "spike_and_slab_log_odds"]
 

@@ -12,8 +12,6 @@ from typing import Any, final
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 __all__ = ["LiveProgress", "PlainProgress", "Progress", "SilentProgress", "for_console"]
 
@@ -94,6 +92,9 @@ class LiveProgress(Progress):
     _SECONDS_BETWEEN_UPDATES = 0.1
 
     def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar  # here, so that importing the library does not wait for it
+
         self._bar = Bar(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=None),
