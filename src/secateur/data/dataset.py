@@ -9,6 +9,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from secateur.errors import DataError
+from secateur.likelihoods import Likelihood
 
 __all__ = ["Dataset", "Split", "Standardisation", "validate"]
 
@@ -42,7 +43,7 @@ class Split:
         whole = self.labels.dtype == torch.int64
         if not self.images.is_floating_point() or not (whole or self.labels.is_floating_point()):
             raise DataError(
-                "expected images as floating-point numbers and labels as int64 or floating-point numbers,"
+                "expected images as floating-point numbers and labels as such numbers or int64,"
                 f" got {self.images.dtype} and {self.labels.dtype}"
             )
 
@@ -122,8 +123,7 @@ class Dataset:
             needs to prepare an image; empty where nobody knows.
         inputs: How own data were standardised; a run standardises new inputs likewise. None for inputs that
             the user of a network standardises.
-        likelihood: Description of the distribution of the targets, as `likelihoods.resolve` reads it; None
-            for classes.
+        likelihood: Distribution of the targets, in their own unit; None for classes.
         feature_names: What the features of a table are called.
         remarks: What was guessed or changed when the data were read, in words.
         source: Where own data were read from, as JSON values (`secateur.data.own.OwnData`).
@@ -137,7 +137,7 @@ class Dataset:
     pixel_mean: tuple[float, ...] = ()
     pixel_std: tuple[float, ...] = ()
     inputs: Standardisation | None = None
-    likelihood: Mapping[str, Any] | None = None
+    likelihood: Likelihood | None = None
     feature_names: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     source: Mapping[str, Any] | None = None
