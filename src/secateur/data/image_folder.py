@@ -8,7 +8,7 @@ import numpy as np
 
 from secateur.data.examples import Examples, OwnExamples
 from secateur.errors import DataError
-from secateur.runs.files import open_ordinary
+from secateur.runs.files import file_checksum, open_ordinary
 
 __all__ = ["folder_checksum", "read_image_folder"]
 
@@ -60,8 +60,7 @@ def folder_checksum(folder: Path) -> str:
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in SUFFIXES and path.is_file():
             total.update(str(path.relative_to(folder)).encode(errors="surrogateescape"))
-            with open_ordinary(path) as file:
-                total.update(hashlib.file_digest(file, "sha256").digest())
+            total.update(file_checksum(path).encode())
     return total.hexdigest()
 
 

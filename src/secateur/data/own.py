@@ -15,7 +15,7 @@ from secateur.data.examples import Examples, OwnExamples, as_array
 from secateur.data.image_folder import folder_checksum, read_image_folder
 from secateur.data.targets import encode, guess_likelihood
 from secateur.errors import DataError, InvalidArgumentError, UsageError
-from secateur.runs.files import open_ordinary
+from secateur.runs.files import file_checksum
 
 __all__ = ["OwnData", "from_arrays", "is_own_data", "prepare_own", "read_own"]
 
@@ -256,11 +256,7 @@ def _checksum(path: Path, test: Path | None) -> str:
     total = hashlib.sha256()
     for each in (path, *(() if test is None else (test,))):
         try:
-            if each.is_dir():
-                total.update(folder_checksum(each).encode())
-            else:
-                with open_ordinary(each) as file:
-                    total.update(hashlib.file_digest(file, "sha256").hexdigest().encode())
+            total.update((folder_checksum(each) if each.is_dir() else file_checksum(each)).encode())
         except OSError as error:
             raise DataError(f"{each}: expected a file that can be read, got: {error}") from error
     return total.hexdigest()

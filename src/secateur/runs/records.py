@@ -44,6 +44,31 @@ Number = Annotated[
 ]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Side = Annotated[int, Field(ge=1, le=4096)]  # of an image
+Features = Annotated[int, Field(ge=1, le=2**20)]  # of a row of a table
+InputShape = tuple[Side, Side, Side] | tuple[Features] | tuple[Side, Side]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """How inputs were standardised: mean and standard deviation of each feature or channel."""
+
+    mean: tuple[Number, ...]
+    std: tuple[Number, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where own data were read from (`secateur.data.OwnData`), or the function that returned them."""
+
+    path: str | None = None
+    function: str | None = None
+    target: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    test: str | None = None
+    test_fraction: Number = 0.2
+    likelihood: str | None = None
+    image_size: Side | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +83,17 @@ class Config:
     device: str = "cpu"
     sparsity: float | None = None
     predictive_temperature: Number = math.nan
-    image_shape: tuple[Side, Side, Side] | None = None
+    image_shape: InputShape | None = None
     num_classes: Count | None = None
     recipe: dict[str, Any] | None = None
     command: str | None = None
     augment: bool = False
     autocast: bool = False
+    likelihood: dict[str, Any] | None = None
+    inputs: Inputs | None = None
+    source: Origin | None = None
+    class_names: tuple[str, ...] = ()
+    feature_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
