@@ -45,9 +45,9 @@ NETWORK_HELP = (
     "(this runs its code; the current directory is looked into first)."
 )
 DATA_HELP = (
-    f"One of {', '.join(data_names())}; a .csv, .tsv or .parquet table; a .npz or .safetensors file of inputs "
-    "and targets; a folder of images with a subfolder for each class; or package.module:function that returns "
-    "inputs and targets (this runs its code)."
+    f"One of {', '.join(data_names())}; a .csv, .tsv or .parquet table; a .npz or .safetensors file of "
+    "inputs and targets; a folder of images with a subfolder for each class; or package.module:function that "
+    "returns inputs and targets (this runs its code)."
 )
 RunNetwork = Annotated[
     str | None,

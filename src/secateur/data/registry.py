@@ -127,7 +127,7 @@ def locate(name: str, data_dir: Path | None = None, *, base_url: str | None = No
     embedded in scikit-learn
     """
     if name not in _TABLE:
-        raise unknown_name("data set", name, _TABLE)
+        raise unknown_name("data set", name, _TABLE, own="a .csv, .npz, ... file or a folder of images")
     return _TABLE[name].locate(data_dir, base_url=base_url)
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "parse_seeds",
     "read_record",
     "reduces",
+    "slug",
     "write_record",
 ]
 
@@ -34,6 +35,21 @@ RECORD = "comparison.json"
 AXES = ("networks", "data", "methods", "seeds")
 MAX_SEED = 2**32 - 1
 NOMINAL_NUM_DATA = 60_000  # of a data set large enough for any method to reduce
+
+
+def slug(name: str) -> str:
+    """Return a name of a network or data set as part of the name of a directory.
+
+    Args:
+        name: As typed: a name, `package.module:function`, a file or a folder.
+
+    >>> slug("fashion-mnist"), slug("nets.own:Net"), slug("../data/my cars.csv")
+    ('fashion-mnist', 'nets.own-Net', 'my-cars')
+    """
+    path = Path(name)
+    own = "/" in name or path.suffix.lower() in {".csv", ".tsv", ".parquet", ".npz", ".safetensors"}
+    shown = (path.stem if path.suffix else path.name) if own else name
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in shown).strip("-.") or "own"
 
 
 @dataclass(frozen=True)
@@ -48,7 +64,7 @@ class Cell:
     @property
     def name(self) -> str:
         """The name of its directory and of its log."""
-        return f"{self.network}-{self.data}-{self.method}-seed{self.seed}"
+        return f"{slug(self.network)}-{slug(self.data)}-{self.method}-seed{self.seed}"
 
     def directory(self, out: Path) -> Path:
         """Return the directory of the run within a comparison in `out`."""

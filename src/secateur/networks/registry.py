@@ -61,7 +61,7 @@ _TABLE: dict[str, _Entry] = {
 
 def _entry(name: str) -> _Entry:
     if name not in _TABLE:
-        raise unknown_name("network", name, _TABLE)
+        raise unknown_name("network", name, _TABLE, own="package.module:function")
     return _TABLE[name]
 
 

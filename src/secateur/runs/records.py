@@ -6,22 +6,27 @@ are kept as they are and never trusted. `secateur.runs.reading` reads the files.
 
 import math
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 __all__ = [
+    "SCORES_OF",
     "Bench",
     "BenchVariant",
     "Config",
     "Count",
     "Epoch",
+    "Inputs",
+    "IntervalLevels",
     "Kernel",
     "KernelChoice",
     "Layer",
     "Machine",
     "Metrics",
     "Number",
+    "Origin",
     "Reduction",
     "ReliabilityBins",
     "Scores",
@@ -98,13 +103,41 @@ class Config:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one kind of prediction of classes; log scores in nats, means over examples."""
+    """Scores of one kind of prediction; those of other likelihoods are nan. Log scores in nats per datum."""
 
-    accuracy: Number
-    negative_log_likelihood: Number
-    expected_calibration_error: Number
-    brier_score: Number
-    log_predictive_density: Number
+    accuracy: Number = math.nan
+    negative_log_likelihood: Number = math.nan
+    expected_calibration_error: Number = math.nan
+    brier_score: Number = math.nan
+    log_predictive_density: Number = math.nan
+    root_mean_squared_error: Number = math.nan
+    continuous_ranked_probability_score: Number = math.nan
+    coverage_50: Number = math.nan
+    coverage_90: Number = math.nan
+    deviance: Number = math.nan
+
+
+_OF_CLASSES = (
+    "accuracy",
+    "negative_log_likelihood",
+    "expected_calibration_error",
+    "brier_score",
+    "log_predictive_density",
+)
+SCORES_OF = MappingProxyType({
+    "categorical": _OF_CLASSES,
+    "bernoulli": _OF_CLASSES,
+    "gaussian": (
+        "root_mean_squared_error",
+        "negative_log_likelihood",
+        "continuous_ranked_probability_score",
+        "coverage_50",
+        "coverage_90",
+        "log_predictive_density",
+    ),
+    "poisson": ("deviance", "negative_log_likelihood", "root_mean_squared_error", "log_predictive_density"),
+})
+"""Names of the scores of each likelihood, in the order of tables."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +185,19 @@ class ReliabilityBins:
 
 
 @dataclass(frozen=True)
+class IntervalLevels:
+    """Probability of central intervals, and the share of targets inside."""
+
+    level: tuple[Number, ...]
+    coverage: tuple[Number, ...]
+    num_targets: Count
+
+    def __post_init__(self) -> None:
+        if len(self.level) != len(self.coverage):
+            raise ValueError("lists of one length, got different ones")
+
+
+@dataclass(frozen=True)
 class Epoch:
     """One line of `history.jsonl`; the scores are those of the posterior-mean network."""
 
@@ -160,6 +206,9 @@ class Epoch:
     accuracy: Number = math.nan
     negative_log_likelihood: Number = math.nan
     expected_calibration_error: Number = math.nan
+    root_mean_squared_error: Number = math.nan
+    continuous_ranked_probability_score: Number = math.nan
+    deviance: Number = math.nan
     sparsity: Number = math.nan
     num_removed: Count = 0
 
@@ -178,6 +227,7 @@ class Metrics:
     layers: tuple[Layer, ...]
     reductions: tuple[Reduction, ...]
     reliability: ReliabilityBins | None = None
+    intervals: IntervalLevels | None = None
     mean_network: dict[str, Any] | None = None
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from secateur.compaction import plain_copy
-from secateur.data import Split
+from secateur.data import Dataset, Split
+from secateur.data.examples import OwnExamples
 from secateur.errors import InvalidArgumentError, UsageError
 from secateur.likelihoods import Likelihood, resolve
 from secateur.modules import evaluation_mode, held_masks, reestimate
@@ -68,6 +69,8 @@ def prune_run(
     data_dir: Path | None = None,
     command: str | None = None,
     progress: Progress | None = None,
+    model: nn.Module | None = None,
+    data: Dataset | OwnExamples | str | None = None,
 ) -> PrunedRun:
     """Prune the network of a finished run further, and write the result as a new run.
 
@@ -87,6 +90,8 @@ def prune_run(
         data_dir: Where to look for the data set first.
         command: Command line to keep in `config.json`.
         progress: What to tell of each step and epoch of the recovery; nothing when None.
+        model: Network of the run, if it is none of `secateur.networks`.
+        data: The run's own data, if they are no longer where they were.
 
     Raises:
         UsageError: If there is no such granularity.
@@ -104,10 +109,10 @@ def prune_run(
             )
     if recover < 0:
         raise InvalidArgumentError(f"recover: expected at least 0 epochs, got {recover}")
-    run = load_run(directory)
+    run = load_run(directory, model=model)
     target = RunDirectory(out)
     target.check(resume=False)
-    train, test = run_data(run, "train", data_dir), run_data(run, "test", data_dir)
+    train, test = (run_data(run, split, data_dir, data) for split in ("train", "test"))
     observed = _some(train, run.config["seed"])
     before = run.posterior
     loss_before = _loss(plain_copy(run.model), observed, run.likelihood)
@@ -156,8 +161,8 @@ def prune_run(
         predicted_delta_f=removal["predicted_delta_f"],
         loss_before=loss_before,
         loss_after=loss_after,
-        accuracy_before=run.metrics["accuracy"],
-        accuracy_after=metrics["accuracy"],
+        accuracy_before=run.metrics.get("accuracy", math.nan),
+        accuracy_after=metrics.get("accuracy", math.nan),
     )
 
 
