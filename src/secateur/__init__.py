@@ -2,7 +2,8 @@
 
 Fit a posterior (`secateur.inference`, or `secateur.fit` for the whole loop), let the model evidence decide
 what goes (`secateur.prune`), or take a trained network (`secateur.prune_trained`); `secateur.compact` and
-`secateur.save` make it small for real. `secateur.reduction` is the mathematics alone.
+`secateur.save` make it small for real. `secateur.reduction` is the mathematics alone; `secateur.regress` asks it
+about regressors.
 """
 
 from secateur import (
@@ -16,12 +17,14 @@ from secateur import (
     posterior,
     pruning,
     reduction,
+    regression,
     training,
 )
 from secateur.export import load, save
 from secateur.modules import hold_zeros, masks_of
 from secateur.posterior import Posterior
 from secateur.pruning import GradualPruner, PruneResult, compact, prune, prune_trained
+from secateur.regression import regress
 from secateur.training import fit, recover
 from secateur.version import __version__
 
@@ -48,6 +51,8 @@ __all__ = [
     "pruning",
     "recover",
     "reduction",
+    "regress",
+    "regression",
     "save",
     "training",
 ]

@@ -19,7 +19,7 @@ NOT_IN_FILES = ("config", "print_config")
 LARGEST = 1 << 20
 
 
-def _read(ctx: typer.Context, path: Path | None) -> Path | None:
+def _read(ctx: Any, path: Path | None) -> Path | None:
     """Take the options in a file as defaults; what is typed goes before them."""
     if path is None:
         return None

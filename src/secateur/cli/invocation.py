@@ -8,7 +8,7 @@ from typing import Any
 
 from typer.models import OptionInfo
 
-from secateur.grid.cells import slug
+from secateur.grid.cell import slug
 
 __all__ = ["command_line", "run_directory"]
 
