@@ -2,8 +2,8 @@
 
 Fit a posterior (`secateur.inference`, or `secateur.fit` for the whole loop), let the model evidence decide
 what goes (`secateur.prune`), or take a trained network (`secateur.prune_trained`); `secateur.compact` and
-`secateur.save` make it small for real. `secateur.reduction` is the mathematics alone; `secateur.regress` asks it
-about regressors.
+`secateur.save` make it small for real. `secateur.reduction` is the mathematics alone; `secateur.regress` asks
+it about regressors.
 """
 
 from secateur import (
