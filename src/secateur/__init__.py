@@ -2,7 +2,8 @@
 
 Fit a posterior (`secateur.inference`, or `secateur.fit` for the whole loop), let the model evidence decide
 what goes (`secateur.prune`), or take a trained network (`secateur.prune_trained`); `secateur.compact` and
-`secateur.save` make it small for real. `secateur.reduction` is the mathematics alone.
+`secateur.save` make it small for real. `secateur.reduction` is the mathematics alone; `secateur.regress` asks
+it about regressors.
 
 Names are imported when they are first used (PEP 562), so `import secateur` is quick and a part of the
 library needs only the packages that this part uses.
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         posterior,
         pruning,
         reduction,
+        regression,
         training,
     )
     from secateur.compaction import compact
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from secateur.posterior import Posterior
     from secateur.pruning import GradualPruner, PruneResult, prune_trained
     from secateur.pruning.prune import prune
+    from secateur.regression import regress
     from secateur.training import recover
     from secateur.training.fit import fit
 
@@ -66,6 +69,8 @@ __all__ = [
     "pruning",
     "recover",
     "reduction",
+    "regress",
+    "regression",
     "save",
     "training",
 ]
@@ -82,6 +87,7 @@ _PACKAGE_OF = {
     "prune": "pruning",
     "prune_trained": "pruning",
     "recover": "training",
+    "regress": "regression",
     "save": "export",
 }
 """Where each name that is not a package itself is defined."""

@@ -48,21 +48,24 @@ class UsageError(SecateurError):
     """A name or option of the command line does not exist."""
 
 
-def unknown_name(kind: str, got: str, valid: Iterable[str]) -> UsageError:
+def unknown_name(kind: str, got: str, valid: Iterable[str], *, own: str = "") -> UsageError:
     """Return the error for a name that does not exist, with the valid ones and the nearest match.
 
     Args:
         kind: What the name should have been, in words: `"network"`, `"data set"`, `"method"`.
         got: The name as it was given.
         valid: All names that exist.
+        own: What may stand there besides, in words.
 
     >>> str(unknown_name("network", "lenet5", ["mlp", "lenet"]))
     "expected one of the networks mlp, lenet, got 'lenet5'; did you mean lenet?"
     """
-    names = list(valid)
-    near = get_close_matches(got.lower(), names, n=1)
+    names, wanted = list(valid), got.lower()
+    inside = [each for each in names if len(wanted) > 2 and wanted in each]  # mnist in fashion-mnist
+    near = get_close_matches(wanted, names, n=1) or inside
     hint = f"; did you mean {near[0]}?" if near else ""
-    return UsageError(f"expected one of the {kind}s {', '.join(names)}, got {got!r}{hint}")
+    besides = f"; your own {kind} is {own}" if own else ""
+    return UsageError(f"expected one of the {kind}s {', '.join(names)}, got {got!r}{hint}{besides}")
 
 
 def in_a_line(error: BaseException) -> str:

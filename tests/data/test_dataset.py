@@ -83,11 +83,11 @@ def as_users_run_it():
     ("images", "labels", "says"),
     [
         (torch.zeros(4, 1, 8, 8), torch.zeros(3).long(), r"one label for each of 4 images, got \(3,\)"),
-        (torch.zeros(4, 64), torch.zeros(4).long(), r"shape \(n, c, h, w\), got \(4, 64\)"),
+        (torch.zeros(4), torch.zeros(4).long(), r"rows of shape \(n, features\), got \(4,\)"),
         (torch.zeros(4, 1, 8, 8), torch.zeros(4).int(), "int64, got torch.float32 and torch.int32"),
         (torch.zeros(4, 1, 8, 8).byte(), torch.zeros(4).long(), "floating-point .* got torch.uint8"),
     ],
-    ids=["too few labels", "flat images", "short labels", "bytes"],
+    ids=["too few labels", "no features", "short labels", "bytes"],
 )
 def test_images_and_labels_must_fit(images, labels, says):
     with pytest.raises(DataError, match=says):

@@ -12,11 +12,21 @@ from secateur import networks as network_table
 from secateur import training
 from secateur.cli.failures import FAILED, complain
 from secateur.cli.invocation import command_line
-from secateur.cli.options import Augment, Autocast, DataDir, Device
+from secateur.cli.options import Augment, Autocast, DataDir, Device, Sparsity
+from secateur.cli.own import Ignore, ImageSize, LikelihoodName, Target, Task, TestData, likelihood_of
 from secateur.data import names as data_names
 from secateur.errors import UsageError
 from secateur.grid import engine
-from secateur.grid.cells import RunOptions, add_grid, parse_names, parse_seeds, read_record, write_record
+from secateur.grid.cells import (
+    RECORD,
+    RunOptions,
+    add_grid,
+    own_functions,
+    parse_names,
+    parse_seeds,
+    read_record,
+    write_record,
+)
 from secateur.grid.engine import Engine, rows_of, run_cells
 from secateur.grid.jobs import Launch, num_cores
 from secateur.grid.progress import Row, seconds_left
@@ -41,7 +51,8 @@ def compare(
         str | None,
         typer.Option(
             metavar="NAMES",
-            help=f"Of {', '.join(network_table.names())}; lenet by default.",
+            help=f"Of {', '.join(network_table.names())}, or your own as package.module:function (this runs "
+            "its code); lenet by default.",
             show_default=False,
         ),
     ] = None,
@@ -49,7 +60,8 @@ def compare(
         str | None,
         typer.Option(
             metavar="NAMES",
-            help=f"Of {', '.join(data_names())}; fashion-mnist by default.",
+            help=f"Of {', '.join(data_names())}, or your own as secateur fit takes them; fashion-mnist by "
+            "default.",
             show_default=False,
         ),
     ] = None,
@@ -62,12 +74,7 @@ def compare(
         Path, typer.Option(metavar="DIR", help="Holds all runs and results; may hold some already.")
     ] = Path("comparison"),
     epochs: Annotated[int | None, typer.Option(min=1, help="By default each method's recipe.")] = None,
-    sparsity: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help="Share of weights to remove, for methods that remove any; else each decides."
-        ),
-    ] = None,
+    sparsity: Sparsity = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Runs at once; 1 by default, on a cluster what it takes.")
     ] = None,
@@ -91,6 +98,15 @@ def compare(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be run and how long it takes; write nothing.")
     ] = False,
+    target: Target = None,
+    task: Task = None,
+    likelihood: LikelihoodName = None,
+    test_data: TestData = None,
+    test_share: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Share of own data to judge by; 0.2 by default.")
+    ] = None,
+    ignore: Ignore = None,
+    image_size: ImageSize = None,
 ) -> None:
     """Fit every network to every data set by every method, and put the results side by side.
 
@@ -107,6 +123,12 @@ def compare(
         batch_size=batch_size,
         augment=augment,
         autocast=autocast,
+        likelihood=likelihood_of(task, likelihood),
+        target=tuple(target or ()),
+        ignore=tuple(ignore or ()),
+        test_data=test_data,
+        test_share=test_share,
+        image_size=image_size,
     )
     axes = {
         "networks": None if networks is None else parse_names(networks, "networks"),
@@ -120,6 +142,13 @@ def compare(
     if scheduler is None and slurm is None:
         resolve_device(device)  # another machine may have another
     wanted = add_grid(read_record(out), axes, options, out=out)
+    typed = {name for axis in ("networks", "data") for name in axes[axis] or ()}
+    if untyped := sorted(own_functions(wanted) - typed):
+        # a name in a file is never imported
+        raise UsageError(
+            f"{out}: expected own networks and data to be typed, got {untyped[0]} from {RECORD} alone; give "
+            "it by --networks or --data as well, which imports it, if you trust it"
+        )
     if dry_run:
         _print_estimate(rows_of(wanted.cells(), out, wanted.options), out, console, jobs=jobs or 1)
         return

@@ -1,13 +1,15 @@
 """Commands on a finished run: `secateur prune`, `compact`, `export` and `bench`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from secateur.cli.invocation import command_line
-from secateur.cli.options import DataDir, FinishedRun
+from secateur.cli.options import DataDir, FinishedRun, Sparsity
+from secateur.cli.own import RunData, RunNetwork, own_data, own_network
+from secateur.factories import current_directory_first
 from secateur.training.progress import for_console
 
 __all__ = ["EXAMPLES", "bench", "compact", "export", "prune"]
@@ -24,10 +26,7 @@ def prune(
     run: Annotated[
         Path, typer.Argument(metavar="RUN", help="Directory of a finished run, which is only read.")
     ],
-    sparsity: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Share of weights to be out; by default the evidence stops."),
-    ] = None,
+    sparsity: Sparsity = None,
     granularity: Annotated[
         str,
         typer.Option(metavar="KIND", help="weight, neuron, channel, head, or unit for all three of these."),
@@ -60,6 +59,8 @@ def prune(
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Networks averaged in the test.")] = 100,
     data_dir: DataDir = None,
+    network: RunNetwork = None,
+    data: RunData = None,
 ) -> None:
     """Remove more of a finished run's network, judge it, and write a new run."""
     given = dict(locals())
@@ -67,15 +68,18 @@ def prune(
     from secateur.training.prune_run import prune_run
 
     console = Console()
-    options = {name: value for name, value in given.items() if name not in {"run", "out", "samples"}}
-    pruned = prune_run(
-        run,
-        out=out or run.with_name(f"{run.resolve().name}-pruned"),
-        num_samples=samples,
-        command=command_line(prune, given),
-        progress=for_console(console),
-        **options,
-    )
+    apart = {"run", "out", "samples", "network", "data"}
+    options = {name: value for name, value in given.items() if name not in apart}
+    with current_directory_first():
+        pruned = prune_run(
+            run,
+            out=out or run.with_name(f"{run.resolve().name}-pruned"),
+            num_samples=samples,
+            command=command_line(prune, given),
+            progress=for_console(console),
+            **options,
+            **_own(network, data),
+        )
     run_page.write(pruned.directory)
     terminal.show_run(pruned.directory, console)
     terminal.show_pruned(pruned, console)
@@ -89,12 +93,15 @@ def compact(
     multiple_of: Annotated[
         int, typer.Option(min=1, help="Round the units that a layer keeps up to a multiple of this.")
     ] = 1,
+    network: RunNetwork = None,
 ) -> None:
     """Remove dead units from a run's network, save it, and print the remaining size of each layer."""
     from secateur.export.finished_run import compact_run
     from secateur.reports import terminal
 
-    terminal.show_compact(compact_run(run, out=out, multiple_of=multiple_of), run, Console())
+    with current_directory_first():
+        exported = compact_run(run, out=out, multiple_of=multiple_of, **_own(network))
+    terminal.show_compact(exported, run, Console())
 
 
 def export(
@@ -114,12 +121,14 @@ def export(
         typer.Option(min=0, help="onnx: average this many posterior samples in one graph; 0 is the mean."),
     ] = 0,
     batch: Annotated[int, typer.Option(min=1, help="sparse: the batch size to be fast at.")] = 1,
+    network: RunNetwork = None,
 ) -> None:
     """Write the compact network of a run to a file that was checked against it."""
     from secateur.export.finished_run import export_run
     from secateur.reports import terminal
 
-    exported = export_run(run, to=to, out=out, num_samples=samples, batch=batch)
+    with current_directory_first():
+        exported = export_run(run, to=to, out=out, num_samples=samples, batch=batch, **_own(network))
     terminal.show_exported(exported, Console())
 
 
@@ -143,6 +152,8 @@ def bench(
     accuracy: Annotated[
         bool, typer.Option("--accuracy/--no-accuracy", help="Judge each variant on the test set.")
     ] = True,
+    network: RunNetwork = None,
+    data: RunData = None,
 ) -> None:
     """Measure a run's network dense, masked, compact and in onnxruntime.
 
@@ -156,16 +167,24 @@ def bench(
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        measure_run(
-            run,
-            dense=dense,
-            batches=tuple(batch or (1, 32, 256)),
-            seconds=seconds,
-            multiple_of=multiple_of,
-            data_dir=data_dir,
-            accuracy=accuracy,
-        )
+        with current_directory_first():
+            measure_run(
+                run,
+                dense=dense,
+                batches=tuple(batch or (1, 32, 256)),
+                seconds=seconds,
+                multiple_of=multiple_of,
+                data_dir=data_dir,
+                accuracy=accuracy,
+                **_own(network, data),
+            )
     finally:
         torch.set_num_threads(before)
     run_page.write(run)
     terminal.show_measured(run, Console())
+
+
+def _own(network: str | None, data: str | None = None) -> dict[str, Any]:
+    """Return the run's own network and data, where they were typed."""
+    own = {"model": own_network(network), "data": own_data(data)}
+    return {name: value for name, value in own.items() if value is not None}

@@ -8,6 +8,8 @@ from typing import Any
 
 from typer.models import OptionInfo
 
+from secateur.grid.cell import slug
+
 __all__ = ["command_line", "run_directory"]
 
 
@@ -38,5 +40,5 @@ def command_line(command: Callable[..., None], given: Mapping[str, Any]) -> str:
 
 
 def run_directory(network: str, data: str, method: str, seed: int) -> Path:
-    """Return the default directory of a run."""
-    return Path("runs") / f"{network}-{data}-{method}-seed{seed}"
+    """Return the default directory of a run; own networks and data by the last part of their names."""
+    return Path("runs") / f"{slug(network)}-{slug(data)}-{method}-seed{seed}"

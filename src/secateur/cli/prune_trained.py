@@ -144,8 +144,9 @@ def prune_trained(
     given = dict(locals())
     # matplotlib and the Transformers library: only where they are needed
     from secateur.cli.trained_data import DataSource, check_batch
-    from secateur.cli.trained_model import TrainedModel, current_directory_first
+    from secateur.cli.trained_model import TrainedModel
     from secateur.export.trained_run import check_new, prune_to_directory
+    from secateur.factories import current_directory_first
     from secateur.reports import trained_page
     from secateur.training.device import resolve_device
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from secateur import data, networks
-from secateur.cli.trained_model import call_factory, is_factory
 from secateur.curvature.batches import answers, read_batch
 from secateur.errors import ArtifactError, DataError, SecateurError, UsageError, in_a_line
 from secateur.export.transformers_network import library, quiet, tokenizer
+from secateur.factories import call_factory, is_factory
 from secateur.modules import evaluation_mode
 
 __all__ = ["DataSource", "TrainedData", "Windows", "check_batch"]
@@ -36,7 +36,7 @@ class TrainedData:
     """
 
     loader: Iterable[Any]
-    image_shape: tuple[int, int, int] | None = None
+    image_shape: tuple[int, ...] | None = None
     num_classes: int | None = None
 
 

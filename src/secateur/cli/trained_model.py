@@ -1,13 +1,7 @@
-"""A trained network, or what a function of the user's returns, by what the command line calls it."""
+"""A trained network, by what the command line calls it."""
 
-import importlib
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -16,75 +10,14 @@ from torch import Tensor, nn
 
 from secateur import networks
 from secateur.compaction import plain_copy
-from secateur.errors import ArtifactError, SecateurError, UsageError, in_a_line
+from secateur.errors import ArtifactError, UsageError
 from secateur.export.transformers_network import CONFIG, load_network, write_network
+from secateur.factories import build_module, is_factory
 from secateur.runs import write_whole
 
-__all__ = ["TrainedModel", "call_factory", "current_directory_first", "is_factory"]
+__all__ = ["TrainedModel"]
 
 NETWORK = "network.safetensors"
-
-
-def is_factory(text: str) -> bool:
-    """Return whether a text names a function of a module, as `package.module:function`.
-
-    Args:
-        text: Value of an option.
-
-    >>> is_factory("own.networks:build"), is_factory("fashion-mnist"), is_factory("C:/data.safetensors")
-    (True, False, False)
-    """
-    module, colon, name = text.partition(":")
-    return bool(colon) and all(part.isidentifier() for part in (*module.split("."), *name.split(".")))
-
-
-def call_factory(option: str, text: str) -> Any:
-    """Import a function of the environment and return what it returns; this runs the module's code.
-
-    Inside `current_directory_first` the current directory is looked into as well.
-
-    Args:
-        option: What the error calls it, `--model`.
-        text: `package.module:function`; the function is called without arguments.
-
-    Raises:
-        UsageError: If there is no such module or function, or its code fails.
-    """
-    module_name, _, name = text.partition(":")
-    expected = "a module that can be imported"
-    try:
-        module = importlib.import_module(module_name)
-        expected = f"a function {name!r} in {module_name}"
-        function = reduce(getattr, name.split("."), module)
-        expected = "a function that returns when called without arguments"
-        if not callable(function):
-            raise UsageError(
-                f"{option} {text}: expected a function that is called without arguments, got "
-                f"{type(function).__name__}"
-            )
-        return function()
-    except ModuleNotFoundError as error:
-        missing = f"no module {error.name!r}" if error.name else str(error)
-        expected = "a module of the current directory or the environment"
-        raise UsageError(f"{option} {text}: expected {expected}, got {missing}") from error
-    except SecateurError:
-        raise
-    except Exception as error:
-        raise UsageError(f"{option} {text}: expected {expected}, got {in_a_line(error)}") from error
-
-
-@contextmanager
-def current_directory_first() -> Iterator[None]:
-    """Let imports look into the current directory, as `python -m` does; an installed command does not.
-
-    Code that a factory returned may import more at any time, so the block holds all of its use.
-    """
-    sys.path.insert(0, "")
-    try:
-        yield
-    finally:
-        if "" in sys.path:
-            sys.path.remove("")
 
 
 @dataclass(frozen=True)
@@ -136,9 +69,7 @@ class TrainedModel:
         if self.weights is not None and not self.weights.is_file():
             raise ArtifactError(f"--weights {self.weights}: expected a safetensors file, got no such file")
 
-    def load(
-        self, image_shape: tuple[int, int, int] | None = None, num_classes: int | None = None
-    ) -> nn.Module:
+    def load(self, image_shape: tuple[int, ...] | None = None, num_classes: int | None = None) -> nn.Module:
         """Return the network with its weights, in evaluation mode.
 
         Args:
@@ -165,13 +96,7 @@ class TrainedModel:
                 )
             model = networks.build(self.name, image_shape=image_shape, num_classes=num_classes)
         else:
-            model = call_factory("--model", self.name)
-            if not isinstance(model, nn.Module):
-                raise UsageError(
-                    f"--model {self.name}: expected a torch.nn.Module, got {type(model).__name__}"
-                )
-        if next(model.parameters(), None) is None:
-            raise UsageError(f"--model {self.name}: expected a network with weights, got one without")
+            model = build_module("--model", self.name)
         if found is not None:
             _put_into(model, found, f"--weights {self.weights}")
         return model.eval()

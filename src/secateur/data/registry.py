@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from secateur.data import cifar, digits, fashion_mnist
+from secateur.data import cifar, digits, fashion_mnist, sklearn_tables
 from secateur.data.dataset import Dataset, validate
+from secateur.data.examples import OwnExamples
 from secateur.data.files import Source
 from secateur.data.images import RawImages, prepare
+from secateur.data.own import prepare_own
 from secateur.errors import unknown_name
 
 __all__ = ["image_size", "load", "locate", "names", "out_of_distribution", "registered_name", "title"]
@@ -19,7 +21,10 @@ class _Entry:
     """One name: who finds it, who reads it, how reports write it, and what it is set against there."""
 
     locate: Callable[..., Source]
-    read: Callable[..., RawImages]
+    read: Callable[..., RawImages] | None = None
+    """Reads images; None for a table."""
+    table: Callable[[], OwnExamples] | None = None
+    """Reads a table; None for images."""
     title: str = ""
     """As the literature writes it; empty where the name will do."""
     image_size: int | None = None
@@ -51,6 +56,10 @@ _TABLE: dict[str, _Entry] = {
         image_size=32,
         out_of_distribution="fashion-mnist",
     ),
+    **{
+        name: _Entry(locate=sklearn_tables.locate, table=table)
+        for name, table in sklearn_tables.TABLES.items()
+    },
 }
 
 
@@ -118,7 +127,7 @@ def locate(name: str, data_dir: Path | None = None, *, base_url: str | None = No
     embedded in scikit-learn
     """
     if name not in _TABLE:
-        raise unknown_name("data set", name, _TABLE)
+        raise unknown_name("data set", name, _TABLE, own="a .csv, .npz, ... file or a folder of images")
     return _TABLE[name].locate(data_dir, base_url=base_url)
 
 
@@ -130,6 +139,7 @@ def load(
     progress: bool = False,
     like: Dataset | None = None,
     base_url: str | None = None,
+    likelihood: str | None = None,
 ) -> Dataset:
     """Load a data set, downloaded first if it is not on this machine.
 
@@ -142,6 +152,7 @@ def load(
         like: Another data set, whose pixel mean and std to standardise with, so that a network trained on
             that one sees these images as it would see them in use. None takes this one's own.
         base_url: A mirror to download from instead of the authors' server.
+        likelihood: Name of the likelihood of a table's targets; None guesses it. Images have classes.
 
     Raises:
         DataError: If a file is missing, truncated or altered, cannot be downloaded, or is not like `like`.
@@ -151,8 +162,11 @@ def load(
     >>> data.image_shape, len(data.train), len(data.test)
     ((1, 32, 32), 1437, 360)
     """
-    source = locate(name, data_dir, base_url=base_url)
-    data = prepare(_TABLE[name].read(source, progress=progress), image_size=image_size, like=like)
+    source, entry = locate(name, data_dir, base_url=base_url), _TABLE[name]
+    if entry.table is not None:
+        return prepare_own(entry.table(), name, likelihood=likelihood)
+    assert entry.read is not None
+    data = prepare(entry.read(source, progress=progress), image_size=image_size, like=like)
     for part, split in (("train", data.train), ("test", data.test)):
         validate(split, num_classes=data.num_classes, image_shape=data.image_shape, name=f"{name} ({part})")
     return data

@@ -1,8 +1,10 @@
 """Compact, export and measure the network of a finished run: load, decide, judge, write.
 
-The example input has the image shape of the training data. Files go into the run's directory by default.
+The example input has the image shape of the training data. Files go into the run's directory by default. The
+networks in them take inputs and give predictions in their own units, where the run standardised its own data.
 """
 
+import copy
 import platform
 import tempfile
 from collections.abc import Mapping
@@ -16,11 +18,15 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from secateur.compaction import plain_copy
+from secateur.data import Dataset, Split
+from secateur.data.examples import OwnExamples
 from secateur.errors import ArtifactError, InvalidArgumentError, unknown_name
 from secateur.export import artifact
 from secateur.export.measure import BenchRow, bench
 from secateur.export.onnx_graph import onnx, onnx_session
+from secateur.export.own_units import in_own_units
 from secateur.export.sparse_kernels import KernelRow, measure_kernels, sparse
+from secateur.likelihoods import Categorical
 from secateur.pruning import compact
 from secateur.runs import RunDirectory, write_json
 from secateur.training import Run, load_run
@@ -85,26 +91,35 @@ class Measured:
         return values
 
 
-def compact_run(directory: Path, *, out: Path | None = None, multiple_of: int = 1) -> Exported:
+def compact_run(
+    directory: Path, *, out: Path | None = None, multiple_of: int = 1, model: nn.Module | None = None
+) -> Exported:
     """Compact the network of a run, and save it.
 
     Args:
         directory: Of a finished run; nothing of it is changed.
         out: File to write; `compact.safetensors` in the directory when None.
         multiple_of: Units that a layer keeps are rounded up to a multiple of this.
+        model: Network of the run, if it is none of `secateur.networks`.
 
     Raises:
         ArtifactError: If the run is missing or damaged, or the file cannot be written.
         InvalidArgumentError: If `multiple_of` is not positive.
     """
-    run = load_run(directory)
-    images = example_images(run)
+    run = load_run(directory, model=model)
+    run, images = in_own_units(run, example_images(run))
     small = compact(run.model, images, multiple_of=multiple_of, as_graph=True)
     return _saved(run, small, out or directory / "compact.safetensors", images)
 
 
 def export_run(
-    directory: Path, *, to: str, out: Path | None = None, num_samples: int = 0, batch: int = 1
+    directory: Path,
+    *,
+    to: str,
+    out: Path | None = None,
+    num_samples: int = 0,
+    batch: int = 1,
+    model: nn.Module | None = None,
 ) -> Exported:
     """Export the compact network of a run.
 
@@ -116,6 +131,7 @@ def export_run(
         num_samples: For ONNX: draws from the posterior, at the run's predictive temperature, whose
             probabilities the one graph averages; 0 takes the posterior mean.
         batch: For sparse kernels: the batch size to be fast at.
+        model: Network of the run, if it is none of `secateur.networks`.
 
     Raises:
         UsageError: If there is no such format.
@@ -126,8 +142,8 @@ def export_run(
         raise unknown_name("format", to, FORMATS)
     if num_samples and to != "onnx":
         raise InvalidArgumentError(f"samples: expected none for --to {to}, got {num_samples}; use --to onnx")
-    run = load_run(directory)
-    images, path = example_images(run, batch + 1)[:batch], out or directory / _TO[to]
+    run, path = load_run(directory, model=model), out or directory / _TO[to]
+    run, images = in_own_units(run, example_images(run, batch + 1)[:batch])
     if num_samples:
         return _averaged(run, path, images, num_samples)
     small = compact(run.model, images, as_graph=True)
@@ -153,6 +169,7 @@ def _averaged(run: Run, path: Path, images: Tensor, num_samples: int) -> Exporte
         images,
         posterior=run.posterior.at_temperature(temperature),
         num_samples=num_samples,
+        link=run.likelihood.link,
         calibration=run.calibration,
         generator=torch.Generator().manual_seed(run.config["seed"]),
     )
@@ -182,6 +199,8 @@ def measure_run(
     multiple_of: int = 1,
     data_dir: Path | None = None,
     accuracy: bool = True,
+    model: nn.Module | None = None,
+    data: Dataset | OwnExamples | str | None = None,
 ) -> Measured:
     """Measure a run's network dense, masked, compact and in onnxruntime, and write `bench.json` beside it.
 
@@ -198,6 +217,8 @@ def measure_run(
         multiple_of: Units that a layer of the compact network keeps are rounded up to a multiple of this.
         data_dir: Where to look for the data set first.
         accuracy: Whether to judge each variant on the test set.
+        model: Network of the runs, if it is none of `secateur.networks`.
+        data: The run's own data, if they are no longer where they were.
 
     Raises:
         ArtifactError: If a run is missing or damaged, or they are not of one network.
@@ -208,11 +229,12 @@ def measure_run(
         raise InvalidArgumentError(
             f"batch, seconds: expected positive numbers, got {list(batches)} and {seconds}"
         )
-    run = load_run(directory)
+    other = copy.deepcopy(model)
+    run = load_run(directory, model=model)
     images = example_images(run, max(batches))
     small = compact(run.model, images[:2], multiple_of=multiple_of, as_graph=True)
     small.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as the run's own network lies
-    whole = plain_copy(run.model) if dense is None else _same_network(run, dense)
+    whole = plain_copy(run.model) if dense is None else _same_network(run, dense, other)
     kernels = measure_kernels(small, images)
     variants: dict[str, nn.Module | Path] = {"masked": run.model, "dense": whole, "compact": small}
     if any(row.kernel != "dense" for row in kernels):
@@ -229,7 +251,9 @@ def measure_run(
             except InvalidArgumentError as error:
                 remarks.append(f"onnxruntime: {error}")
         rows = bench(variants, images[:8], batches=batches, seconds=seconds)
-        scores = _accuracies(run, variants, data_dir) if accuracy else {}
+        scores = {}
+        if accuracy and isinstance(run.likelihood, Categorical):
+            scores = _accuracies(variants, run_data(run, "test", data_dir, data))
     rows = tuple(_as_torch_saves(row, variants[row.variant]) for row in rows)
     measured = Measured(
         rows=tuple(sorted(rows, key=lambda row: not row.variant.startswith("dense"))),
@@ -249,8 +273,8 @@ def measure_run(
     return measured
 
 
-def _same_network(run: Run, directory: Path) -> nn.Module:
-    other = load_run(directory)
+def _same_network(run: Run, directory: Path, model: nn.Module | None) -> nn.Module:
+    other = load_run(directory, model=model)
     shapes = ({n: p.shape for n, p in plain_copy(r.model).named_parameters()} for r in (run, other))
     if len({tuple(sorted(found.items())) for found in shapes}) > 1:
         raise ArtifactError(
@@ -270,10 +294,7 @@ def _as_torch_saves(row: BenchRow, variant: nn.Module | Path) -> BenchRow:
 
 
 @torch.no_grad()
-def _accuracies(
-    run: Run, variants: Mapping[str, nn.Module | Path], data_dir: Path | None
-) -> dict[str, float]:
-    test = run_data(run, "test", data_dir)
+def _accuracies(variants: Mapping[str, nn.Module | Path], test: Split) -> dict[str, float]:
     scores = {}
     for name, variant in variants.items():
         if isinstance(variant, nn.Module):

@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, with_config
-
 from secateur import networks, training
+from secateur.data import is_own_data
 from secateur.data import names as data_names
 from secateur.errors import ArtifactError, InvalidArgumentError, unknown_name
+from secateur.factories import is_factory
+from secateur.grid.cell import Cell, RunOptions, is_left_out, reduces, slug
 from secateur.runs import write_json
 from secateur.runs.reading import read_object
 from secateur.training.run import versions
@@ -23,40 +24,25 @@ __all__ = [
     "GridRecord",
     "RunOptions",
     "add_grid",
+    "own_functions",
     "parse_names",
     "parse_seeds",
     "read_record",
     "reduces",
+    "slug",
     "write_record",
 ]
 
 RECORD = "comparison.json"
 AXES = ("networks", "data", "methods", "seeds")
 MAX_SEED = 2**32 - 1
-NOMINAL_NUM_DATA = 60_000  # of a data set large enough for any method to reduce
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One network, data set, method and seed."""
-
-    network: str
-    data: str
-    method: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """The name of its directory and of its log."""
-        return f"{self.network}-{self.data}-{self.method}-seed{self.seed}"
-
-    def directory(self, out: Path) -> Path:
-        """Return the directory of the run within a comparison in `out`."""
-        return out / "runs" / self.name
-
-    def log(self, out: Path) -> Path:
-        """Return the path of the run's log."""
-        return out / "logs" / f"{self.name}.log"
+def _is_own(kind: str, name: str) -> bool:
+    """Return whether a name is that of an own network, or of own data."""
+    return (kind == "network" and is_factory(name)) or (
+        kind == "data set" and (is_factory(name) or is_own_data(name))
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +68,13 @@ class Grid:
         for axis, kind, chosen, existing in named:
             _check_each_once(axis, chosen)
             for name in chosen:
-                if name not in existing:
+                if name not in existing and not _is_own(kind, name):
                     raise unknown_name(kind, name, existing)
+            if len({slug(name) for name in chosen}) < len(chosen):
+                raise InvalidArgumentError(
+                    f"--{axis}: expected own names that differ in their last part, got {', '.join(chosen)}; "
+                    "rename one"
+                )
         _check_each_once("seeds", self.seeds)
         for seed in self.seeds:
             if not 0 <= seed <= MAX_SEED:
@@ -101,64 +92,6 @@ class Grid:
             for data in self.data
             for method in self.methods
         )
-
-
-@with_config(ConfigDict(extra="forbid"))
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Options that all runs of a comparison share; None takes the default of `secateur fit`.
-
-    Attributes:
-        epochs: Passes over the training data.
-        sparsity: Exact share of weights to remove; methods that never remove any run without it.
-        samples: Networks averaged in the final test.
-        batch_size: Examples per step.
-        augment: Whether training images are cropped and flipped at random.
-        autocast: Whether forward passes of training compute in bfloat16.
-    """
-
-    epochs: int | None = None
-    sparsity: float | None = None
-    samples: int | None = None
-    batch_size: int | None = None
-    augment: bool = False
-    autocast: bool = False
-
-    def __post_init__(self) -> None:
-        if self.sparsity is not None and not 0 <= self.sparsity < 1:
-            raise InvalidArgumentError(f"--sparsity: expected a share in [0, 1), got {self.sparsity}")
-
-    def of(self, cell: Cell) -> dict[str, Any]:
-        """Return the options of one run by name, only those that are given."""
-        options = vars(self).items()  # a sparsity of 0 is given, and equals False
-        given = {name: value for name, value in options if value is not None and value is not False}
-        if not reduces(cell.method):
-            given.pop("sparsity", None)
-        return given
-
-    def words(self, cell: Cell) -> list[str]:
-        """Return the options of one run as `secateur fit` takes them."""
-        words = []
-        for name, value in self.of(cell).items():
-            option = f"--{name.replace('_', '-')}"
-            words += [option] if value is True else [option, str(value)]
-        return words
-
-
-def reduces(method: str) -> bool:
-    """Return whether a method ever removes weights.
-
-    Args:
-        method: One of `training.method_names()`.
-
-    Raises:
-        UsageError: If there is no such method.
-
-    >>> reduces("calibrated"), reduces("flat-map")
-    (True, False)
-    """
-    chosen = training.method_named(method)
-    return chosen.recipe(chosen.default_epochs, NOMINAL_NUM_DATA).schedule is not None
 
 
 @dataclass(frozen=True)
@@ -219,16 +152,26 @@ def _same_options(before: RunOptions, now: RunOptions, out: Path) -> RunOptions:
     """Return the options of a directory's runs, once those asked for now are seen not to contradict them."""
     for each in fields(RunOptions):
         kept, asked = getattr(before, each.name), getattr(now, each.name)
-        if asked is None or asked is False or asked == kept:  # not asked for, or the same
+        if is_left_out(asked) or asked == kept:
             continue
         option = f"--{each.name.replace('_', '-')}"
-        had = f"no {option}" if kept is None or kept is False else f"{option} {kept}"
+        had = f"no {option}" if is_left_out(kept) else f"{option} {kept}"
         got = option if asked is True else f"{option} {asked}"
         raise ArtifactError(
             f"{out}: expected the options that its runs share ({had}), got {got}; leave it out, or choose "
             "another --out"
         )
     return before
+
+
+def own_functions(record: GridRecord) -> set[str]:
+    """Return the functions that runs of a comparison would import: own networks and own data.
+
+    Args:
+        record: Its grids.
+    """
+    cells = record.cells()
+    return {name for cell in cells for name in (cell.network, cell.data) if is_factory(name)}
 
 
 def read_record(out: Path) -> GridRecord:

@@ -130,7 +130,8 @@ def is_finished(cell: Cell, out: Path, options: RunOptions) -> bool:
             return False
     except ArtifactError:
         return False
-    made = Cell(config.network, registered_name(config.data), config.method, config.seed)
+    data = config.data if config.data == cell.data else registered_name(config.data)
+    made = Cell(config.network, data, config.method, config.seed)
     batch_size = (config.recipe or {}).get("batch_size")
     values = {"epochs": config.epochs, "sparsity": config.sparsity, "batch_size": batch_size}
     given = options.of(cell)

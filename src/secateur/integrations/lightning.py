@@ -16,7 +16,6 @@ pruner's state is that of the callback in Lightning's checkpoints.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim import Optimizer

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods.finite import all_finite
-from secateur.metrics import Reliability
+from secateur.metrics import Intervals, Reliability
 
 __all__ = ["Likelihood", "check_outputs", "check_same_shape", "paired", "widened"]
 
@@ -183,6 +183,26 @@ class Likelihood(ABC):
             targets: Observed targets.
         """
         return None
+
+    def intervals(self, prediction: Tensor, targets: Tensor) -> Intervals | None:
+        """Compare the probability of central intervals with the share of targets inside.
+
+        Args:
+            prediction: What `predict` or `average` returned.
+            targets: Observed targets.
+
+        Returns:
+            None where predictions have no intervals.
+        """
+        return None
+
+    def target_units(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return what outputs have to be multiplied by and shifted by to be in the targets' unit.
+
+        Returns:
+            Shift and factor, one for each output, or one for all.
+        """
+        return (0.0,), (1.0,)
 
     def updated(self, outputs: Tensor, targets: Tensor) -> "Likelihood":
         """Return this likelihood after it has learned its own parameters from data, if it has any.

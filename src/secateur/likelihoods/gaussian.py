@@ -9,12 +9,16 @@ The loss is the expected one, E_q[-ln N(y; f, 1/τ)] = ½ ln 2π - ½ (ψ(a) - l
 its Hessian is a / b. Predictions integrate τ out: a datum of c outputs has a multivariate Student-t density,
 
     ln p(y | f) = lnΓ(a + c/2) - lnΓ(a) - c/2 ln(2π b) - (a + c/2) ln(1 + sum r^2 / 2b).
+
+Targets may have a unit of their own: with a location and a scale, r = (y - location) / scale - f, and every
+density of y is divided by the scale. Networks, losses' gradients, noise and Hessian know standardised targets
+alone, so no unit of y changes what is learned or removed.
 """
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -22,10 +26,14 @@ from torch import Tensor
 from secateur import metrics
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods.base import Likelihood, check_outputs, check_same_shape, paired, widened
+from secateur.likelihoods.gamma import gamma_quantiles
+from secateur.likelihoods.samples import mixed, stacked
+from secateur.likelihoods.target_units import TargetUnits
 
-__all__ = ["Gaussian", "mixed", "stacked"]
+__all__ = ["Gaussian"]
 
 COVERAGES = (0.5, 0.9)
+_STANDARD = (("location", 0.0), ("scale", 1.0))
 LN_2PI = math.log(2 * math.pi)
 
 
@@ -34,17 +42,23 @@ class Gaussian(Likelihood):
     """Real targets with Gaussian noise around the outputs: squared-error loss.
 
     The outputs are means, shape (n,), (n, 1) or (n, values). The targets have one number for each output. All
-    outputs share one noise. A prediction holds the means of the posterior samples in its last axis.
+    outputs share one noise. A prediction holds the means of the posterior samples in its last axis. Outputs,
+    predictions and noise are those of standardised targets, (target - location) / scale. Losses, expected
+    targets and scores are in the targets' own unit.
 
     Attributes:
         noise: Standard deviation of the noise, or "learned" for an unknown one.
         concentration: Shape of the Gamma distribution of a learned noise precision.
         rate: Inverse scale of that distribution.
+        location: Target that an output of 0 stands for; a number, or one for each output.
+        scale: How much of the target's unit an output of 1 stands for; a number, or one for each output.
     """
 
     noise: float | Literal["learned"] = 1.0
     concentration: float = 2.0
     rate: float = 2.0
+    location: float | tuple[float, ...] = 0.0
+    scale: float | tuple[float, ...] = 1.0
 
     name: ClassVar[str] = "gaussian"
     link: ClassVar[str] = "identity"
@@ -58,6 +72,24 @@ class Gaussian(Likelihood):
             value = getattr(self, name)
             if not (0 < value < math.inf):
                 raise InvalidArgumentError(f"{name}: expected a positive finite number, got {value}")
+        for name in ("location", "scale"):  # a file holds them as a list
+            value = getattr(self, name)
+            if isinstance(value, list | tuple):
+                object.__setattr__(self, name, tuple(value))
+        self._units  # noqa: B018 (checks the numbers)
+
+    @property
+    def _units(self) -> TargetUnits:
+        return TargetUnits(self.location, self.scale)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the name and the parameters as JSON values; location and scale only where they are given."""
+        known = super().describe()
+        return {key: value for key, value in known.items() if (key, value) not in _STANDARD}
+
+    def target_units(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return location and scale, one for each output, or one for all."""
+        return self._units.per_output
 
     @property
     def learned(self) -> bool:
@@ -84,7 +116,8 @@ class Gaussian(Likelihood):
         """
         if not self.learned:
             return self
-        means, values = paired(outputs.detach(), targets)
+        check_same_shape(outputs, targets)
+        means, values = paired(outputs.detach(), self._units.standardise(targets))
         squares = (values.double() - means.double()).square().sum().item()
         if not math.isfinite(squares):
             raise InvalidArgumentError(
@@ -107,6 +140,7 @@ class Gaussian(Likelihood):
             InvalidArgumentError: If shapes, kinds or values do not fit; the message says what to do.
         """
         check_outputs(outputs)
+        self._units.check(outputs.shape[-1] if outputs.dim() > 1 else 1)
         if targets is None:
             return
         check_same_shape(outputs, targets)
@@ -132,14 +166,16 @@ class Gaussian(Likelihood):
         Raises:
             InvalidArgumentError: If the shapes do not fit each other.
         """
-        means, values = paired(outputs, targets)
+        check_same_shape(outputs, targets)
+        means, values = paired(outputs, self._units.standardise(targets))
         if self.noise == "learned":
             digamma = torch.digamma(torch.tensor(self.concentration, dtype=torch.float64)).item()
             log_precision = digamma - math.log(self.rate)
         else:
             log_precision = -2 * math.log(self.noise)
         scaled = math.sqrt(self.precision) * (values - means)  # before squaring, which may overflow
-        return (0.5 * scaled.square() + 0.5 * (LN_2PI - log_precision)).sum(-1)
+        loss = (0.5 * scaled.square() + 0.5 * (LN_2PI - log_precision)).sum(-1)
+        return loss if self._units.trivial else loss + self._units.log_scale(means.shape[-1])
 
     def root(self, outputs: Tensor) -> Tensor:
         """Return the identity divided by the standard deviation of the noise, the root of the Hessian.
@@ -167,20 +203,20 @@ class Gaussian(Likelihood):
         means = widened(outputs.detach())
         draws = torch.randn(means.shape, generator=generator, dtype=means.dtype, device=means.device)
         if self.noise != "learned":
-            return means + self.noise * draws
+            return self._units.restore(means + self.noise * draws)
         shape = means.shape if means.dim() == 1 else (*means.shape[:-1], 1)
         concentration = torch.full(shape, self.concentration, dtype=means.dtype, device=means.device)
         # torch.distributions draws by this function too, but takes no generator
         precision = torch._standard_gamma(concentration, generator=generator) / self.rate
-        return means + draws / precision.sqrt()
+        return self._units.restore(means + draws / precision.sqrt())
 
     def mean(self, outputs: Tensor) -> Tensor:
-        """Return the outputs, which are the expected targets.
+        """Return the expected targets: the outputs, in the targets' unit.
 
         Args:
             outputs: Means, shape (*d, values).
         """
-        return outputs
+        return self._units.restore(outputs)
 
     def predict(self, outputs: Tensor) -> Tensor:
         """Return the means with an axis for posterior samples.
@@ -205,12 +241,12 @@ class Gaussian(Likelihood):
         return mixed(predictions)
 
     def expectation(self, prediction: Tensor) -> Tensor:
-        """Average the means over posterior samples.
+        """Average the means over posterior samples; in the targets' unit.
 
         Args:
             prediction: Means, shape (*d, values, s).
         """
-        return prediction.mean(-1)
+        return self._units.restore(prediction.mean(-1))
 
     def log_likelihood(self, prediction: Tensor, targets: Tensor) -> Tensor:
         """Return the log density of each datum under the mixture, noise integrated out, shape (num_data,).
@@ -220,7 +256,7 @@ class Gaussian(Likelihood):
             targets: A number for each output.
         """
         means = prediction.double()
-        squares = (_values(prediction, targets).unsqueeze(-1) - means).square().sum(-2)
+        squares = (self._values(prediction, targets).unsqueeze(-1) - means).square().sum(-2)
         num_values = means.shape[-2]
         if self.noise == "learned":
             a, b = self.concentration, self.rate
@@ -230,12 +266,15 @@ class Gaussian(Likelihood):
             density = constant - (a + num_values / 2) * (squares / (2 * b)).log1p()
         else:
             density = -0.5 * squares / self.noise**2 - num_values * (0.5 * LN_2PI + math.log(self.noise))
-        return metrics.mixture_log_density(density).flatten().to(prediction.dtype)
+        each = metrics.mixture_log_density(density) - self._units.log_scale(num_values)
+        return each.flatten().to(prediction.dtype)
 
     def prediction_scores(
         self, prediction: Tensor, targets: Tensor, *, sample_log_likelihoods: Tensor | None = None
     ) -> dict[str, float]:
         """Score means and noise: error, likelihoods, continuous ranked probability score, coverage.
+
+        All are in the targets' own unit.
 
         Args:
             prediction: Means, shape (*d, values, s).
@@ -243,60 +282,45 @@ class Gaussian(Likelihood):
             sample_log_likelihoods: `log_likelihood` of each posterior sample, shape (s, num_data).
         """
         each = self.log_likelihood(prediction, targets)
-        means, values = prediction.double(), _values(prediction, targets)
-        variances = self._noise_variances().to(means.device)
-        ranks = metrics.mixture_rank(means, values, variances)
+        means, values, variances, ranks = self._ranked(prediction, targets)
+        scales = self._units.scales(means.shape[-2]).to(means.device)
+        # an output's score is proportional to its unit
+        ranked = [
+            float(scale)
+            * metrics.continuous_ranked_probability_score(means[..., k, :], values[..., k], variances)
+            for k, scale in enumerate(scales)
+        ]
+        errors = scales * (means.mean(-1) - values)
         return {
             "negative_log_likelihood": -each.double().mean().item(),
-            "root_mean_squared_error": metrics.root_mean_squared_error(means.mean(-1), values),
-            "continuous_ranked_probability_score": metrics.continuous_ranked_probability_score(
-                means, values, variances
-            ),
+            "root_mean_squared_error": errors.square().mean().sqrt().item(),
+            "continuous_ranked_probability_score": math.fsum(ranked) / len(ranked),
             **{f"coverage_{100 * level:.0f}": metrics.coverage(ranks, level) for level in COVERAGES},
             "log_predictive_density": metrics.joint_log_density(
                 each.unsqueeze(0) if sample_log_likelihoods is None else sample_log_likelihoods
             ),
         }
 
+    def intervals(self, prediction: Tensor, targets: Tensor) -> metrics.Intervals:
+        """Compare the probability of central intervals with the share of targets inside.
+
+        Args:
+            prediction: Means, shape (*d, values, s).
+            targets: A number for each output.
+        """
+        return metrics.intervals(self._ranked(prediction, targets)[-1])
+
+    def _ranked(self, prediction: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return standardised means and targets, noise variances, and P(prediction <= target)."""
+        means, values = prediction.double(), self._values(prediction, targets)
+        variances = self._noise_variances().to(means.device)
+        return means, values, variances, metrics.mixture_rank(means, values, variances)
+
+    def _values(self, prediction: Tensor, targets: Tensor) -> Tensor:
+        return self._units.standardise(targets.reshape(prediction.shape[:-1])).double()
+
     def _noise_variances(self) -> Tensor:
         """Return the noise variance, or equally likely ones that stand for a learned one's distribution."""
         if self.noise != "learned":
             return torch.tensor([self.noise**2], dtype=torch.float64)
-        number = 64 if self.concentration < 100 else 8  # a narrow distribution needs few
-        wanted = (torch.arange(number, dtype=torch.float64) + 0.5) / number
-        shape = torch.full_like(wanted, self.concentration)
-        low, high = torch.zeros_like(wanted), shape + 10 * shape.sqrt() + 20  # the last quantile is below
-        for _ in range(80):
-            middle = (low + high) / 2
-            below = torch.special.gammainc(shape, middle) < wanted
-            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        return self.rate / high
-
-
-def stacked(outputs: Tensor) -> Tensor:
-    """Return outputs of shape (*d, c) or (n,) in float32 or wider, as the only sample of a last axis.
-
-    Args:
-        outputs: Outputs of one network.
-    """
-    outputs = widened(outputs)
-    return (outputs.unsqueeze(-1) if outputs.dim() == 1 else outputs).unsqueeze(-1)
-
-
-def mixed(predictions: Iterable[Tensor]) -> Tensor:
-    """Join the samples of several predictions along their last axis.
-
-    Args:
-        predictions: What `stacked` returned, for each sample.
-
-    Raises:
-        InvalidArgumentError: If there is none.
-    """
-    members = list(predictions)
-    if not members:
-        raise InvalidArgumentError("predictions: expected at least one sample, got none")
-    return torch.cat(members, -1)
-
-
-def _values(prediction: Tensor, targets: Tensor) -> Tensor:
-    return targets.reshape(prediction.shape[:-1]).double()
+        return self.rate / gamma_quantiles(self.concentration)

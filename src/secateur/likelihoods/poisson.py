@@ -1,8 +1,9 @@
 """Counts: one log rate per output."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from secateur import metrics
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods.base import Likelihood, check_outputs, check_same_shape, paired, widened
-from secateur.likelihoods.gaussian import mixed, stacked
+from secateur.likelihoods.samples import mixed, stacked
 
 __all__ = ["Poisson"]
 
@@ -21,10 +22,31 @@ class Poisson(Likelihood):
 
     The outputs are log rates, shape (n,), (n, 1) or (n, counts). The targets are whole numbers from 0, one
     for each output. A prediction holds the log rates of the posterior samples in its last axis.
+
+    Attributes:
+        scale: Rate that an output of 0 stands for: rates are scale * exp(output). A network that begins near
+            0 then begins at the scale, for which the mean count is a good choice.
     """
+
+    scale: float = 1.0
 
     name: ClassVar[str] = "poisson"
     link: ClassVar[str] = "exp"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale < math.inf:
+            raise InvalidArgumentError(f"scale: expected a positive finite number, got {self.scale}")
+
+    def describe(self) -> dict[str, Any]:
+        """Return the name and the parameters as JSON values; the scale only where it is given."""
+        return {"name": self.name} if self.scale == 1 else super().describe()
+
+    def target_units(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return the log of the scale, and 1: an output plus that log is a log rate."""
+        return (math.log(self.scale),), (1.0,)
+
+    def _log_rates(self, outputs: Tensor) -> Tensor:
+        return outputs if self.scale == 1 else outputs + math.log(self.scale)
 
     def check(self, outputs: Tensor, targets: Tensor | None = None) -> None:
         """Refuse rates that overflow, and targets that are not counts; see `Likelihood.check`.
@@ -37,7 +59,7 @@ class Poisson(Likelihood):
             InvalidArgumentError: If shapes, kinds or values do not fit; the message says what to do.
         """
         check_outputs(outputs)
-        if not widened(outputs).exp().isfinite().all():
+        if not self._log_rates(widened(outputs)).exp().isfinite().all():
             raise InvalidArgumentError(
                 f"outputs: expected log rates whose exponential is finite, got up to "
                 f"{outputs.max().item():g}; return the logarithm of the rate"
@@ -67,7 +89,7 @@ class Poisson(Likelihood):
             InvalidArgumentError: If the shapes do not fit each other.
         """
         log_rates, counts = paired(outputs, targets)
-        return _loss(log_rates, counts).sum(-1)
+        return _loss(self._log_rates(log_rates), counts).sum(-1)
 
     def root(self, outputs: Tensor) -> Tensor:
         """Return diag(sqrt(rate)), the root of the Hessian.
@@ -78,7 +100,7 @@ class Poisson(Likelihood):
         Returns:
             B, shape (*d, counts, counts).
         """
-        return (0.5 * widened(outputs)).exp().diag_embed().to(outputs.dtype)
+        return (0.5 * self._log_rates(widened(outputs))).exp().diag_embed().to(outputs.dtype)
 
     def sample(self, outputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw a count for each output.
@@ -90,7 +112,7 @@ class Poisson(Likelihood):
         Returns:
             Whole numbers as floats, in the outputs' shape.
         """
-        return torch.poisson(widened(outputs.detach()).exp(), generator=generator)
+        return torch.poisson(self._log_rates(widened(outputs.detach())).exp(), generator=generator)
 
     def mean(self, outputs: Tensor) -> Tensor:
         """Compute the rates.
@@ -98,7 +120,7 @@ class Poisson(Likelihood):
         Args:
             outputs: Log rates, shape (*d, counts).
         """
-        return outputs.exp()
+        return self._log_rates(outputs).exp()
 
     def predict(self, outputs: Tensor) -> Tensor:
         """Return the log rates with an axis for posterior samples.
@@ -109,7 +131,7 @@ class Poisson(Likelihood):
         Returns:
             Log rates, shape (*d, counts, 1).
         """
-        return stacked(outputs)
+        return stacked(self._log_rates(outputs))
 
     def average(self, predictions: Iterable[Tensor]) -> Tensor:
         """Collect the log rates of posterior samples, whose mixture is the prediction.

@@ -17,14 +17,17 @@ from secateur.metrics.classification import (
 )
 from secateur.metrics.mixture import joint_log_density, mixture_log_density
 from secateur.metrics.regression import (
+    Intervals,
     continuous_ranked_probability_score,
     coverage,
+    intervals,
     mixture_rank,
     poisson_deviance,
     root_mean_squared_error,
 )
 
 __all__ = [
+    "Intervals",
     "Metrics",
     "Reliability",
     "accuracy",
@@ -35,6 +38,7 @@ __all__ = [
     "coverage",
     "evaluate",
     "expected_calibration_error",
+    "intervals",
     "joint_log_density",
     "log_likelihoods",
     "log_predictive_density",

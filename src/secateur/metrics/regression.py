@@ -9,14 +9,17 @@ Sign:   the errors, the deviance and the continuous ranked probability score fal
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 __all__ = [
+    "Intervals",
     "continuous_ranked_probability_score",
     "coverage",
+    "intervals",
     "mixture_rank",
     "poisson_deviance",
     "root_mean_squared_error",
@@ -59,6 +62,33 @@ def mixture_rank(
     distance = targets.unsqueeze(-1) - means
     ranks = [torch.special.ndtr(distance / variance.sqrt()).mean(-1) for variance in variances]
     return torch.stack(ranks).mean(0)
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """How often targets lie inside central intervals.
+
+    Attributes:
+        level: Probability of each interval.
+        coverage: Share of the targets that lie inside.
+        num_targets: Number of targets.
+    """
+
+    level: Float[Tensor, " l"]
+    coverage: Float[Tensor, " l"]
+    num_targets: int
+
+
+def intervals(ranks: Float[Tensor, "*n"], num_levels: int = 19) -> Intervals:
+    """Compare the probability of central intervals with the share of targets inside.
+
+    Args:
+        ranks: P(prediction <= target) of each number, from `mixture_rank`.
+        num_levels: Number of levels, evenly spaced between 0 and 1.
+    """
+    levels = torch.arange(1, num_levels + 1, dtype=torch.float64) / (num_levels + 1)
+    inside = torch.tensor([coverage(ranks, level) for level in levels.tolist()], dtype=torch.float64)
+    return Intervals(levels, inside, ranks.numel())
 
 
 def coverage(ranks: Float[Tensor, "*n"], level: float) -> float:

@@ -2,8 +2,9 @@
 
 Paper:  Markovic, Friston & Kiebel 2023, arXiv:2309.12095, Section 4.2; swish is Ramachandran, Zoph & Le
         2017, arXiv:1710.05941.
-Shapes: n images in a batch, c channels, h height, w width, k classes.
-        images (n, c, h, w) -> flat (n, c h w) -> hidden (n, width), `depth` times -> logits (n, k)
+Shapes: n images or rows of a table in a batch, c channels, h height, w width, k classes.
+        images (n, c, h, w) or rows (n, c h w) -> flat (n, c h w) -> hidden (n, width), `depth` times
+        -> logits (n, k)
 """
 
 import math
@@ -21,7 +22,7 @@ class MLP(nn.Module):
     """Fully connected layers of one width; dropout, where asked for, after each activation.
 
     Args:
-        image_shape: Channels, height and width of one image; any.
+        image_shape: Channels, height and width of one image, or the number of features of a row; any.
         num_classes: Number of logits.
         width: Units in each hidden layer.
         depth: Number of hidden layers.
@@ -31,7 +32,7 @@ class MLP(nn.Module):
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int] = (1, 28, 28),
+        image_shape: tuple[int, ...] = (1, 28, 28),
         num_classes: int = 10,
         *,
         width: int = 500,
@@ -51,6 +52,6 @@ class MLP(nn.Module):
         self.hidden = nn.Sequential(blocks)
         self.output = nn.Linear(num_inputs, num_classes)
 
-    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+    def forward(self, images: Float[Tensor, "n ..."]) -> Float[Tensor, "n k"]:
         """Return logits."""
         return self.output(self.hidden(images.flatten(1)))

@@ -26,11 +26,13 @@ class _Entry:
     """As the literature writes it; empty where the name will do."""
     image_size: int | None = None
     """Height and width that the images must have; None where any will do."""
+    takes_rows: bool = False
+    """Whether it takes rows of a table as well as images."""
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
 _TABLE: dict[str, _Entry] = {
-    "mlp": _Entry(network=MLP, title="MLP"),
+    "mlp": _Entry(network=MLP, title="MLP", takes_rows=True),
     "lenet": _Entry(network=LeNet, title="LeNet", image_size=32),
     "lenet-relu": _Entry(network=LeNet, title="LeNet (ReLU)", image_size=32, options={"activation": "relu"}),
     "vit": _Entry(network=VisionTransformer, title="ViT", image_size=32),
@@ -48,12 +50,18 @@ _TABLE: dict[str, _Entry] = {
         options={"patch_size": 8, "width": 64, "token_width": 64, "channel_width": 128, "depth": 4},
     ),
     "resnet20": _Entry(network=ResNet, title="ResNet-20", image_size=32),
+    "mlp-50": _Entry(
+        network=MLP,
+        title="MLP of 50 units",
+        takes_rows=True,
+        options={"width": 50, "depth": 1, "activation": "relu"},
+    ),
 }
 
 
 def _entry(name: str) -> _Entry:
     if name not in _TABLE:
-        raise unknown_name("network", name, _TABLE)
+        raise unknown_name("network", name, _TABLE, own="package.module:function")
     return _TABLE[name]
 
 
@@ -86,7 +94,7 @@ def image_size(name: str) -> int | None:
 def build(
     name: str,
     *,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     num_classes: int,
     dropout: float = 0.0,
     seed: int | None = None,
@@ -96,7 +104,7 @@ def build(
 
     Args:
         name: One of `names()`.
-        image_shape: Channels, height and width of one image.
+        image_shape: Channels, height and width of one image, or the number of features of a row.
         num_classes: Number of logits.
         dropout: Probability of dropout in training; the paper's Flat-MAP uses 0.2.
         seed: Seed of the initial weights; the global random state stays as it was. None draws from it.
@@ -113,6 +121,12 @@ def build(
     entry = _entry(name)
     if not 0 <= dropout < 1:
         raise InvalidArgumentError(f"expected dropout in [0, 1), got {dropout}")
+    if len(image_shape) != 3 and not entry.takes_rows:
+        tables = ", ".join(each for each in _TABLE if _TABLE[each].takes_rows)
+        raise InvalidArgumentError(
+            f"expected images for {name}, got inputs of shape {tuple(image_shape)}; rows of a table go into "
+            f"{tables}"
+        )
     settings = {**entry.options, **options}
     # On the CPU whatever the default device is: the same seed must give the same weights everywhere.
     with torch.device("cpu"), torch.random.fork_rng(devices=[], enabled=seed is not None):

@@ -2,9 +2,11 @@
 
 import math
 import shlex
+from collections.abc import Mapping
 
 from secateur import data as data_table
 from secateur import networks
+from secateur.factories import is_factory
 from secateur.reports.record import Record
 from secateur.runs import formatting
 
@@ -27,6 +29,17 @@ METRICS = {
         "Log predictive density",
         "nats per example for all labels under one and the same network; higher is better",
     ),
+    "root_mean_squared_error": (
+        "Root mean squared error", "of the predicted means, in the unit of the targets; lower is better",
+    ),
+    "continuous_ranked_probability_score": (
+        "CRPS",
+        "continuous ranked probability score, in the unit of the targets: an absolute error that also judges "
+        "the intervals; lower is better",
+    ),
+    "coverage_50": ("Inside 50 % intervals", "share of targets there; 0.5 is honest"),
+    "coverage_90": ("Inside 90 % intervals", "share of targets there; 0.9 is honest"),
+    "deviance": ("Deviance", "of counts from predicted rates, in nats; lower is better, 0 is perfect"),
 }  # fmt: skip
 """Name of each score in words, and one line on what it says."""
 
@@ -95,6 +108,10 @@ def next_commands(record: Record) -> list[tuple[str, str]]:
     """
     config, here = record.config, str(record.directory)
     found = []
+    own = ["--network", config["network"]] if is_factory(config["network"]) else []
+    source = config.get("source")
+    of_function = source.get("function") if isinstance(source, Mapping) else None
+    of_data = ["--data", of_function] if isinstance(of_function, str) else []
     named = (
         config["network"] in networks.names() and data_table.registered_name(config["data"]) == config["data"]
     )
@@ -102,7 +119,7 @@ def next_commands(record: Record) -> list[tuple[str, str]]:
     epochs = config.get("epochs")
     pruned = record.num_kept < record.num_weights
     if record.bench is None:
-        found.append(("Measure bytes and milliseconds", ["secateur", "bench", here]))
+        found.append(("Measure bytes and milliseconds", ["secateur", "bench", here, *own, *of_data]))
     if named and pruned and isinstance(epochs, int):
         dense = ["--method", "flat-map", "--epochs", str(epochs), "--out", f"{here}-dense"]
         found.append(("Train a dense baseline as long", [*repeat, *dense]))
@@ -112,7 +129,7 @@ def next_commands(record: Record) -> list[tuple[str, str]]:
     elif named and not pruned and config["method"] != "flat-map":
         more = ["--method", config["method"], "--epochs", "50", "--out", f"{here}-longer"]
         found.append(("Train for longer, so that weights can go", [*repeat, *more]))
-    found.append(("Take it elsewhere", ["secateur", "export", here, "--to", "onnx"]))
+    found.append(("Take it elsewhere", ["secateur", "export", here, "--to", "onnx", *own]))
     return [(what, shlex.join(words)) for what, words in found]
 
 

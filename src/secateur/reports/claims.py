@@ -94,6 +94,8 @@ def claim_rows(group: Group) -> list[tuple[str, ...]]:
     Args:
         group: Runs of one network on one data set.
     """
+    if not group.of_classes:
+        return []
     table = paired_comparisons(group)
     rows = []
     for (first, second, when), row in table.iterrows():
@@ -158,7 +160,7 @@ def remarks(group: Group) -> list[str]:
             if advice.at_chance(group.of(label)[0], accuracy[label])]  # fmt: skip
     if lost:
         found.append(f"At chance, so that other scores say nothing: {', '.join(lost)}.")
-    if (counts := group.means["accuracy"]["count"]).min() < 2:
+    if (counts := group.means["negative_log_likelihood"]["count"]).min() < 2:
         found.append(
             f"{int((counts < 2).sum())} of {len(counts)} methods ran with one seed: their differences have "
             "no error, and may be chance."

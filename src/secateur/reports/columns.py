@@ -13,7 +13,7 @@ from pandas import DataFrame, Series
 
 from secateur.runs import formatting
 
-__all__ = ["COSTS", "SCORE_COLUMNS", "Column", "best", "cell_text", "published"]
+__all__ = ["COSTS", "NUMBER_COLUMNS", "SCORE_COLUMNS", "Column", "best", "cell_text", "published"]
 
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 
@@ -52,6 +52,17 @@ SCORE_COLUMNS = (
     Column("log_predictive_density", "LPD", 4, "high"),
     Column("out_of_distribution_auroc", "AUROC, OOD", 3, "high"),
 )
+NUMBER_COLUMNS = (
+    Column("sparsity", "removed, %", 1, factor=100.0),
+    Column("root_mean_squared_error", "RMSE", 4, "low"),
+    Column("deviance", "deviance", 4, "low"),
+    *_score("negative_log_likelihood", "NLL", "low"),
+    Column("continuous_ranked_probability_score", "CRPS", 4, "low"),
+    Column("coverage_50", "inside 50 %", 3),
+    Column("coverage_90", "inside 90 %", 3),
+    Column("log_predictive_density", "LPD", 4, "high"),
+)
+"""Columns of scores where targets are numbers or counts."""
 COSTS = (
     Column("mean_network_accuracy", "accuracy", 4, "high"),
     Column("mean_network_negative_log_likelihood", "NLL", 4, "low"),

@@ -128,7 +128,7 @@ def _chapter(group: Group) -> dict[str, Any]:
     return {
         "group": group,
         "remarks": claims.remarks(group),
-        "scores": _table(group, columns.SCORE_COLUMNS),
+        "scores": _table(group, group.score_columns),
         "costs": _table(group, columns.COSTS),
         "claims": claims.claim_rows(group),
         "grids": grids,
@@ -243,7 +243,7 @@ def _next_commands(comparison: Comparison) -> list[tuple[str, str]]:
     if any(group.dense is None for group in comparison.groups):
         words = ["secateur", "compare", "--methods", tables.DENSE, "--out", here]
         found.append(("Add the dense baseline", words))
-    if any(group.means["accuracy"]["count"].max() < 2 for group in comparison.groups):
+    if any(group.means["negative_log_likelihood"]["count"].max() < 2 for group in comparison.groups):
         found.append((
             "Add seeds, for an error of each mean",
             ["secateur", "compare", "--seeds", "0,1,2", "--out", here],

@@ -32,9 +32,14 @@ _HISTOGRAMS_FIRST = ("flat-map", "flat-ff", "bmr-spike-and-slab", "calibrated", 
 _TICKS = np.array([0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999])
 _TITLES = {
     "accuracy": "Accuracy", "negative_log_likelihood": "Negative log-likelihood",
-    "expected_calibration_error": "Calibration error",
+    "expected_calibration_error": "Calibration error", "root_mean_squared_error": "Root mean squared error",
+    "deviance": "Deviance", "continuous_ranked_probability_score": "CRPS",
 }  # fmt: skip
-_SCORED = tuple(column for column in SCORE_COLUMNS if column.key in _TITLES)
+
+
+def _scored(group: Group) -> list[Column]:
+    """Return the scores that are drawn of a group."""
+    return [column for column in group.score_columns if column.key in _TITLES]
 
 
 def _line(group: Group, label: str) -> dict[str, Any]:
@@ -64,7 +69,7 @@ def over_epochs(group: Group) -> FigureGrid:
     """Draw accuracy, NLL, ECE and sparsity over the epochs, a line per method."""
     panels = [
         Panel(column.key, f"{_TITLES[column.key]} over the epochs, a line per method",
-              partial(_scores, group=group, column=column)) for column in _SCORED
+              partial(_scores, group=group, column=column)) for column in _scored(group)
     ]  # fmt: skip
     panels.append(
         Panel("sparsity", "Share of the weights removed over the epochs", partial(_removed, group=group))
@@ -130,7 +135,7 @@ def pareto(group: Group) -> FigureGrid:
     """Draw accuracy, NLL and ECE against sparsity, a point per run."""
     panels = (
         Panel(column.key, f"{_TITLES[column.key]} against the share of weights removed, a point per run",
-              partial(_against_sparsity, group=group, column=column)) for column in _SCORED
+              partial(_against_sparsity, group=group, column=column)) for column in _scored(group)
     )  # fmt: skip
     return FigureGrid("pareto", tuple(panels), THIRD, columns=3)
 

@@ -20,7 +20,7 @@ from secateur.export.codec import entropy_bits
 from secateur.runs import records
 from secateur.runs.formatting import printable
 from secateur.runs.reading import read_run
-from secateur.runs.records import Scores
+from secateur.runs.records import SCORES_OF, Scores
 
 __all__ = ["SCORES", "Bench", "Record", "read"]
 
@@ -73,9 +73,11 @@ class Record:
         layers: A row per parameter: `name`, `shape`, `num_weights`, `num_kept`, `delta_f` (summed evidence
             for what was removed, in nats), `prunable`, `kept` (share).
         reliability: Bins of equal size: `confidence`, `accuracy`, `count`.
+        intervals: Central intervals of predicted numbers: `level`, `coverage`, `count`.
         reductions: `epoch`, `num_removed`, `predicted_delta_f`, `observed_delta_f`.
         history: A row per epoch, scores of the posterior-mean network: `epoch`, `seconds`, `accuracy`,
-            `negative_log_likelihood`, `expected_calibration_error`, `sparsity`, `num_removed`.
+            `negative_log_likelihood`, `expected_calibration_error`, ..., `sparsity`, `num_removed`.
+        score_names: The scores that the likelihood has, in the order of tables.
         bench: The network's forms measured side by side; None where nobody asked for it.
     """
 
@@ -92,9 +94,11 @@ class Record:
     seconds_per_iteration: float
     layers: DataFrame
     reliability: DataFrame
+    intervals: DataFrame
     reductions: DataFrame
     history: DataFrame
     bench: Bench | None
+    score_names: tuple[str, ...] = SCORES_OF["categorical"]
 
     @property
     def device(self) -> str:
@@ -104,7 +108,7 @@ class Record:
     @property
     def chance(self) -> float:
         """Accuracy of a guess; nan where the number of classes is not known."""
-        classes = self.config.get("num_classes")
+        classes = self.config.get("num_classes") if "accuracy" in self.score_names else None
         return 1 / classes if isinstance(classes, int) and classes > 1 else math.nan
 
     @property
@@ -159,6 +163,8 @@ def read(directory: Path) -> Record:
     layers = _table(metrics.layers, records.Layer)
     _check_tensors(run.directory.model, layers)
     bins = metrics.reliability or records.ReliabilityBins()
+    levels = metrics.intervals or records.IntervalLevels((), (), 0)
+    intervals = DataFrame({"level": levels.level, "coverage": levels.coverage}, dtype=float)
     several = metrics.num_samples > 1 and metrics.mean_network is not None
     return Record(
         directory=run.directory.path,
@@ -174,9 +180,11 @@ def read(directory: Path) -> Record:
         seconds_per_iteration=metrics.seconds_per_iteration,
         layers=layers.assign(kept=layers["num_kept"] / layers["num_weights"].clip(lower=1)),
         reliability=DataFrame(asdict(bins), dtype=float),
+        intervals=intervals.assign(count=float(levels.num_targets)),
         reductions=_table(metrics.reductions, records.Reduction),
         history=_table(run.epochs, records.Epoch).astype(float),
         bench=None if run.bench is None else _bench(run.bench),
+        score_names=SCORES_OF[run.likelihood],
     )
 
 

@@ -5,6 +5,7 @@ It is made from the files of the run directory alone, so it can be made again at
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ CURVES = (
     ("accuracy", "Accuracy"),
     ("negative_log_likelihood", "Negative log-likelihood"),
     ("expected_calibration_error", "Calibration error"),
+    ("root_mean_squared_error", "Root mean squared error"),
+    ("continuous_ranked_probability_score", "CRPS"),
+    ("deviance", "Deviance"),
     ("sparsity", "Weights removed, %"),
 )
 HALF, TALL = (3.5, 2.3), (3.5, 3.2)
@@ -43,7 +47,8 @@ def write(run_dir: Path) -> Path:
     """
     target, record = Path(run_dir) / "report.html", read(run_dir)
     config = record.config
-    known = {key: config[key] for key in config if key not in {"recipe", "versions", "command"}}
+    apart = {"recipe", "versions", "command", "inputs", "feature_names", "class_names"}
+    known = {key: config[key] for key in config if key not in apart}
     recipe = config["recipe"] if isinstance(config.get("recipe"), Mapping) else {}
     versions = config["versions"] if isinstance(config.get("versions"), Mapping) else {}
     page = render(
@@ -56,7 +61,7 @@ def write(run_dir: Path) -> Path:
         command=advice.command(record),
         target=_number_in(record, "sparsity"),
         cap=_number_in(record, "schedule", "max_fraction"),
-        metrics=advice.METRICS,
+        metrics={name: advice.METRICS[name] for name in record.score_names},
         columns=_columns(record),
         curves=_curves(record),
         figures=_figures(record),
@@ -97,6 +102,15 @@ def _figures(record: Record) -> dict[str, Any]:
     if record.reliability["count"].sum() > 0:
         drawn["reliability"] = panel(figures.figure_reliability, record.reliability, size=TALL,
                                      name="reliability", description="Reliability diagram")  # fmt: skip
+    if len(record.intervals):
+        levels = record.intervals.rename(columns={"level": "confidence", "coverage": "accuracy"})
+        drawn["intervals"] = panel(
+            partial(figures.figure_reliability, title="Share of targets inside"),
+            levels,
+            size=TALL,
+            name="intervals",
+            description="Coverage of intervals",
+        )
     if len(record.reductions):
         words = "Predicted and observed change per reduction"
         drawn["reductions"] = panel(

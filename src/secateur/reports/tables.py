@@ -18,7 +18,7 @@ from pandas import DataFrame
 from secateur import data as data_table
 from secateur import networks
 from secateur.errors import ArtifactError
-from secateur.reports.columns import COSTS, SCORE_COLUMNS
+from secateur.reports.columns import COSTS, NUMBER_COLUMNS, SCORE_COLUMNS, Column
 from secateur.reports.out_of_distribution import Detection
 from secateur.reports.record import SCORES, Record, read
 from secateur.runs.formatting import printable
@@ -75,10 +75,22 @@ class Group:
         """Return the runs of a label, by seed; at least one."""
         return [self.records[name] for name in self.runs.index[self.runs["label"] == label]]
 
+    @property
+    def of_classes(self) -> bool:
+        """Whether its targets are classes rather than numbers or counts."""
+        return any("accuracy" in record.score_names for record in self.records.values())
+
+    @property
+    def score_columns(self) -> tuple[Column, ...]:
+        """Columns of scores that fit its targets; of numbers those that are known."""
+        if self.of_classes:
+            return SCORE_COLUMNS
+        return tuple(each for each in NUMBER_COLUMNS if self.means[each.key]["mean"].notna().any())
+
     @cached_property
     def means(self) -> DataFrame:
         """Mean, standard error, count over seeds, by label; columns are (key, "mean" | "sem" | "count")."""
-        keys = [column.key for column in (*SCORE_COLUMNS, *COSTS)]
+        keys = list(dict.fromkeys(column.key for column in (*SCORE_COLUMNS, *NUMBER_COLUMNS, *COSTS)))
         return self.runs.groupby("label", sort=False)[keys].agg(["mean", "sem", "count"])
 
     @cached_property

@@ -3,6 +3,7 @@
 Names from files are printed as text: no markup, no control characters.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -21,14 +22,26 @@ from secateur.reports import advice
 from secateur.reports.record import Record, read
 from secateur.runs import formatting
 from secateur.runs.formatting import printable
+from secateur.runs.reading import read_run
 from secateur.training.prune_run import PrunedRun
 
-__all__ = ["show_compact", "show_exported", "show_measured", "show_pruned", "show_run", "show_scores"]
+__all__ = [
+    "run_as_json",
+    "show_compact",
+    "show_exported",
+    "show_measured",
+    "show_pruned",
+    "show_run",
+    "show_scores",
+]
 
 _BETTER = {
     "accuracy": "higher", "negative_log_likelihood": "lower", "expected_calibration_error": "lower",
-    "brier_score": "lower",
+    "brier_score": "lower", "root_mean_squared_error": "lower", "deviance": "lower",
+    "continuous_ranked_probability_score": "lower", "coverage_50": "0.5", "coverage_90": "0.9",
 }  # fmt: skip
+
+_OF_SOME = frozenset(_BETTER) - {"negative_log_likelihood"}  # no likelihood has them all
 
 
 def _say(console: Console, text: str, style: str = "") -> None:
@@ -86,6 +99,21 @@ def show_run(run_dir: Path, console: Console) -> None:
         _say(console, f"Next, {what[0].lower()}{what[1:]}: {line}")
 
 
+def run_as_json(run_dir: Path) -> str:
+    """Return the scores of a finished run as one JSON object: what it is, where it is, and all its metrics.
+
+    Args:
+        run_dir: Directory of the run.
+
+    Raises:
+        ArtifactError: If a file of the run is missing or damaged.
+    """
+    run = read_run(run_dir)
+    known = ("network", "data", "method", "seed", "epochs", "likelihood")
+    about = {key: run.config_values.get(key) for key in known}
+    return json.dumps({"directory": str(run_dir), **about, **run.metrics_values})
+
+
 def _bytes(record: Record) -> str:
     dense, least = formatting.num_bytes(record.dense_bytes), formatting.num_bytes(record.least_bytes)
     if record.num_kept >= record.num_weights:
@@ -120,6 +148,7 @@ def _print_scores(
         (advice.METRICS[key][0],
          *(formatting.number(float(scores.get(key, math.nan)), 4) for _, scores in columns), better)
         for key, better in _BETTER.items()
+        if key in averaged and not (key in _OF_SOME and math.isnan(float(averaged[key])))
     ]  # fmt: skip
     heads = (head if len(head) < 20 else "dense" for head, _ in columns)
     _table(console, (f"on {judged_on}", *heads, "better"), rows)
@@ -241,5 +270,7 @@ def show_pruned(pruned: PrunedRun, console: Console) -> None:
         console: Where to print.
     """
     _say(console, str(pruned.result))
-    before, after = (formatting.number(each, 4) for each in (pruned.accuracy_before, pruned.accuracy_after))
-    _say(console, f"Accuracy of averaged predictions: {before} before, {after} after.")
+    if math.isfinite(pruned.accuracy_after):
+        accuracies = (pruned.accuracy_before, pruned.accuracy_after)
+        before, after = (formatting.number(each, 4) for each in accuracies)
+        _say(console, f"Accuracy of averaged predictions: {before} before, {after} after.")

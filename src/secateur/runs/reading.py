@@ -12,9 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 from secateur.errors import ArtifactError
 from secateur.runs.directory import RunDirectory
 from secateur.runs.files import read_bytes
-from secateur.runs.records import Bench, Config, Count, Epoch, Metrics, Number, Scores
+from secateur.runs.records import SCORES_OF, Bench, Config, Count, Epoch, Metrics, Number, Scores
 
-__all__ = ["RunRecord", "checked", "decode", "read_object", "read_run"]
+__all__ = ["RunRecord", "checked", "damaged", "decode", "read_object", "read_run"]
 
 T = TypeVar("T")
 _EXPECTED = {
@@ -60,11 +60,20 @@ class RunRecord:
         """Return the scores of the averaged prediction, or of the posterior-mean network.
 
         Raises:
-            ArtifactError: If the run has none, as that of a likelihood without classes.
+            ArtifactError: If one that the likelihood has is missing.
         """
-        values = self.metrics.mean_network if of_mean_network else self.metrics_values
+        values = (self.metrics.mean_network if of_mean_network else self.metrics_values) or {}
         where = " in mean_network" if of_mean_network else ""
-        return decode(self.directory.metrics, json.dumps(values).encode(), Scores, where)[0]
+        scores = decode(self.directory.metrics, json.dumps(values).encode(), Scores, where)[0]
+        if missing := [name for name in SCORES_OF[self.likelihood] if name not in values]:
+            raise damaged(self.directory.metrics, f"expected the field {missing[0]!r}{where}, got none")
+        return scores
+
+    @property
+    def likelihood(self) -> str:
+        """Name of the likelihood of the targets; classes where the run does not say."""
+        name = (self.config.likelihood or {}).get("name")
+        return name if name in SCORES_OF else "categorical"
 
 
 def read_run(directory: Path, *, verified: bool = False) -> RunRecord:
@@ -130,7 +139,17 @@ def decode(path: Path, content: bytes, kind: type[T], where: str = "") -> tuple[
         said = _said(error.errors(include_url=False)[0], where)
     except (ValueError, RecursionError) as error:  # what one parser takes and the other does not
         said = f"expected JSON, got an error{where} ({error})"
-    raise ArtifactError(
+    raise damaged(path, said)
+
+
+def damaged(path: Path, said: str) -> ArtifactError:
+    """Return the error for a file of a run that is damaged.
+
+    Args:
+        path: The file.
+        said: What was expected and what was got.
+    """
+    return ArtifactError(
         f"{path} is damaged: {said}; fit again, or take the file from an intact copy of the run"
     )
 

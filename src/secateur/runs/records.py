@@ -6,22 +6,27 @@ are kept as they are and never trusted. `secateur.runs.reading` reads the files.
 
 import math
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 __all__ = [
+    "SCORES_OF",
     "Bench",
     "BenchVariant",
     "Config",
     "Count",
     "Epoch",
+    "Inputs",
+    "IntervalLevels",
     "Kernel",
     "KernelChoice",
     "Layer",
     "Machine",
     "Metrics",
     "Number",
+    "Origin",
     "Reduction",
     "ReliabilityBins",
     "Scores",
@@ -44,6 +49,31 @@ Number = Annotated[
 ]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Side = Annotated[int, Field(ge=1, le=4096)]  # of an image
+Features = Annotated[int, Field(ge=1, le=2**20)]  # of a row of a table
+InputShape = tuple[Side, Side, Side] | tuple[Features] | tuple[Side, Side]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """How inputs were standardised: mean and standard deviation of each feature or channel."""
+
+    mean: tuple[Number, ...]
+    std: tuple[Number, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where own data were read from (`secateur.data.OwnData`), or the function that returned them."""
+
+    path: str | None = None
+    function: str | None = None
+    target: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    test: str | None = None
+    test_fraction: Number = 0.2
+    likelihood: str | None = None
+    image_size: Side | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,23 +88,56 @@ class Config:
     device: str = "cpu"
     sparsity: float | None = None
     predictive_temperature: Number = math.nan
-    image_shape: tuple[Side, Side, Side] | None = None
+    image_shape: InputShape | None = None
     num_classes: Count | None = None
     recipe: dict[str, Any] | None = None
     command: str | None = None
     augment: bool = False
     autocast: bool = False
+    likelihood: dict[str, Any] | None = None
+    inputs: Inputs | None = None
+    source: Origin | None = None
+    class_names: tuple[str, ...] = ()
+    feature_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one kind of prediction of classes; log scores in nats, means over examples."""
+    """Scores of one kind of prediction; those of other likelihoods are nan. Log scores in nats per datum."""
 
-    accuracy: Number
-    negative_log_likelihood: Number
-    expected_calibration_error: Number
-    brier_score: Number
-    log_predictive_density: Number
+    accuracy: Number = math.nan
+    negative_log_likelihood: Number = math.nan
+    expected_calibration_error: Number = math.nan
+    brier_score: Number = math.nan
+    log_predictive_density: Number = math.nan
+    root_mean_squared_error: Number = math.nan
+    continuous_ranked_probability_score: Number = math.nan
+    coverage_50: Number = math.nan
+    coverage_90: Number = math.nan
+    deviance: Number = math.nan
+
+
+_OF_CLASSES = (
+    "accuracy",
+    "negative_log_likelihood",
+    "expected_calibration_error",
+    "brier_score",
+    "log_predictive_density",
+)
+SCORES_OF = MappingProxyType({
+    "categorical": _OF_CLASSES,
+    "bernoulli": _OF_CLASSES,
+    "gaussian": (
+        "root_mean_squared_error",
+        "negative_log_likelihood",
+        "continuous_ranked_probability_score",
+        "coverage_50",
+        "coverage_90",
+        "log_predictive_density",
+    ),
+    "poisson": ("deviance", "negative_log_likelihood", "root_mean_squared_error", "log_predictive_density"),
+})
+"""Names of the scores of each likelihood, in the order of tables."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +185,19 @@ class ReliabilityBins:
 
 
 @dataclass(frozen=True)
+class IntervalLevels:
+    """Probability of central intervals, and the share of targets inside."""
+
+    level: tuple[Number, ...]
+    coverage: tuple[Number, ...]
+    num_targets: Count
+
+    def __post_init__(self) -> None:
+        if len(self.level) != len(self.coverage):
+            raise ValueError("lists of one length, got different ones")
+
+
+@dataclass(frozen=True)
 class Epoch:
     """One line of `history.jsonl`; the scores are those of the posterior-mean network."""
 
@@ -130,6 +206,9 @@ class Epoch:
     accuracy: Number = math.nan
     negative_log_likelihood: Number = math.nan
     expected_calibration_error: Number = math.nan
+    root_mean_squared_error: Number = math.nan
+    continuous_ranked_probability_score: Number = math.nan
+    deviance: Number = math.nan
     sparsity: Number = math.nan
     num_removed: Count = 0
 
@@ -148,6 +227,7 @@ class Metrics:
     layers: tuple[Layer, ...]
     reductions: tuple[Reduction, ...]
     reliability: ReliabilityBins | None = None
+    intervals: IntervalLevels | None = None
     mean_network: dict[str, Any] | None = None
 
 

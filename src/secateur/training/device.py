@@ -56,5 +56,7 @@ def compiles_network(device: torch.device) -> bool:
 
 
 def placed(split: Split, device: torch.device, memory_format: torch.memory_format) -> Split:
-    """Move data to a device in a memory format."""
+    """Move data to a device, images in a memory format."""
+    if split.images.ndim != 4:
+        return Split(split.images.to(device), split.labels.to(device))
     return Split(split.images.to(device, memory_format=memory_format), split.labels.to(device))

@@ -1,5 +1,6 @@
 """`secateur.fit`: train and prune a network, given by name or as a module."""
 
+import math
 import shutil
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -9,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur import networks
 from secateur.curvature import RunningCurvature
-from secateur.data import Dataset, Split
+from secateur.data import Split
 from secateur.data.augment import NO_HORIZONTAL_FLIP
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.likelihoods import Likelihood, resolve
@@ -19,9 +21,9 @@ from secateur.runs import RunDirectory, as_json, load_nested, read_json, save_ne
 from secateur.training.device import compiles_network, layout, placed, resolve_device
 from secateur.training.finish import finish
 from secateur.training.loop import Trainer
-from secateur.training.methods import method_named
+from secateur.training.methods import Method, method_named
 from secateur.training.prediction import CATEGORICAL, best_temperature
-from secateur.training.problem import Problem, build_network, without_holdout
+from secateur.training.problem import Problem, TrainingData, build_network, without_holdout
 from secateur.training.progress import Progress, SilentProgress
 from secateur.training.recipe import Recipe
 from secateur.training.run import Run, versions
@@ -31,6 +33,8 @@ from secateur.training.tensorboard import TensorBoard, require_tensorboard
 __all__ = ["fit"]
 
 COMPILE_FROM_STEPS = 5000  # compiling takes some ten seconds, a step saves about a millisecond
+STEPS_OF_OWN_DATA = 6000  # of a fit whose epochs nobody gave: some seven removals
+MOST_EPOCHS_TO_SAY = 2000
 MAX_SEED = 2**32 - 1
 SAME_RUN = (
     "network",
@@ -51,11 +55,11 @@ SAME_RUN = (
 
 def fit(
     network: str | nn.Module,
-    train: str | Dataset | Split,
-    test: Split | None = None,
+    train: TrainingData,
+    test: Split | tuple[Any, Any] | None = None,
     *,
     method: str = "calibrated",
-    likelihood: str | Likelihood = "categorical",
+    likelihood: str | Likelihood | None = None,
     epochs: int | None = None,
     seed: int = 0,
     out: Path | str | None = None,
@@ -77,14 +81,16 @@ def fit(
     """Train a posterior over weights, prune by evidence during training, and evaluate the result.
 
     Args:
-        network: Name of one of `secateur.networks`, or any module from images to logits; its parameters
-            are trained in place.
-        train: Name of a data set, or the data.
-        test: Data to judge by; a named data set brings its own. The training data when there is none.
+        network: Name of one of `secateur.networks`, any module from inputs to outputs, whose parameters are
+            trained in place, or `package.module:function` that returns one; that imports its module.
+        train: Name of a data set, a pair of arrays (inputs, targets), where own data are
+            (`secateur.data.OwnData`), or the data. All but a `Split` are standardised.
+        test: Data to judge by, as a `Split` or a pair like `train`; a data set brings its own. The training
+            data when there is none.
         method: Name of the method; see `secateur.training.method_names()`.
         likelihood: Distribution of the labels given the network's outputs, a name or a value of
-            `secateur.likelihoods`.
-        epochs: Passes over the training data; the method's default when None.
+            `secateur.likelihoods`; when None that of the data, which is guessed for own data.
+        epochs: Passes over the training data; the method's default when None, and more for small own data.
         seed: Seeds initial weights (of a named network), order of data, and noise.
         out: Directory for all results, new or empty; nothing is written when None.
         resume: Go on with the run in `out`.
@@ -116,7 +122,8 @@ def fit(
     """
     # Everything that can be wrong is looked at before the first file is touched.
     chosen = method_named(method)
-    likelihood = resolve(likelihood)
+    if likelihood is not None:
+        resolve(likelihood)
     if sparsity is not None and not 0 <= sparsity < 1:
         raise InvalidArgumentError(f"sparsity: expected a fraction in [0, 1), got {sparsity}")
     if num_samples < 1:
@@ -130,12 +137,13 @@ def fit(
     if sparsity is None and reduce:
         sparsity = chosen.default_sparsity
     where = resolve_device(device)
-    problem = Problem.of(network, train, test, data_dir)
-    if augment and problem.name in NO_HORIZONTAL_FLIP:
+    problem = Problem.of(network, train, test, data_dir, likelihood)
+    likelihood = problem.likelihood
+    if augment and (problem.name in NO_HORIZONTAL_FLIP or problem.train.images.ndim != 4):
         raise InvalidArgumentError(
-            f"augment: expected data whose mirror images mean the same, got {problem.name}; leave it away"
+            f"augment: expected images whose mirror images mean the same, got {problem.name}; leave it away"
         )
-    recipe = chosen.recipe(chosen.default_epochs if epochs is None else epochs, len(problem.train))
+    recipe = chosen.recipe(_num_epochs(chosen, problem) if epochs is None else epochs, len(problem.train))
     recipe = _with_overrides(recipe, learning_rate, batch_size)
     if not reduce:
         if sparsity is not None:
@@ -146,10 +154,10 @@ def fit(
             f"sparsity: expected a run that reduces, got method {method!r} for {recipe.epochs} epochs of "
             f"{len(problem.train)} data, which does not; choose another method or more epochs"
         )
-    model, num_classes = build_network(network, problem, recipe, seed, likelihood)
-    problem.check(num_classes, likelihood)
+    model, num_classes = build_network(network, problem, recipe, seed)
+    problem.check(num_classes)
     train_split, held_out = without_holdout(problem.train, recipe.num_held_out(len(problem.train)), seed)
-    memory_format = layout(where, named=isinstance(network, str))
+    memory_format = layout(where, named=isinstance(network, str) and network in networks.names())
     train_split = placed(train_split, where, memory_format)
     test_split = None if problem.test is None else placed(problem.test, where, memory_format)
     from_torch_prune(model)
@@ -197,6 +205,7 @@ def fit(
         "num_threads": torch.get_num_threads(),
         "command": command,
         "versions": versions(),
+        **problem.about_data,
     }
     directory = None if out is None else RunDirectory(Path(out))
     with ExitStack() as stack:
@@ -217,12 +226,13 @@ def fit(
                 state = {"run": _identity(as_json(config)), "trainer": trainer.state()}
                 save_nested(directory.checkpoint, state)
 
-        if (
-            reduce
-            and recipe.schedule is None
-            and chosen.recipe(chosen.default_epochs, len(problem.train)).schedule
-        ):
-            shown.message("too few steps for the evidence to be judged: nothing is removed; try more epochs")
+        for remark in problem.dataset.remarks if problem.dataset is not None else ():
+            shown.message(remark)
+        if reduce and recipe.schedule is None and (enough := _enough_epochs(chosen, problem, recipe.epochs)):
+            shown.message(
+                "too few steps for the evidence to be judged: nothing is removed; take at least "
+                f"{enough} epochs"
+            )
         trainer.run(shown, after_epoch)
         if test_split is None:
             shown.message("no test data: the figures are those of the training data")
@@ -246,6 +256,20 @@ def fit(
             )
         judged = train_split if test_split is None else test_split
         return finish(trainer, config, judged, num_samples, directory)
+
+
+def _num_epochs(method: Method, problem: Problem) -> int:
+    """Return the method's epochs, or as many as small own data need for the evidence to be judged."""
+    if problem.dataset is None or problem.dataset.inputs is None:
+        return method.default_epochs
+    batch_size = method.recipe(method.default_epochs, len(problem.train)).batch_size
+    return max(method.default_epochs, math.ceil(STEPS_OF_OWN_DATA / max(1, len(problem.train) // batch_size)))
+
+
+def _enough_epochs(method: Method, problem: Problem, epochs: int) -> int | None:
+    """Return how many epochs a method needs on these data to remove anything; None if it never does."""
+    longer = range(epochs, max(MOST_EPOCHS_TO_SAY, 2 * epochs))
+    return next((each for each in longer if method.recipe(each, len(problem.train)).schedule), None)
 
 
 def _with_overrides(recipe: Recipe, learning_rate: float | None, batch_size: int | None) -> Recipe:
@@ -313,4 +337,7 @@ def _identity(config: dict[str, Any]) -> dict[str, Any]:
     """Return what must be the same in a resumed run."""
     recipe = config.get("recipe")
     config = {"likelihood": CATEGORICAL.describe(), **config}  # earlier versions knew no other
-    return {key: config.get(key) for key in SAME_RUN} | (recipe if isinstance(recipe, dict) else {})
+    source = config.get("source")
+    same = {key: config.get(key) for key in SAME_RUN}
+    same["sha256"] = source.get("sha256") if isinstance(source, dict) else None
+    return same | (recipe if isinstance(recipe, dict) else {})

@@ -175,6 +175,7 @@ def scores(
             calibration=calibration,
         )
     bins = likelihood.reliability(predicted, split.labels.cpu())
+    intervals = likelihood.intervals(predicted, split.labels.cpu())
     found = {
         **averaged,
         "num_samples": num_samples,
@@ -186,6 +187,12 @@ def scores(
             "confidence": bins.confidence.tolist(),
             "accuracy": bins.accuracy.tolist(),
             "count": bins.count.tolist(),
+        }
+    if intervals is not None:
+        found["intervals"] = {
+            "level": intervals.level.tolist(),
+            "coverage": intervals.coverage.tolist(),
+            "num_targets": intervals.num_targets,
         }
     return found
 

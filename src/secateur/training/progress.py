@@ -189,8 +189,15 @@ class PlainProgress(Progress):
         """Do nothing: every line is out already."""
 
 
-def for_console(console: Console) -> Progress:
-    """Return a live bar for a terminal, else one line for each epoch."""
+def for_console(console: Console, *, quiet: bool = False) -> Progress:
+    """Return a live bar for a terminal, else one line for each epoch.
+
+    Args:
+        console: Where to show it.
+        quiet: Show nothing.
+    """
+    if quiet:
+        return SilentProgress()
     if (console.is_terminal and not console.is_dumb_terminal) or console.is_jupyter:
         return LiveProgress(console)
     return PlainProgress(console)
@@ -201,6 +208,7 @@ def _scores(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     formats = (
         ("train_loss", "loss", "{:.3f}"),
         ("accuracy", "accuracy", "{:.3f}"),
+        ("root_mean_squared_error", "RMSE", "{:.4g}"),
         ("sparsity", "removed", "{:.1%}"),
     )
     return [(name, form.format(row[key])) for key, name, form in formats if row.get(key) is not None]

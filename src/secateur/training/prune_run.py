@@ -1,14 +1,17 @@
 """Prune the network of a finished run further, by joint evidence, and write the result as a new run."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from secateur.compaction import plain_copy
-from secateur.data import Split
+from secateur.data import Dataset, Split
+from secateur.data.examples import OwnExamples
 from secateur.errors import InvalidArgumentError, UsageError
 from secateur.likelihoods import resolve
 from secateur.modules import held_masks, reestimate
@@ -64,6 +67,8 @@ def prune_run(
     data_dir: Path | None = None,
     command: str | None = None,
     progress: Progress | None = None,
+    model: nn.Module | None = None,
+    data: Dataset | OwnExamples | str | None = None,
 ) -> PrunedRun:
     """Prune the network of a finished run further, and write the result as a new run.
 
@@ -84,6 +89,8 @@ def prune_run(
         data_dir: Where to look for the data set first.
         command: Command line to keep in `config.json`.
         progress: What to tell of each step and epoch of the recovery; nothing when None.
+        model: Network of the run, if it is none of `secateur.networks`.
+        data: The run's own data, if they are no longer where they were.
 
     Raises:
         UsageError: If there is no such granularity.
@@ -95,10 +102,10 @@ def prune_run(
         raise UsageError(f"granularity: expected one of {', '.join(GRANULARITIES)}, got {granularity!r}")
     if recover < 0:
         raise InvalidArgumentError(f"recover: expected at least 0 epochs, got {recover}")
-    run = load_run(directory)
+    run = load_run(directory, model=model)
     target = RunDirectory(out)
     target.check(resume=False)
-    train, test = run_data(run, "train", data_dir), run_data(run, "test", data_dir)
+    train, test = (run_data(run, split, data_dir, data) for split in ("train", "test"))
     seed = run.config["seed"]
     known, held_out = without_holdout(train, run.config["num_held_out"], seed)
     result = prune_trained(
@@ -153,7 +160,8 @@ def prune_run(
         "versions": versions(),
     }
     _write(target, config, metrics, [*run.history, *shift_epochs(end.history, len(run.history))], end)
-    return PrunedRun(out, result, run.metrics["accuracy"], metrics["accuracy"])
+    accuracies = (found.get("accuracy", math.nan) for found in (run.metrics, metrics))
+    return PrunedRun(out, result, *accuracies)
 
 
 def _of_removable(run: Run, sparsity: float | None) -> float | None:

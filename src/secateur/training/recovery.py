@@ -29,7 +29,7 @@ Predictive = Callable[[Any, Tensor], distributions.Distribution]
 PREDICTIVE: dict[type[Likelihood], Predictive] = {
     Categorical: lambda _, outputs: distributions.Categorical(logits=outputs, validate_args=False),
     Bernoulli: lambda _, outputs: distributions.Bernoulli(logits=outputs, validate_args=False),
-    Poisson: lambda _, outputs: distributions.Poisson(outputs.exp(), validate_args=False),
+    Poisson: lambda known, outputs: distributions.Poisson(known.mean(outputs), validate_args=False),
     Gaussian: lambda known, outputs: distributions.Normal(
         outputs, known.precision**-0.5, validate_args=False
     ),

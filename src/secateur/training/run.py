@@ -12,15 +12,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from secateur import networks
-from secateur.data import Split, registered_name
-from secateur.data import load as load_data
-from secateur.data import names as data_names
+from secateur.data import Dataset, Split, Standardisation
+from secateur.data.examples import OwnExamples
 from secateur.errors import ArtifactError, DataError, InvalidArgumentError
+from secateur.factories import is_factory
 from secateur.likelihoods import Likelihood, resolve
 from secateur.modules import evaluation_mode, hold
 from secateur.posterior import Posterior
 from secateur.runs import RunDirectory
 from secateur.training.device import layout, placed, resolve_device
+from secateur.training.own_data import dataset_of, standardisation_in
 from secateur.training.prediction import average_prediction, predictions, scores
 from secateur.version import __version__
 
@@ -55,11 +56,17 @@ class Run:
         """Distribution of the labels given the network's outputs."""
         return resolve(self.config.get("predictive_likelihood", "categorical"))
 
+    @property
+    def inputs(self) -> Standardisation | None:
+        """How new inputs are standardised; None where the user of the network does that."""
+        return standardisation_in(self.config)
+
     def predict(self, x: Tensor, *, num_samples: int = 100, seed: int = 0) -> Tensor:
         """Return class probabilities (or expected targets) averaged over posterior samples.
 
         Args:
-            x: Inputs, standardised as the training data were.
+            x: Inputs in their own units where the run standardised its own data, as given to
+                `secateur.data.from_arrays` or read from a file; else standardised as the training data were.
             num_samples: Draws to average over; 0 uses the posterior-mean network in one pass.
             seed: Seed of the draws.
 
@@ -67,14 +74,17 @@ class Run:
             Shape (data, outputs).
 
         Raises:
-            DataError: If `x` are not images of the shape the network was trained on.
+            DataError: If `x` are not inputs of the shape the network was trained on.
             InvalidArgumentError: If `num_samples` is negative.
         """
         expected = tuple(self.config["image_shape"])
         if tuple(x.shape[1:]) != expected:
-            raise DataError(f"x: expected images of shape (n, *{expected}), got {tuple(x.shape)}")
+            kind = "images" if len(expected) == 3 else "rows"
+            raise DataError(f"x: expected {kind} of shape (n, *{expected}), got {tuple(x.shape)}")
         if num_samples < 0:
             raise InvalidArgumentError(f"num_samples: expected at least 0, got {num_samples}")
+        if self.inputs is not None:
+            x = self.inputs.apply(x)
         temperature = self.config["predictive_temperature"]
         with evaluation_mode(self.model):
             if num_samples == 0 or temperature == 0 or self.posterior.is_point:
@@ -128,8 +138,12 @@ def load_run(out: Path | str, *, model: nn.Module | None = None, device: torch.d
     named = config["network"] in networks.names()
     if model is None:
         if not named:
+            remedy = ""
+            if is_factory(config["network"]):  # a name in a file is never imported
+                remedy = f"; give --network {config['network']}, which imports it, if you trust it"
             raise ArtifactError(
-                f"{out}: expected the run's own network as `model`, got none for {config['network']!r}"
+                f"{out}: expected the run's own network as `model`, got none for "
+                f"{config['network']!r}{remedy}"
             )
         _require_size(directory, config)
         model = networks.build(
@@ -220,6 +234,8 @@ def evaluate(
     num_samples: int = 100,
     split: str = "test",
     seed: int | None = None,
+    model: nn.Module | None = None,
+    data: Dataset | OwnExamples | str | None = None,
 ) -> dict[str, Any]:
     """Evaluate a finished run again.
 
@@ -230,6 +246,8 @@ def evaluate(
         num_samples: Posterior samples to average over.
         split: "test" or "train".
         seed: Seed of the draws; the run's own when None.
+        model: Network of the run, if it is none of `secateur.networks`.
+        data: The run's own data, if they are no longer where they were.
 
     Returns:
         The figures of the average and, under "mean_network", of the posterior-mean network.
@@ -243,12 +261,12 @@ def evaluate(
     if num_samples < 1:
         raise InvalidArgumentError(f"num_samples: expected at least 1, got {num_samples}")
     where = resolve_device(device)
-    run = load_run(out, device=where)
-    data = run_data(run, split, data_dir)
+    run = load_run(out, model=model, device=where)
+    wanted = run_data(run, split, data_dir, data)
     return scores(
         run.model,
         run.posterior,
-        placed(data, where, layout(where, named=True)),
+        placed(wanted, where, layout(where, named=model is None)),
         temperature=run.config["predictive_temperature"],
         num_samples=num_samples,
         seed=run.config["seed"] if seed is None else seed,
@@ -269,25 +287,21 @@ def example_images(run: Run, count: int = 2) -> Tensor:
     return torch.randn(shape, generator=generator).to(next(run.model.parameters()).device)
 
 
-def run_data(run: Run, split: str, data_dir: Path | None = None) -> Split:
+def run_data(
+    run: Run, split: str, data_dir: Path | None = None, data: Dataset | OwnExamples | str | None = None
+) -> Split:
     """Load the data set that a run was trained on.
 
     Args:
         run: A finished run.
         split: "test" or "train".
         data_dir: Where to look first.
+        data: The run's own data as read, or the path where they are now.
 
     Raises:
-        ArtifactError: If that data set has no name.
-        DataError: If it cannot be found.
+        ArtifactError: If that data set has no name, or its function has to be named again.
+        DataError: If it cannot be found, or is another one.
     """
-    name = registered_name(run.config["data"])
-    if name not in data_names():
-        raise ArtifactError(
-            f"{run.out}: expected a run on one of the data sets {', '.join(data_names())}, got one on "
-            f"{run.config['data']!r}; use load_run(...).predict on your own data"
-        )
-    network = run.config["network"]
-    size = networks.image_size(network) if network in networks.names() else None
-    found: Split = getattr(load_data(name, data_dir=data_dir, image_size=size), split)
-    return found
+    found = dataset_of(run.config, run.out, kind=run.likelihood.name, data_dir=data_dir, data=data)
+    wanted: Split = getattr(found, split)
+    return wanted
