@@ -1,8 +1,8 @@
-"""Several processes as one: what is summed, averaged, compared and decided over the ranks of a process group.
+"""Several processes as one: what is summed, averaged, compared and decided over the ranks of a group.
 
-Where no process group is initialised, or one of a single rank, every function here returns at once. In a group
-all ranks must make the same calls. Each exchange says first whether a rank has failed: so a rank that fails
-inside `together` ends all of them with its message, and none waits for it for ever.
+Where no process group is initialised, or one of a single rank, every function here returns at once. In a
+group all ranks must make the same calls. Each exchange says first whether a rank has failed: so a rank that
+fails inside `together` ends all of them with its message, and none waits for it for ever.
 
 Data are dealt to ranks like cards, as `DistributedSampler` does: of a batch that all ranks have together,
 datum 0 is the first of rank 0, datum 1 the first of rank 1, and so on, while a rank has any left.
@@ -12,7 +12,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ __all__ = [
     "facts_of",
     "from_first",
     "gathered",
+    "is_alone",
     "is_initialized",
     "num_ranks",
     "rank",
@@ -53,6 +54,11 @@ def is_initialized() -> bool:
 def num_ranks() -> int:
     """Return the number of processes that work together, 1 where there is no process group."""
     return 1 if _alone or not is_initialized() else dist.get_world_size()
+
+
+def is_alone() -> bool:
+    """Return whether this process works by itself inside a process group: in an `alone` block."""
+    return bool(_alone) and is_initialized()
 
 
 def rank() -> int:
@@ -95,10 +101,8 @@ def together() -> Iterator[None]:
         raise
     except BaseException as error:
         message = str(error) if isinstance(error, SecateurError) else in_a_line(error)
-        try:
+        with suppress(RankError):  # what failed here is what there is to say
             _exchange(_encoded({"error": message}))
-        except RankError:
-            pass  # what failed here is what there is to say
         raise
     finally:
         _together -= 1
@@ -214,9 +218,11 @@ def facts_of(model: nn.Module | Mapping[str, Tensor]) -> dict[str, Any]:
     """
     if num_ranks() == 1:
         return {}
-    tensors = model
+    tensors: dict[str, Tensor] = {}
     if isinstance(model, nn.Module):
-        tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+        tensors |= dict(model.named_parameters()) | dict(model.named_buffers())
+    else:
+        tensors |= model
     facts: dict[str, Any] = {f"shape of {name}": list(each.shape) for name, each in tensors.items()}
     whole = {name: each for name, each in tensors.items() if type(each) in (Tensor, nn.Parameter)}
     if whole:
@@ -275,7 +281,7 @@ class Share:
         return whole
 
 
-# How ranks talk -----------------------------------------------------------------------------------------------
+# How ranks talk -----------------------------------------------------------------------------------------
 
 
 def _encoded(message: Mapping[str, Any]) -> bytes:
@@ -284,9 +290,7 @@ def _encoded(message: Mapping[str, Any]) -> bytes:
 
 def _exchange(payload: bytes) -> list[bytes]:
     """Return the message of every rank; raise what a rank says has failed."""
-    device = torch.device("cpu")
-    if "gloo" not in dist.get_backend():
-        device = torch.device("cuda", torch.cuda.current_device())
+    device = _device()
     length = torch.tensor([len(payload)], device=device)
     lengths = [torch.zeros_like(length) for _ in range(dist.get_world_size())]
     with _peers():
@@ -304,6 +308,13 @@ def _exchange(payload: bytes) -> list[bytes]:
         if message and (error := json.loads(message).get("error")) is not None:
             raise RankError(f"rank {number}: {error}")
     return found
+
+
+def _device() -> torch.device:
+    """Return where the group takes what is on no accelerator."""
+    if "gloo" in str(dist.get_backend()):
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 @contextmanager
@@ -338,6 +349,7 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, list[Tensor]]]
                 stop += 1
             pieces = members[start:stop]
             flat = torch.cat([piece.reshape(-1) for piece in pieces])
+            flat = flat.to(_device()) if flat.is_cpu else flat
             yield (flat.to(torch.uint8) if dtype == torch.bool else flat), pieces
             start = stop
 

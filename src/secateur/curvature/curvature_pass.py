@@ -6,6 +6,7 @@ What is summed, and the two ways of choosing directions of the outputs: `secateu
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -167,7 +168,7 @@ class CurvaturePass:
         if self._plan is None:
             if num_ranks() > 1:
                 with torch.no_grad():
-                    self._outputs_like = answers(self._model, first_data(batch, 1))[:0]
+                    self._outputs_like = answers(self._model, first_data(replace(batch, share=None), 1))[:0]
             self.shift = 0 if batch.targets is None else label_shift(self._model, batch, self.likelihood)
             self._plan = make_plan(
                 self._model,

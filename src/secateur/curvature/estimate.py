@@ -32,6 +32,7 @@ from secateur.modules.names import unwrapped
 __all__ = ["estimate"]
 
 
+@together()
 def estimate(
     model: nn.Module,
     loader: Iterable[Any],
@@ -93,37 +94,36 @@ def estimate(
         raise InvalidArgumentError(f"tolerance: expected a positive number, got {tolerance}")
     likelihood, model = resolve(likelihood), unwrapped(model)
     device = next(model.parameters(), torch.empty(0)).device
-    with together():
-        options = {"structure": structure, "outputs": outputs, "num_data": num_data, "seed": seed}
-        require_same(
-            facts_of(model) | options | {"max_batches": max_batches, "likelihood": str(likelihood)},
-            advice="load the same model on all ranks, and give only the data in parts",
-        )
-        with evaluation_mode(model):
-            likelihood = learned_likelihood(likelihood, model, loader, device)
-        current = CurvaturePass(
-            model,
-            likelihood=likelihood,
-            structure=structure,
-            outputs=outputs,
-            diagonal=diagonal,
-            include=include,
-            exclude=exclude,
-            largest_factor=largest_factor,
-            seed=seed,
-            generator=generator,
-        )
-        batches = islice(_shown(loader, max_batches) if progress and not rank() else loader, max_batches)
-        check_at = 2
-        before: dict[str, Tensor] = {}
-        for number, batch in enumerate(in_step(batches, device), 1):
-            current.add(batch)
-            if tolerance is not None and number == check_at:
-                now = current.diagonals()
-                if before and _change(before, now) < tolerance:
-                    break
-                before, check_at = now, 2 * check_at
-        return current.result(num_data, ends=True)
+    options = {"structure": structure, "outputs": outputs, "num_data": num_data, "seed": seed}
+    require_same(
+        facts_of(model) | options | {"max_batches": max_batches, "likelihood": str(likelihood)},
+        advice="load the same model on all ranks, and give only the data in parts",
+    )
+    with evaluation_mode(model):
+        likelihood = learned_likelihood(likelihood, model, loader, device)
+    current = CurvaturePass(
+        model,
+        likelihood=likelihood,
+        structure=structure,
+        outputs=outputs,
+        diagonal=diagonal,
+        include=include,
+        exclude=exclude,
+        largest_factor=largest_factor,
+        seed=seed,
+        generator=generator,
+    )
+    batches = islice(_shown(loader, max_batches) if progress and not rank() else loader, max_batches)
+    check_at = 2
+    before: dict[str, Tensor] = {}
+    for number, batch in enumerate(in_step(batches, device), 1):
+        current.add(batch)
+        if tolerance is not None and number == check_at:
+            now = current.diagonals()
+            if before and _change(before, now) < tolerance:
+                break
+            before, check_at = now, 2 * check_at
+    return current.result(num_data, ends=True)
 
 
 def _change(before: dict[str, Tensor], now: dict[str, Tensor]) -> float:

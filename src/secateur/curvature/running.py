@@ -121,6 +121,7 @@ class RunningCurvature:
             self.add(batch)
         return due
 
+    @together()
     def add(self, batch: Any) -> None:
         """Look at a batch now.
 
@@ -130,17 +131,16 @@ class RunningCurvature:
         Raises:
             InvalidArgumentError: As for `CurvaturePass.add`.
         """
-        with together():
-            read = read_batch(batch, self._device)
-            if self._average is None:
-                self._pass.look(read if self.max_data is None else first_data(read, self.max_data))
-            if num_ranks() > 1:
-                read = replace(read, share=Share.dealt(gathered(read.size)))
-            if self.max_data is not None:
-                read = first_data(read, self.max_data)
-            look = self._pass.restarted()
-            look.add(read)
-            found = look.result(ends=True)
+        read = read_batch(batch, self._device)
+        if self._average is None:
+            self._pass.look(read if self.max_data is None else first_data(read, self.max_data))
+        if num_ranks() > 1:
+            read = replace(read, share=Share.dealt(gathered(read.size)))
+        if self.max_data is not None:
+            read = first_data(read, self.max_data)
+        look = self._pass.restarted()
+        look.add(read)
+        found = look.result(ends=True)
         self.num_looks += 1
         share = self.rate / (1 - (1 - self.rate) ** self.num_looks)
         self._average = found if self._average is None else self._average.mixed(found, share)

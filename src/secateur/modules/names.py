@@ -96,8 +96,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
     Args:
         model: Any module.
     """
-    wrapped = isinstance(model, nn.parallel.DistributedDataParallel)
-    return model.module if wrapped else model
+    if not isinstance(model, nn.parallel.DistributedDataParallel):
+        return model
+    inner: nn.Module = model.module
+    return inner
 
 
 def by_layer(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
