@@ -18,7 +18,8 @@ NUM_DATA = 64
 
 def network(dtype):
     generator = torch.Generator().manual_seed(1)
-    model = nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 4)).to(dtype)
+    layers = nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 4)
+    model = nn.Sequential(*layers).to(dtype)
     for each in model.parameters():
         each.data = (torch.randn(each.shape, generator=generator, dtype=torch.float64) / 2).to(dtype)
     return model
@@ -65,7 +66,6 @@ def train(method, dtype, optimizer=None, *, epochs=range(4), seeded=True):
             if optimizer.curvature is not None:
                 optimizer.curvature.step((x, y))
         if pruner.due(epoch + 1):
-            import warnings
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", secateur.pruning.gradual.PruningWarning)
                 results.append(pruner.step())
@@ -94,9 +94,15 @@ finish(found)
 )
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """What one process finds."""
+    (found,) = tensors_of(PROGRAM, 1, tmp_path_factory.mktemp("alone"))
+    return found
+
+
 @pytest.mark.parametrize("num_ranks", [2, 4])
-def test_ranks_train_and_prune_as_one(num_ranks: int, tmp_path: Path) -> None:
-    (alone,) = tensors_of(PROGRAM, 1, tmp_path)
+def test_ranks_train_and_prune_as_one(num_ranks: int, alone: dict[str, torch.Tensor], tmp_path: Path) -> None:
     for found in tensors_of(PROGRAM, num_ranks, tmp_path):
         assert found.keys() == alone.keys()
         for name, each in found.items():
@@ -107,6 +113,8 @@ def test_ranks_train_and_prune_as_one(num_ranks: int, tmp_path: Path) -> None:
 FAULTS = (
     TRAINING
     + """
+warnings.simplefilter("ignore", secateur.pruning.gradual.PruningWarning)  # of the few steps
+
 def tried(what, action):
     try:
         action()

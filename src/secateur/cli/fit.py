@@ -11,6 +11,7 @@ from secateur.cli.failures import FAILED, complain
 from secateur.cli.invocation import command_line, run_directory
 from secateur.cli.options import Augment, Autocast, DataDir, Device
 from secateur.data import names as data_names
+from secateur.distributed import launched, rank
 from secateur.training.progress import for_console
 
 __all__ = ["EXAMPLE", "fit"]
@@ -50,37 +51,42 @@ def fit(
         bool, typer.Option("--tensorboard", help="Log scalars to DIR/tensorboard as well.")
     ] = False,
 ) -> None:
-    """Train a network, remove weights by evidence, and write a report."""
+    """Train a network, remove weights by evidence, and write a report; under torchrun, on several devices."""
     given = dict(locals())
     from secateur.reports import run_page, terminal  # matplotlib: only where it is needed
 
     console = Console()
     where = out or run_directory(network, data, method, seed)
-    try:
-        training.fit(
-            network,
-            data,
-            method=method,
-            epochs=epochs,
-            seed=seed,
-            out=where,
-            resume=resume,
-            device=device,
-            data_dir=data_dir,
-            sparsity=sparsity,
-            num_samples=samples,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-            compile=compile_,
-            augment=augment,
-            autocast=autocast,
-            tensorboard=tensorboard,
-            command=command_line(fit, given | {"resume": False}),
-            progress=for_console(console),
-        )
-    except KeyboardInterrupt:
-        again = command_line(fit, given | {"out": where, "resume": True})
-        complain(f"interrupted; finished epochs are kept in {where}, go on with: {again}")
-        raise typer.Exit(FAILED) from None
+    with launched():
+        first = rank() == 0
+        try:
+            training.fit(
+                network,
+                data,
+                method=method,
+                epochs=epochs,
+                seed=seed,
+                out=where,
+                resume=resume,
+                device=device,
+                data_dir=data_dir,
+                sparsity=sparsity,
+                num_samples=samples,
+                learning_rate=learning_rate,
+                batch_size=batch_size,
+                compile=compile_,
+                augment=augment,
+                autocast=autocast,
+                tensorboard=tensorboard,
+                command=command_line(fit, given | {"resume": False}),
+                progress=for_console(console) if first else None,
+            )
+        except KeyboardInterrupt:
+            again = command_line(fit, given | {"out": where, "resume": True})
+            if first:
+                complain(f"interrupted; finished epochs are kept in {where}, go on with: {again}")
+            raise typer.Exit(FAILED) from None
+    if not first:
+        return
     run_page.write(where)
     terminal.show_run(where, console)
