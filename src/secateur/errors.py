@@ -13,6 +13,7 @@ __all__ = [
     "DivergenceError",
     "InvalidArgumentError",
     "NotNestedError",
+    "RankError",
     "SecateurError",
     "UsageError",
     "in_a_line",
@@ -42,6 +43,10 @@ class ArtifactError(SecateurError):
 
 class DivergenceError(SecateurError):
     """Training produced a value that is not finite."""
+
+
+class RankError(SecateurError):
+    """Another process of the group has failed; the message is that process's own."""
 
 
 class UsageError(SecateurError):

@@ -26,6 +26,7 @@ from secateur.cli.own import (
     training_data,
 )
 from secateur.data.own import TEST_FRACTION
+from secateur.distributed import launched, rank
 from secateur.factories import current_directory_first
 from secateur.training.progress import Progress, for_console
 
@@ -76,7 +77,7 @@ def fit(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a network, remove weights by evidence, and write a report."""
+    """Train a network, remove weights by evidence, and write a report; under torchrun, on several devices."""
     given = dict(locals()) | {"config": None, "print_config": False, "as_json": False, "quiet": False}
     from secateur.reports import run_page, terminal  # matplotlib: only where it is needed
 
@@ -87,12 +88,18 @@ def fit(
     check_order(network, data)
     wanted = likelihood_of(task, likelihood)
     where = out or run_directory(network, data, method, seed)
-    try:
-        _fit(given, where, resume=resume, likelihood=wanted, progress=for_console(console, quiet=quiet))
-    except KeyboardInterrupt:
-        again = command_line(fit, given | {"out": where, "resume": True})
-        complain(f"interrupted; finished epochs are kept in {where}, go on with: {again}")
-        raise typer.Exit(FAILED) from None
+    with launched():
+        first = rank() == 0
+        shown = for_console(console, quiet=quiet) if first else None
+        try:
+            _fit(given, where, resume=resume, likelihood=wanted, progress=shown)
+        except KeyboardInterrupt:
+            again = command_line(fit, given | {"out": where, "resume": True})
+            if first:
+                complain(f"interrupted; finished epochs are kept in {where}, go on with: {again}")
+            raise typer.Exit(FAILED) from None
+    if not first:
+        return
     run_page.write(where)
     if as_json:
         typer.echo(terminal.run_as_json(where))
@@ -101,7 +108,7 @@ def fit(
 
 
 def _fit(
-    given: dict[str, Any], where: Path, *, resume: bool, likelihood: str | None, progress: Progress
+    given: dict[str, Any], where: Path, *, resume: bool, likelihood: str | None, progress: Progress | None
 ) -> None:
     """Fit what was typed; the current directory is looked into for modules of the user's own."""
     with current_directory_first():

@@ -1,21 +1,24 @@
 """Batches of a loader: what the network is called with, the targets, and which tokens are padding."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from secateur.distributed import Share, concatenated, gathered, num_ranks
 from secateur.errors import InvalidArgumentError, SecateurError, in_a_line
 from secateur.likelihoods import Likelihood
 from secateur.modules.inputs import batch_size, call, call_arguments, map_tensors, to_device
 
 __all__ = [
     "Batch",
+    "Dealt",
     "Labelled",
     "answers",
     "first_data",
+    "in_step",
     "label_shift",
     "labelled",
     "learned_likelihood",
@@ -38,12 +41,27 @@ class Batch:
         attended: False at padding tokens, shape (data, tokens); None where nothing says so. Of an encoder
             and decoder, at those of the encoder, where positions of the two can be told by their number.
         size: Number of data.
+        share: Where they are in the batch that all ranks have together; None where it is this one.
     """
 
     example: Any
     targets: Tensor | None
     attended: Tensor | None
     size: int
+    share: Share | None = None
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """A batch of a loader that is a rank's part of a batch of all ranks.
+
+    Attributes:
+        batch: As a loader gives it. Of a part without data any batch, none of which counts.
+        share: Which part.
+    """
+
+    batch: Any
+    share: Share
 
 
 def read_batch(batch: Any, device: torch.device, model: nn.Module | None = None) -> Batch:
@@ -51,7 +69,7 @@ def read_batch(batch: Any, device: torch.device, model: nn.Module | None = None)
 
     Args:
         batch: A pair `(inputs, targets)`; a dict of keyword arguments, whose `labels` are the targets; a pair
-            `(inputs, kwargs)` with `labels` among the latter; or inputs alone.
+            `(inputs, kwargs)` with `labels` among the latter; or inputs alone. `Dealt` among ranks.
         device: Where the network is.
         model: The network. One of the Transformers library with a decoder reads that one's inputs off the
             labels, where the batch does not have them.
@@ -59,6 +77,9 @@ def read_batch(batch: Any, device: torch.device, model: nn.Module | None = None)
     Raises:
         InvalidArgumentError: If no tensor in it counts data.
     """
+    if isinstance(batch, Dealt):
+        read = read_batch(batch.batch, device)
+        return replace(first_data(read, len(batch.share.places)), share=batch.share)
     targets: Any = None
     if isinstance(batch, list):
         batch = tuple(batch)
@@ -95,12 +116,15 @@ def _has_decoder(model: nn.Module | None) -> bool:
 
 
 def first_data(batch: Batch, count: int) -> Batch:
-    """Return the first data of a batch.
+    """Return the first data of a batch; of one of all ranks, this rank's part of them.
 
     Args:
         batch: The batch.
         count: How many; all where there are fewer.
     """
+    if batch.share is not None:
+        share = batch.share.first(count)
+        return replace(first_data(replace(batch, share=None), len(share.places)), share=share)
     if count >= batch.size:
         return batch
 
@@ -113,6 +137,40 @@ def first_data(batch: Batch, count: int) -> Batch:
         attended=None if batch.attended is None else first(batch.attended),
         size=count,
     )
+
+
+def in_step(batches: Iterable[Any], device: torch.device, model: nn.Module | None = None) -> Iterator[Batch]:
+    """Read batches at one pace on all ranks, until every rank has run out.
+
+    The batches that ranks read at one time are one batch of them all. A rank that has run out gives batches
+    without data.
+
+    Args:
+        batches: Of this rank, as `read_batch` takes them.
+        device: Where the network is.
+        model: As for `read_batch`.
+
+    Raises:
+        InvalidArgumentError: If a rank has no batch at all.
+    """
+    if num_ranks() == 1:
+        yield from (read_batch(each, device, model) for each in batches)
+        return
+    iterator, last = iter(batches), None
+    while True:
+        each = next(iterator, None)
+        read = None if each is None else read_batch(each, device, model)
+        if read is not None and read.share is not None:  # as on every other rank
+            yield read
+            continue
+        counts = gathered(0 if read is None else read.size)
+        if not any(counts):
+            return
+        last = last if read is None else read
+        if last is None:
+            raise InvalidArgumentError("loader: expected at least one batch on every rank, got none on this")
+        share = Share.dealt(counts)
+        yield replace(first_data(last, len(share.places)), share=share)
 
 
 @dataclass(frozen=True)
@@ -244,9 +302,12 @@ def learned_likelihood(
             "loader: expected one that can be read twice, since the likelihood learns its noise first, "
             "got an iterator; give a list or a DataLoader"
         )
-    for batch in loader:
-        read = read_batch(batch, device, model)
+    outputs = None
+    for read in in_step(loader, device, model):
         if read.targets is None:
             raise InvalidArgumentError("loader: expected targets, from which the noise is learned, got none")
-        likelihood = likelihood.updated(answers(model, read), read.targets)
+        if read.size or outputs is None:
+            outputs = answers(model, read)
+        own = outputs if read.size else outputs[:0]
+        likelihood = likelihood.updated(concatenated(own), concatenated(read.targets))
     return likelihood

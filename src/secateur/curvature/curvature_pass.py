@@ -6,12 +6,13 @@ What is summed, and the two ways of choosing directions of the outputs: `secateu
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from secateur.curvature.batches import Batch, label_shift, labelled, read_batch
+from secateur.curvature.batches import Batch, answers, first_data, label_shift, labelled, read_batch
 from secateur.curvature.checks import (
     require_finite_batch,
     require_finite_outputs,
@@ -19,13 +20,15 @@ from secateur.curvature.checks import (
 )
 from secateur.curvature.gather import Gatherer
 from secateur.curvature.plan import Plan, make_plan
+from secateur.curvature.ranks import sum_over_ranks
 from secateur.curvature.sums import MatrixSums, mirrored
 from secateur.curvature.value import Curvature, LayerCurvature
+from secateur.distributed import alone, num_ranks, sum_in_place
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Likelihood, resolve
 from secateur.modules.matrix import LayerMatrix
 from secateur.modules.modes import evaluation_mode
-from secateur.modules.names import layer_of, matching
+from secateur.modules.names import layer_of, matching, unwrapped
 
 __all__ = ["CurvaturePass"]
 
@@ -35,6 +38,9 @@ OUTPUTS = ("sampled", "exact")
 
 class CurvaturePass:
     """A pass over data that has begun: add batches, then ask for the result.
+
+    Among ranks each adds its own batches; parts of one batch have a `Share` in it, so that the targets are
+    drawn as one process draws them. The result is that of all ranks' data.
 
     Args:
         model: As for `estimate`.
@@ -75,6 +81,7 @@ class CurvaturePass:
             if value not in valid:
                 raise InvalidArgumentError(f"{argument}: expected one of {', '.join(valid)}, got {value!r}")
         self.likelihood = resolve(likelihood)
+        model = unwrapped(model)
         self.parameters = _chosen(model, include, exclude)
         require_finite_weights(dict(model.named_parameters()))
         self._model = model
@@ -85,6 +92,7 @@ class CurvaturePass:
         self._device = next(iter(self.parameters.values())).device
         self._generator = generator or torch.Generator(self._device).manual_seed(seed)
         self._plan: Plan | None = None
+        self._outputs_like: Tensor | None = None  # outputs of no data, to draw with the other ranks
         self.shift = 0
         self._begin()
 
@@ -126,6 +134,10 @@ class CurvaturePass:
         with evaluation_mode(self._model):
             if self._gatherer is None:
                 self._gatherer = Gatherer(self._model, self.parameters, self._look(read))
+            if read.share is not None and not read.size:
+                if self._outputs == "sampled" and self._outputs_like is not None:
+                    self.likelihood.sample(read.share.spread(self._outputs_like), self._generator)
+                return
             outputs, capture = self._gatherer.forward(read, place)
             require_finite_outputs(outputs.detach(), capture, place)
             self.likelihood.check(outputs.detach())
@@ -135,7 +147,7 @@ class CurvaturePass:
                     "call the network without torch.no_grad"
                 )
             directions, count, loss = self._directions(outputs.detach(), read)
-            if count:
+            if count or (read.share is not None and directions):
                 self._gatherer.add(read, outputs, capture, directions)
         self._num_seen += count
         if self._loss is not None:
@@ -154,6 +166,9 @@ class CurvaturePass:
 
     def _look(self, batch: Batch) -> Plan:
         if self._plan is None:
+            if num_ranks() > 1:
+                with torch.no_grad():
+                    self._outputs_like = answers(self._model, first_data(replace(batch, share=None), 1))[:0]
             self.shift = 0 if batch.targets is None else label_shift(self._model, batch, self.likelihood)
             self._plan = make_plan(
                 self._model,
@@ -168,16 +183,17 @@ class CurvaturePass:
     def diagonals(self) -> dict[str, Tensor]:
         """Return the mean diagonals of all sums so far, to see whether they have settled."""
         assert self._gatherer is not None
-        seen = max(self._num_seen, 1)
-        found = {name: value / seen for name, value in self._gatherer.diagonal.items()}
+        found = {name: value.clone() for name, value in self._gatherer.diagonal.items()}
         for name, sums in self._gatherer.matrices.items():
-            found[f"{name} rows"] = sums.row_sums / seen
+            found[f"{name} rows"] = sums.row_sums.clone()
             if sums.inputs is not None:
-                found[f"{name} columns"] = sums.inputs.diagonal() / seen
-        return found
+                found[f"{name} columns"] = sums.inputs.diagonal().clone()
+        seen = torch.tensor(float(self._num_seen), dtype=torch.float64, device=self._device)
+        sum_in_place([seen, *found.values()])
+        return {name: value / max(float(seen), 1) for name, value in found.items()}
 
     def result(self, num_data: int | None = None, *, ends: bool = False) -> Curvature:
-        """Return the curvature of all batches so far.
+        """Return the curvature of all batches so far, those of other ranks too.
 
         Args:
             num_data: As for `estimate`.
@@ -187,6 +203,10 @@ class CurvaturePass:
         Raises:
             InvalidArgumentError: If there were no data.
         """
+        if num_ranks() > 1:
+            summed = self._over_ranks(ends)
+            with alone():
+                return summed.result(num_data, ends=True)
         if self._gatherer is None:
             raise InvalidArgumentError("loader: expected at least one batch, got none")
         if not self._num_seen:
@@ -201,8 +221,8 @@ class CurvaturePass:
         modules = [layer_of(name) for name in matrices]
         for name in list(matrices):
             module = layer_of(name)
-            alone = modules.count(module) == 1
-            layers[module if alone else name] = self._layer(matrices.pop(name))
+            single = modules.count(module) == 1
+            layers[module if single else name] = self._layer(matrices.pop(name))
         loss = None if self._loss is None else float(self._loss) / self._num_seen
         return Curvature(
             layers=layers,
@@ -211,6 +231,16 @@ class CurvaturePass:
             num_seen=self._num_seen,
             loss=loss,
         )
+
+    def _over_ranks(self, ends: bool) -> "CurvaturePass":
+        """Return this pass, or a copy if it goes on, with the sums of all ranks in place of its own."""
+        found = self if ends else copy.copy(self)
+        if found._gatherer is None:
+            raise InvalidArgumentError("loader: expected at least one batch on every rank, got none on this")
+        if not ends:
+            found._gatherer = found._gatherer.copied()
+        found._num_seen, found._loss = sum_over_ranks(found._gatherer, found._num_seen, found._loss)
+        return found
 
     def _layer(self, sums: MatrixSums) -> LayerCurvature:
         layout, seen = sums.layout, self._num_seen
@@ -231,9 +261,10 @@ class CurvaturePass:
         ignore = getattr(self.likelihood, "ignore_label", None)
         loss = None
         if targets is not None:
-            if self.likelihood.num_data(targets) == 0:
+            if self.likelihood.num_data(targets):
+                self.likelihood.check(counted, targets)
+            elif batch.share is None:  # other ranks may have labels, and draw beside these data
                 return [], 0, None if self._loss is None else torch.zeros(())
-            self.likelihood.check(counted, targets)
             losses = self.likelihood.loss(counted, targets)
             loss = losses.sum()
         if targets is not None and not (tokens and ignore is None):
@@ -253,10 +284,7 @@ class CurvaturePass:
             if targets is not None and ignore is not None:
                 root = root * (targets != ignore).view(-1, 1, 1)
             return list(root.reshape(*outputs.shape, -1).unbind(-1)), count, loss
-        if targets is None:
-            drawn = self.likelihood.sample(counted, self._generator)
-        else:
-            drawn = self.likelihood.sample_like(counted, targets, self._generator)
+        drawn = self._drawn(counted, targets, batch)
         with torch.enable_grad():
             leaf = counted.clone().requires_grad_()
             (slope,) = torch.autograd.grad(self.likelihood.loss(leaf, drawn).sum(), leaf)
@@ -265,6 +293,18 @@ class CurvaturePass:
         direction = torch.zeros_like(outputs)
         direction[:, : counted.shape[1]] = slope if self.shift else 0
         return [direction if self.shift else slope], count, loss
+
+    def _drawn(self, counted: Tensor, targets: Tensor | None, batch: Batch) -> Tensor:
+        """Return targets drawn from the network; of a batch of all ranks, as one process draws them."""
+        places: slice | list[int] = slice(None)
+        if batch.share is not None and len(counted) == batch.size:
+            self._outputs_like = counted[:0]
+            places = list(batch.share.places)
+            counted = batch.share.spread(counted)
+            targets = None if targets is None else batch.share.spread(targets)
+        if targets is None:
+            return self.likelihood.sample(counted, self._generator)[places]
+        return self.likelihood.sample_like(counted, targets, self._generator)[places]
 
 
 def _chosen(

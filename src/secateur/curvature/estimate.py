@@ -20,16 +20,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.curvature.batches import learned_likelihood
+from secateur.curvature.batches import in_step, learned_likelihood
 from secateur.curvature.curvature_pass import CurvaturePass
 from secateur.curvature.value import Curvature
+from secateur.distributed import facts_of, rank, require_same, together
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Likelihood, resolve
 from secateur.modules.modes import evaluation_mode
+from secateur.modules.names import unwrapped
 
 __all__ = ["estimate"]
 
 
+@together()
 def estimate(
     model: nn.Module,
     loader: Iterable[Any],
@@ -55,7 +58,8 @@ def estimate(
     that are called twice, have the gradients of all their uses added before anything is squared; A and G of a
     matrix sum over the positions of all linear uses, and lookups in a tied matrix enter its row sums.
 
-    The model is in evaluation mode during the pass. Neither its weights, gradients nor modes change.
+    The model is in evaluation mode during the pass. Neither its weights, gradients nor modes change. In a
+    process group each rank gives its own part of the data, and all return the curvature of all data.
 
     Args:
         model: Trained network.
@@ -88,11 +92,15 @@ def estimate(
         raise InvalidArgumentError(f"max_batches: expected at least 1, got {max_batches}")
     if tolerance is not None and not tolerance > 0:
         raise InvalidArgumentError(f"tolerance: expected a positive number, got {tolerance}")
-    likelihood = resolve(likelihood)
-    if likelihood.learned:
-        with evaluation_mode(model):
-            device = next(model.parameters()).device
-            likelihood = learned_likelihood(likelihood, model, loader, device)
+    likelihood, model = resolve(likelihood), unwrapped(model)
+    device = next(model.parameters(), torch.empty(0)).device
+    options = {"structure": structure, "outputs": outputs, "num_data": num_data, "seed": seed}
+    require_same(
+        facts_of(model) | options | {"max_batches": max_batches, "likelihood": str(likelihood)},
+        advice="load the same model on all ranks, and give only the data in parts",
+    )
+    with evaluation_mode(model):
+        likelihood = learned_likelihood(likelihood, model, loader, device)
     current = CurvaturePass(
         model,
         likelihood=likelihood,
@@ -105,10 +113,10 @@ def estimate(
         seed=seed,
         generator=generator,
     )
-    batches = islice(_shown(loader, max_batches) if progress else loader, max_batches)
+    batches = islice(_shown(loader, max_batches) if progress and not rank() else loader, max_batches)
     check_at = 2
     before: dict[str, Tensor] = {}
-    for number, batch in enumerate(batches, 1):
+    for number, batch in enumerate(in_step(batches, device, model), 1):
         current.add(batch)
         if tolerance is not None and number == check_at:
             now = current.diagonals()

@@ -1,5 +1,6 @@
 """One batch after another through a network, with the curvature of its layers summed."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,12 @@ class Gatherer:
             name: torch.zeros_like(parameters[name], dtype=_sum_dtype(parameters[name]), requires_grad=False)
             for name in plan.diagonal
         }
+
+    def copied(self) -> "Gatherer":
+        """Return the same sums, apart from these."""
+        new = copy.copy(self)
+        new.matrices, new.diagonal = copy.deepcopy((self.matrices, self.diagonal))
+        return new
 
     def forward(self, batch: Batch, place: str = "a batch") -> tuple[Tensor, Capture]:
         """Return the outputs for a batch, and the uses of the parameters that lead to them.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from secateur.curvature.batches import first_data, read_batch
 from secateur.curvature.curvature_pass import CurvaturePass
 from secateur.curvature.value import Curvature, LayerCurvature
+from secateur.distributed import Share, gathered, num_ranks, together
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.likelihoods import Likelihood
 from secateur.modules.matrix import LayerMatrix
@@ -36,8 +37,11 @@ class RunningCurvature:
             optimizer.step()
             curvature.step((x, y))    # every tenth time one backward pass more
 
+    In a process group every rank gives its own batch. A look is at the first data of all ranks' batches
+    together, dealt as `DistributedSampler` deals them, and gives all ranks the same average.
+
     Args:
-        model: The network; it is looked at in evaluation mode.
+        model: The network, in `DistributedDataParallel` or not; it is looked at in evaluation mode.
         likelihood: Distribution of the targets, a name or a value of `secateur.likelihoods`.
         every: Steps between looks.
         max_data: Data of a batch that a look takes; None is all.
@@ -117,6 +121,7 @@ class RunningCurvature:
             self.add(batch)
         return due
 
+    @together()
     def add(self, batch: Any) -> None:
         """Look at a batch now.
 
@@ -127,10 +132,12 @@ class RunningCurvature:
             InvalidArgumentError: As for `CurvaturePass.add`.
         """
         read = read_batch(batch, self._device, self._model)
+        if self._average is None:
+            self._pass.look(read if self.max_data is None else first_data(read, self.max_data))
+        if num_ranks() > 1:
+            read = replace(read, share=Share.dealt(gathered(read.size)))
         if self.max_data is not None:
             read = first_data(read, self.max_data)
-        if self._average is None:
-            self._pass.look(read)
         look = self._pass.restarted()
         look.add(read)
         found = look.result(ends=True)

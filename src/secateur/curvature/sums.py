@@ -126,6 +126,21 @@ class MatrixSums:
                     self._add_outputs(left)
                 self._add_squares(left, right, self._extra(swapped, lookups, each, part), order)
 
+    def upper_halves(self) -> list[Tensor]:
+        """Return the entries of A and G that have been summed, from the diagonal up, as vectors."""
+        found = [each for each in (self.inputs, self.outputs) if each is not None]
+        return [each[torch.ones_like(each, dtype=torch.bool).triu_()] for each in found]
+
+    def take_upper_halves(self, halves: Sequence[Tensor]) -> None:
+        """Put other sums in the place of those that `upper_halves` gave.
+
+        Args:
+            halves: In the same order.
+        """
+        found = [each for each in (self.inputs, self.outputs) if each is not None]
+        for each, half in zip(found, halves, strict=True):
+            each.masked_scatter_(torch.ones_like(each, dtype=torch.bool).triu_(), half)
+
     def _add_outputs(self, left: Tensor) -> None:
         assert self.outputs is not None
         groups, size = left.shape[2:]

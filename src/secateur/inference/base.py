@@ -20,10 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from secateur import distributed
 from secateur.curvature import RunningCurvature
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.inference.arguments import check_decay_rates, check_positive
 from secateur.inference.block import Moments, ParameterBlock, adam_direction
+from secateur.inference.ranks import require_alike, without_prefix
 from secateur.inference.state import check_state, gather_state, restore_state
 from secateur.modules import chosen, layer_of
 from secateur.modules import masks as model_masks
@@ -35,11 +37,13 @@ __all__ = ["PosteriorOptimizer"]
 class PosteriorOptimizer(Optimizer):
     """Base of the optimisers whose state is a posterior of the weights; not used by itself.
 
-    The parameters without a posterior are trained as points, by Adam without decay. Across processes (data
-    parallel), give each the same generator seed: all must judge one averaged gradient by one draw.
+    The parameters without a posterior are trained as points, by Adam without decay. In a process group all
+    ranks judge one averaged gradient by one draw: before the first draw they are found to have the same
+    weights, settings and generator, and take over rank 0's generator where none was given.
 
     Args:
-        params: `model.named_parameters()`, or groups `{"params": [(name, parameter), ...], ...}`.
+        params: `model.named_parameters()`, or groups `{"params": [(name, parameter), ...], ...}`. In a
+            process group the prefix of `DistributedDataParallel`, "module.", is taken off the names.
         defaults: Hyper-parameters of a group.
         num_data: Number of training data N; the loss is a mean over a batch of them.
         include: Name patterns (`fnmatch`) of the parameters that get a posterior; all when None.
@@ -79,6 +83,7 @@ class PosteriorOptimizer(Optimizer):
         self._samples_with_gradient = 0  # since the last step, or since the gradients were cleared
         self._depth = 0  # of nested sampled_parameters() blocks
         self._masks_version: int | None = None  # of the masks held in models, when last looked at
+        self._ranks_agree = False  # found when they last drew together
         self.last_layer = layer_of(self._names()[-1])  # of the network, whatever the groups
         for index, group in enumerate(self.param_groups):
             pairs = zip(group["param_names"], group["params"], strict=True)
@@ -101,6 +106,7 @@ class PosteriorOptimizer(Optimizer):
                 f"include={include}, exclude={exclude}"
             )
         device = self._blocks[0].device
+        self._seeded_here = generator is None
         if generator is None:
             generator = torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
         for block in self._blocks:
@@ -158,6 +164,10 @@ class PosteriorOptimizer(Optimizer):
         """
         training = torch.is_grad_enabled()
         self._follow_masks()
+        if training and not self._ranks_agree and distributed.num_ranks() > 1:
+            self.require_alike(adopt=self._seeded_here)
+            self._ranks_agree = True
+        generator_state = self.generator.get_state() if distributed.is_alone() else None
         before = [block.read() for block in self._blocks]
         outermost = self._depth == 0
         try:
@@ -176,7 +186,21 @@ class PosteriorOptimizer(Optimizer):
                 block.write(weights)
                 if outermost:
                     block.means = None
+            if generator_state is not None:
+                self.generator.set_state(generator_state)
         self._samples_with_gradient += training
+
+    def require_alike(self, *, adopt: bool = False) -> None:
+        """Refuse ranks with different weights, settings, states or generators; change nothing then.
+
+        Args:
+            adopt: Take over rank 0's generator.
+
+        Raises:
+            InvalidArgumentError: On every rank, naming what differs first.
+        """
+        blocks = [*self._blocks, *self._points]
+        require_alike(self.param_groups, blocks, self.num_data, self.generator, adopt=adopt)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients, and with them what they were taken under.
@@ -322,6 +346,7 @@ class PosteriorOptimizer(Optimizer):
                     group[key] = tuple(group[key])  # files without pickle know only lists
         restore_state(own, self._blocks, self._points, self.generator)
         self._samples_with_gradient = 0
+        self._seeded_here = self._ranks_agree = False
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group while the optimizer is being built; later it is refused.
@@ -340,6 +365,7 @@ class PosteriorOptimizer(Optimizer):
             raise InvalidArgumentError(
                 "params: expected named parameters, got unnamed ones; pass model.named_parameters()"
             )
+        group["param_names"] = without_prefix(group["param_names"])
         if len(set(self._names())) < len(self._names()):
             raise InvalidArgumentError("params: expected each name once, got parameters that share one")
         check_positive(**{name: group[name] for name in self.positive})

@@ -26,10 +26,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.curvature import Curvature, CurvaturePass, estimate, evidence_priors
 from secateur.curvature.batches import learned_likelihood
+from secateur.distributed import facts_of, require_same, sum_in_place, together
 from secateur.errors import InvalidArgumentError
 from secateur.inference.arguments import check_positive
 from secateur.likelihoods import ALIASES, Likelihood, resolve
-from secateur.modules import chosen, evaluation_mode, held_masks
+from secateur.modules import chosen, evaluation_mode, held_masks, unwrapped
 from secateur.posterior import Posterior
 
 __all__ = ["laplace"]
@@ -39,6 +40,7 @@ STRUCTURES = ("diagonal", "row", "kronecker")
 OUTPUTS = ("exact", "sampled")
 
 
+@together()
 def laplace(
     model: nn.Module,
     loader: Iterable[Any],
@@ -58,7 +60,8 @@ def laplace(
 
     The model is put in evaluation mode for the pass, and each module returns to its own mode. The curvature
     depends on the inputs, and on which tokens have a label. Other targets are read only where the likelihood
-    learns its noise, in an earlier pass.
+    learns its noise, in an earlier pass. In a process group each rank gives its own part of the data, and all
+    return the posterior given all data.
 
     Args:
         model: Trained network.
@@ -89,7 +92,7 @@ def laplace(
     for argument, value, valid in (("structure", structure, STRUCTURES), ("outputs", outputs, OUTPUTS)):
         if value not in valid:
             raise InvalidArgumentError(f"{argument}: expected one of {', '.join(valid)}, got {value!r}")
-    likelihood = resolve(likelihood if loss_fn is None else loss_fn)
+    likelihood, model = resolve(likelihood if loss_fn is None else loss_fn), unwrapped(model)
     given = {"prior_precision": prior_precision, "chunk_size": chunk_size, "num_data": num_data}
     check_positive(**{name: value for name, value in given.items() if value is not None})
     batches = iter(loader)
@@ -97,7 +100,13 @@ def laplace(
     if first is None:
         raise InvalidArgumentError("loader: expected at least one batch, got none")
     loader = loader if iter(loader) is not batches else chain([first], batches)
-    if structure == "diagonal" and outputs == "exact" and _is_plain(first):
+    exact = structure == "diagonal" and outputs == "exact" and _is_plain(first)
+    same = {"structure": structure, "outputs": outputs, "num_data": num_data, "kind of batch": exact}
+    require_same(
+        facts_of(model) | same | {"prior_precision": prior_precision, "likelihood": str(likelihood)},
+        advice="load the same model on all ranks, and give only the data in parts",
+    )
+    if exact:
         return _exact_diagonal(
             model, loader, likelihood, prior_precision, num_data, include, exclude, chunk_size
         )
@@ -178,6 +187,9 @@ def _exact_diagonal(
                 each = vmap(squares)(part.to(device))
                 for name, value in each.items():
                     curvature[name] += value.sum(0)
+    seen = torch.tensor(num_seen, device=device)
+    sum_in_place([seen, *curvature.values()])
+    num_seen = int(seen)
     if num_data is not None:
         curvature = {name: value * (num_data / num_seen) for name, value in curvature.items()}
     if prior_precision is not None:

@@ -24,6 +24,7 @@ from secateur.modules.names import (
     output_layer,
     output_parameters,
     prunable_exclude,
+    unwrapped,
 )
 from secateur.modules.torch_prune import from_torch_prune, to_torch_prune
 from secateur.modules.weights import with_weights
@@ -60,6 +61,7 @@ __all__ = [
     "spread",
     "to_device",
     "to_torch_prune",
+    "unwrapped",
     "version",
     "with_weights",
 ]

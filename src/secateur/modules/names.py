@@ -17,6 +17,7 @@ __all__ = [
     "output_layer",
     "output_parameters",
     "prunable_exclude",
+    "unwrapped",
 ]
 
 
@@ -87,6 +88,18 @@ def layer_of(name: str) -> str:
         name: Qualified parameter name.
     """
     return name.rpartition(".")[0]
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network inside a `DistributedDataParallel`, whose parameters have no prefix; others as is.
+
+    Args:
+        model: Any module.
+    """
+    if not isinstance(model, nn.parallel.DistributedDataParallel):
+        return model
+    inner: nn.Module = model.module
+    return inner
 
 
 def by_layer(names: Iterable[str]) -> dict[str, tuple[str, ...]]:

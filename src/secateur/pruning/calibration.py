@@ -1,7 +1,8 @@
 """Data of a trained network in two parts: what a removal is asked of, and what it is judged by.
 
 One part moves the weights and gives their curvature. The other is held out, so that the loss on it says
-whether a removal can be trusted.
+whether a removal can be trusted. Among ranks both are parts of all ranks' data together, chosen as one
+process with all of them chooses.
 """
 
 from collections.abc import Iterable, Sequence, Sized
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Subset
 
 from secateur.curvature.batches import Batch, read_batch
+from secateur.distributed import num_ranks, require_same, sum_in_place
 from secateur.errors import InvalidArgumentError
 from secateur.modules import call_arguments
+from secateur.pruning.dealing import DealtLoader, dealt_batches
 
 __all__ = ["CalibrationData"]
 
@@ -56,11 +59,13 @@ class CalibrationData:
         Raises:
             InvalidArgumentError: If there are too few data to hold out any.
         """
+        if num_ranks() > 1:
+            loader, held_out = _over_ranks(loader), None if held_out is None else _over_ranks(held_out)
         if held_out is not None:
             return cls(_readable(loader, seed), _readable(held_out, seed))
         generator = torch.Generator().manual_seed(seed)
         if _is_plain(loader):
-            order = torch.randperm(len(loader.dataset), generator=generator).tolist()  # type: ignore[arg-type]
+            order = torch.randperm(_num_data(loader), generator=generator).tolist()
             count = max(1, round(share * len(order)))
             if count < len(order):
                 return cls(*(_part(loader, part, seed) for part in (order[count:], order[:count])))
@@ -89,14 +94,14 @@ class CalibrationData:
             return self.fit
         generator = torch.Generator().manual_seed(seed)
         if _is_plain(self.fit):
-            order = torch.randperm(len(self.fit.dataset), generator=generator).tolist()  # type: ignore[arg-type]
+            order = torch.randperm(_num_data(self.fit), generator=generator).tolist()
             return _part(self.fit, order[: max_batches * (self.fit.batch_size or 1)], seed)
         batches = self.fit if isinstance(self.fit, Sequence) else list(self.fit)
         order = torch.randperm(len(batches), generator=generator).tolist()
         return [batches[number] for number in order[:max_batches]]
 
     def first(self, model: nn.Module) -> Batch:
-        """Return the first batch, where the network is.
+        """Return the first batch, where the network is; of this rank, where there are several.
 
         Args:
             model: The network.
@@ -105,7 +110,8 @@ class CalibrationData:
             InvalidArgumentError: If there is none.
         """
         for batch in self.fit:
-            return read_batch(batch, next(model.parameters()).device, model)
+            if (read := read_batch(batch, next(model.parameters()).device, model)).size:
+                return read
         raise InvalidArgumentError("loader: expected at least one batch, got none")
 
     def inputs(self, count: int) -> Tensor | None:
@@ -116,10 +122,12 @@ class CalibrationData:
         """
         found: list[Tensor] = []
         for batch in self.fit:
-            positional, named = call_arguments(read_batch(batch, torch.device("cpu")).example)
+            read = read_batch(batch, torch.device("cpu"))
+            positional, named = call_arguments(read.example)
             if named or len(positional) != 1 or not isinstance(positional[0], Tensor):
                 return None
-            found.append(positional[0])
+            found.append(positional[0] if read.share is None else read.share.spread(positional[0]))
+            sum_in_place(found[-1:])
             if sum(map(len, found)) >= count:
                 break
         return torch.cat(found)[:count] if sum(map(len, found)) > 1 else None  # one has no variance
@@ -133,12 +141,29 @@ def _readable(loader: Iterable[Any], seed: int) -> Iterable[Any]:
     """Return a loader that can be read again, with the same batches where that can be had."""
     if _is_plain(loader):
         generator = torch.Generator().manual_seed(seed)
-        return _part(loader, torch.randperm(len(loader.dataset), generator=generator).tolist(), seed)  # type: ignore[arg-type]
+        return _part(loader, torch.randperm(_num_data(loader), generator=generator).tolist(), seed)
     return list(loader) if iter(loader) is loader else loader
 
 
-def _is_plain(loader: Iterable[Any]) -> "TypeGuard[DataLoader[Any]]":
+def _over_ranks(loader: Iterable[Any]) -> Iterable[Any]:
+    """Return a loader as a part of one of all ranks."""
+    plain = _is_plain(loader)
+    size = loader.batch_size if plain else None  # type: ignore[attr-defined]
+    require_same(
+        {"kind of loader": "by index" if plain else "of batches", "batch size": size},
+        advice="give every rank a part of the data in a loader of one kind",
+    )
+    return DealtLoader.of(loader) if plain else dealt_batches(loader)  # type: ignore[arg-type]
+
+
+def _num_data(loader: "DataLoader[Any] | DealtLoader") -> int:
+    return loader.num_data if isinstance(loader, DealtLoader) else len(loader.dataset)  # type: ignore[arg-type]
+
+
+def _is_plain(loader: Iterable[Any]) -> "TypeGuard[DataLoader[Any] | DealtLoader]":
     """Whether a loader reads a data set by index, each datum once, in batches of one size."""
+    if isinstance(loader, DealtLoader):
+        return True
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return False
     if type(loader.batch_sampler) is not BatchSampler or not isinstance(loader.dataset, Sized):
@@ -148,8 +173,10 @@ def _is_plain(loader: Iterable[Any]) -> "TypeGuard[DataLoader[Any]]":
     )
 
 
-def _part(loader: "DataLoader[Any]", indices: list[int], seed: int) -> "DataLoader[Any]":
+def _part(loader: "DataLoader[Any] | DealtLoader", indices: list[int], seed: int) -> Iterable[Any]:
     """Return a loader of some data in that order, which draws from no random state but its own."""
+    if isinstance(loader, DealtLoader):
+        return loader.part(indices, seed)
     return DataLoader(
         Subset(loader.dataset, indices),
         batch_size=loader.batch_size,

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.curvature import RunningCurvature
+from secateur.distributed import facts_of, from_first, require_same, together
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.inference import PosteriorOptimizer
-from secateur.modules import has_batch_norm, held_masks, hold, reestimate
+from secateur.modules import has_batch_norm, held_masks, hold, reestimate, unwrapped
 from secateur.posterior import Posterior
 from secateur.pruning.independent import NUM_HALVINGS, IndependentRemoval
 from secateur.pruning.joint_round import JointRound
@@ -48,8 +49,11 @@ class GradualPruner:
             if pruner.due(epoch):
                 result = pruner.step()
 
+    In a process group all ranks prune together: losses are averaged over them, and rank 0 decides.
+
     Args:
-        model: The network, pruned in place; its zeros are held through later training.
+        model: The network, pruned in place; its zeros are held through later training. That inside a
+            `DistributedDataParallel` is pruned under its own names.
         optimizer_or_posterior: A posterior optimizer such as `Calibrated`; if it follows a running curvature,
             removal is joint. Or a posterior, which is conditioned on each removal; or a function that returns
             the present posterior, such as a call of `laplace`.
@@ -103,6 +107,7 @@ class GradualPruner:
                 f"returns one, got {type(source).__name__}; train with secateur.inference.Calibrated, or "
                 "give lambda: secateur.inference.laplace(model, loader)"
             )
+        model = unwrapped(model)
         self.model, self.schedule, self.sparsity = model, schedule, sparsity
         self.criterion, self.hyperprior = criterion, hyperprior
         self.include, self.exclude, self.calibration = include, exclude, calibration
@@ -128,12 +133,14 @@ class GradualPruner:
         """
         return self.schedule.due(epoch)
 
+    @together()
     def step(self) -> PruneResult:
         """Remove what the evidence allows now, hold it out, and compare the prediction with the observation.
 
         Returns:
             What was removed; it may be nothing.
         """
+        self._require_alike()
         self._warn_if_early()
         before = self._posterior()
         values: dict[str, Tensor] | None = None
@@ -277,6 +284,7 @@ class GradualPruner:
                 _warn(f"{name}: expected a layer to keep some weights, got none left; exclude it")
         if self.calibration is not None:
             reestimate(self.model, self.calibration)
+            from_first([buffer for _, buffer in self.model.named_buffers()])
         elif result.num_removed and has_batch_norm(self.model) and not self._told_of_moments:
             self._told_of_moments = True
             _warn(
@@ -298,6 +306,22 @@ class GradualPruner:
             )
             divergence = float(before.kl_divergence() - after.kl_divergence())
         return self.num_data * (result.loss_before - result.loss_after) + divergence
+
+    def _require_alike(self) -> None:
+        """Refuse ranks that would not remove the same; batch norm's moments are from here on rank 0's."""
+        if isinstance(self._source, PosteriorOptimizer):
+            self._source.require_alike()
+        parameters = {name: each.detach() for name, each in self.model.named_parameters()}
+        masks = {name: mask.double() for name, mask in held_masks(self.model).items()}
+        options = ("schedule", "sparsity", "criterion", "hyperprior", "include", "exclude")
+        require_same(
+            facts_of(parameters)
+            | {f"mask of {name}": count for name, count in facts_of(masks).items()}
+            | {name: str(getattr(self, name)) for name in options}
+            | {"num_data": self.num_data, "num_steps": self.num_steps, "best_loss": self.best_loss},
+            advice="build model, optimizer and pruner alike on every rank",
+        )
+        from_first([buffer for _, buffer in self.model.named_buffers()])
 
     def _warn_if_early(self) -> None:
         if isinstance(self._source, PosteriorOptimizer) and not self._source.curvature_has_settled:

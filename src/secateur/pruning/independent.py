@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from secateur.distributed import from_first
 from secateur.modules import matching, prunable_exclude
 from secateur.posterior import Posterior
 from secateur.pruning.observing import Observer
@@ -53,13 +54,15 @@ class IndependentRemoval:
         """
         num_weights = sum(parameter.numel() for parameter in self.model.parameters())
         of_posterior = sum(mean.numel() for mean in posterior.mean.values())
-        return reduce(
+        result = reduce(
             posterior,
             sparsity=sparsity * num_weights / of_posterior,
             criterion=self.criterion,
             include=self.include,
             exclude=self.spared(posterior),
         )
+        from_first(list(result.masks.values()))
+        return result
 
     def within(self, before: Posterior, observer: Observer, *, best_loss: float) -> PruneResult:
         """Return a removal whose loss stays within the schedule's bound; it may remove nothing.
@@ -79,7 +82,7 @@ class IndependentRemoval:
         return self._capped(before, 0.0).measured(loss_before, loss_before)
 
     def _capped(self, posterior: Posterior, max_fraction: float) -> PruneResult:
-        return reduce(
+        result = reduce(
             posterior,
             max_fraction=max_fraction,
             max_sparsity=self.schedule.max_sparsity,
@@ -88,3 +91,5 @@ class IndependentRemoval:
             include=self.include,
             exclude=self.spared(posterior),
         )
+        from_first(list(result.masks.values()))
+        return result

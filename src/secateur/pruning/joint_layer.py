@@ -30,6 +30,7 @@ __all__ = ["SPREADS", "JointLayer", "affordable_spread"]
 
 DAMPING = 1e-3
 TOLERANCE = 1e-4
+TOLERANCE_IN_DOUBLE, STEPS_IN_DOUBLE = 1e-11, 1000
 FEWEST_STEPS, MOST_STEPS = 20, 200  # of conjugate gradients
 FEWEST_ROWS = 2  # whose eigenvalues are computed
 # Multiplications, within which there may be more steps, more rows, and a factor for each row of a network
@@ -146,14 +147,18 @@ class JointLayer:
         if not damping > 0:
             return stays
         steps = STEPS_BUDGET / (stays.numel() * sum(stays.shape))
+        tolerance, max_steps = TOLERANCE, int(min(max(steps, FEWEST_STEPS), MOST_STEPS))
+        if stays.dtype == torch.float64:
+            # an end that is loose turns rounding, as of sums over processes, into differences of its own size
+            tolerance, max_steps = TOLERANCE_IN_DOUBLE, STEPS_IN_DOUBLE
         return masked_minimum(
             rows,
             columns,
             damping,
             self.weights,
             present=present,
-            tolerance=TOLERANCE,
-            max_steps=int(min(max(steps, FEWEST_STEPS), MOST_STEPS)),
+            tolerance=tolerance,
+            max_steps=max_steps,
         )
 
     @torch.no_grad()

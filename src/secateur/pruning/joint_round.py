@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from secateur.curvature import Curvature, LayerCurvature
+from secateur.distributed import from_first
 from secateur.pruning.joint_layer import JointLayer, affordable_spread
 from secateur.pruning.patterns import Pattern
 from secateur.pruning.rounds import TrainedWeights, cheapest, joint_layers
@@ -129,11 +130,12 @@ class JointRound:
         return cheapest(found, weights, num_out, pattern=self.pattern, matrices=matrices)
 
     def proposal(self, keep: dict[str, Tensor]) -> Proposal:
-        """Return a removal with the move of what stays.
+        """Return a removal with the move of what stays; among ranks, rank 0's.
 
         Args:
             keep: Masks afterwards, from `chosen`.
         """
+        from_first(list(keep.values()))
         after = replace(self.weights, keep=keep)
         values: dict[str, Tensor] = {}
         predicted: dict[str, float] = {}
@@ -150,4 +152,6 @@ class JointRound:
             predicted[name] = volumes[-1] - layer.rise(moved)
             new = own.matrix.unpack(moved)
             values |= {each: value.to(self.parameters[each].dtype) for each, value in new.items()}
-        return Proposal(after, values, predicted, math.fsum(volumes))
+        volume = torch.tensor(math.fsum(volumes), dtype=torch.float64)
+        from_first([volume, *values.values()])
+        return Proposal(after, values, predicted, float(volume))

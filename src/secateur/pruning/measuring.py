@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from secateur.curvature.batches import answers, label_shift, labelled, read_batch
 from secateur.curvature.checks import require_finite_batch
+from secateur.distributed import concatenated, num_ranks
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Likelihood
 from secateur.likelihoods.finite import all_finite
@@ -83,7 +84,7 @@ def measure(
     argument: str = "loader",
     shift: int | None = None,
 ) -> Losses:
-    """Measure the loss of a network in evaluation mode.
+    """Measure the loss of a network in evaluation mode; among ranks, that on the data of all.
 
     Args:
         model: The network.
@@ -95,7 +96,7 @@ def measure(
     Raises:
         InvalidArgumentError: If there are no targets, no batch, or a loss that is not finite.
     """
-    sums, counts = [], []
+    sums, counts = [torch.empty(0, dtype=torch.float64)], [torch.empty(0, dtype=torch.float64)]
     for number, outputs, targets in judged(model, batches, likelihood, argument=argument, shift=shift):
         losses = likelihood.loss(outputs, targets)
         if not all_finite(losses):
@@ -105,7 +106,10 @@ def measure(
             )
         sums.append(losses.double().reshape(len(losses), -1).sum(1).cpu())
         counts.append(_counted(likelihood, targets, losses).cpu())
-    return Losses(torch.cat(sums), torch.cat(counts))
+    found = Losses(concatenated(torch.cat(sums)), concatenated(torch.cat(counts)))
+    if not len(found.counts):
+        raise InvalidArgumentError(f"{argument}: expected at least one datum with a label, got none")
+    return found
 
 
 def judged(
@@ -135,6 +139,8 @@ def judged(
     for number, batch in enumerate(batches, 1):
         with evaluation_mode(model), torch.no_grad():
             read = read_batch(batch, device, model)
+            if not read.size:
+                continue  # other ranks' alone
             if read.targets is None:
                 raise InvalidArgumentError(
                     f"{argument}: expected batches with targets, by which the loss is measured, got none; "
@@ -151,7 +157,7 @@ def judged(
             likelihood.check(found.outputs, found.targets)
         given += 1
         yield number, found.outputs, found.targets
-    if not given:
+    if not given and num_ranks() == 1:
         missing = "datum with a label" if number else "batch"
         raise InvalidArgumentError(f"{argument}: expected at least one {missing}, got none")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from secateur.distributed import averaged
 from secateur.modules import evaluation_mode, masked, reestimate, with_weights
 from secateur.posterior import Posterior
 
@@ -19,7 +20,7 @@ Observe = Callable[..., float]
 
 @dataclass(frozen=True)
 class Observer:
-    """Measures the loss of a network under weights that it does not have yet.
+    """Measures the loss of a network under weights that it does not have yet, averaged over ranks.
 
     Attributes:
         model: The network; as before after every look.
@@ -44,7 +45,8 @@ class Observer:
         with torch.no_grad(), evaluation_mode(self.model), self._buffers(), with_weights(self.model, values):
             if self.calibration is not None:
                 reestimate(self.model, self.calibration)
-            return float(self.observe(*arguments))
+            loss = float(self.observe(*arguments))
+        return averaged(loss)
 
     def loss_of_removal(self, posterior: Posterior, masks: Mapping[str, Tensor]) -> float:
         """Return the loss as a removal by a posterior would leave the network, in nats per datum.

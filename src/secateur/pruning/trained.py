@@ -15,9 +15,10 @@ from secateur.compaction.units import KINDS
 from secateur.curvature import CurvaturePass
 from secateur.curvature.batches import learned_likelihood
 from secateur.curvature.checks import require_finite_weights
+from secateur.distributed import facts_of, num_ranks, rank, require_same, together
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Likelihood, resolve
-from secateur.modules import evaluation_mode, has_batch_norm
+from secateur.modules import evaluation_mode, has_batch_norm, unwrapped
 from secateur.modules.batch_norm import NUM_INPUTS
 from secateur.pruning.calibration import CalibrationData
 from secateur.pruning.joint_layer import SPREADS
@@ -38,6 +39,7 @@ COSTS = ("weights", "multiply-adds")
 LOOKED_AT = 2  # rows a layer whose eigenvalues are computed where the evidence only reports
 
 
+@together()
 def prune_trained(
     model: nn.Module,
     loader: Iterable[Any],
@@ -65,7 +67,8 @@ def prune_trained(
 
     Removed weights are exact zeros under the parameters' own names, and stay zero if training goes on. What
     stays has moved to its mean given the removal, biases included. Embeddings, scales and shifts stay, and so
-    does the output layer unless `include` names it. Moments of batch norm follow the removal.
+    does the output layer unless `include` names it. Moments of batch norm follow the removal. In a process
+    group each rank gives its own part of the data, and all prune their copies of the network alike.
 
     Args:
         model: Trained network; any module whose linear maps and convolutions are used as such.
@@ -113,6 +116,16 @@ def prune_trained(
     _check_units(kinds, cost, sparsity, multiply_adds)
     target = Target(sparsity, None if pattern is None else Pattern.parse(pattern), multiply_adds)
     target.check(kinds, rounds, max_loss_rise)
+    model = unwrapped(model)
+    require_same(
+        facts_of(model)
+        | {"likelihood": str(likelihood), "structure": structure, "sparsity": sparsity, "spread": spread}
+        | {"granularity": kinds, "pattern": pattern, "rounds": rounds, "max_loss_rise": max_loss_rise}
+        | {"num_data": num_data, "include": include, "exclude": exclude, "seed": seed}
+        | {"multiply_adds": multiply_adds, "cost": cost, "max_batches": max_batches}
+        | {"presence of held_out": held_out is not None},
+        advice="load the same model on all ranks, and give only the data in parts",
+    )
     require_finite_weights(dict(model.named_parameters()))
     weights = removable_weights(model, include, exclude, output=kinds != ("weight",))
     data = CalibrationData.of(loader, held_out=held_out, seed=seed)
@@ -158,7 +171,7 @@ def prune_trained(
         steps = extent.steps(rounds)
         stopped_by, chosen = "rounds" if extent.target is None else "target", None
         try:
-            for num_out in _shown(steps, progress):
+            for num_out in _shown(steps, progress and not rank()):
                 states.append(removal.round(states[-1], num_out))
                 if on_round is not None:
                     on_round(removal.row(states[0], states[-2], states[-1]))
@@ -176,7 +189,7 @@ def prune_trained(
                 else:
                     states[-2].values.clear()
         except BaseException as error:
-            if len(states) == 1 or not isinstance(error, KeyboardInterrupt):
+            if len(states) == 1 or num_ranks() > 1 or not isinstance(error, KeyboardInterrupt):
                 removal.put(states[-1])
                 raise
             chosen, stopped_by = len(states) - 1, "interruption"

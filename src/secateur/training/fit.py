@@ -14,6 +14,7 @@ from secateur import networks
 from secateur.curvature import RunningCurvature
 from secateur.data import Split
 from secateur.data.augment import NO_HORIZONTAL_FLIP
+from secateur.distributed import facts_of, gathered, rank, require_same, together
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.likelihoods import Likelihood, resolve
 from secateur.modules import from_torch_prune, held_masks
@@ -53,6 +54,7 @@ SAME_RUN = (
 )
 
 
+@together()
 def fit(
     network: str | nn.Module,
     train: TrainingData,
@@ -79,6 +81,8 @@ def fit(
     progress: Progress | None = None,
 ) -> Run:
     """Train a posterior over weights, prune by evidence during training, and evaluate the result.
+
+    In a process group every rank is given the same; each trains on its part of each batch, and rank 0 writes.
 
     Args:
         network: Name of one of `secateur.networks`, any module from inputs to outputs, whose parameters are
@@ -176,6 +180,10 @@ def fit(
     )
     if already_out:
         optimizer.hold(already_out)
+    require_same(
+        facts_of(model) | {"seed": seed, "number of data": len(train_split), "recipe": str(recipe)},
+        advice="give every rank the same network, data and options",
+    )
     options = StepOptions(
         augment=augment, autocast=autocast, compile_network=compiled and compiles_network(where)
     )
@@ -207,12 +215,15 @@ def fit(
         "versions": versions(),
         **problem.about_data,
     }
-    directory = None if out is None else RunDirectory(Path(out))
+    directory = None if out is None or rank() else RunDirectory(Path(out))
     with ExitStack() as stack:
         shown = stack.enter_context(SilentProgress() if progress is None else progress)
         if directory is not None:
             stack.enter_context(directory.claimed(resume=resume))
             _open(directory, config, trainer)
+        if out is not None and gathered(trainer.epoch)[0] > trainer.epoch:  # rank 0 goes on from a checkpoint
+            _restore(RunDirectory(Path(out)), _identity(as_json(config)), trainer)
+        require_same({"epoch": trainer.epoch}, advice="let every rank read the directory of the run")
         boards = []
         if tensorboard and directory is not None:
             board = TensorBoard(directory.path / "tensorboard", resumed_epoch=trainer.epoch)
@@ -316,12 +327,17 @@ def _open(directory: RunDirectory, config: dict[str, Any], trainer: Trainer) -> 
     now = _identity(as_json(config))
     _require_same(_identity(kept), now, directory.path)
     if directory.checkpoint.exists():
-        state = load_nested(directory.checkpoint)
-        if not (isinstance(state.get("run"), dict) and isinstance(state.get("trainer"), dict)):
-            raise ArtifactError(f"{directory.checkpoint}: expected a run and its state, got other fields")
-        _require_same(state["run"], now, directory.checkpoint)
-        trainer.restore(state["trainer"])
+        _restore(directory, now, trainer)
         directory.write_history(trainer.history)  # an epoch may have been written after its checkpoint
+
+
+def _restore(directory: RunDirectory, now: dict[str, Any], trainer: Trainer) -> None:
+    """Go on from a checkpoint, if it is of this run."""
+    state = load_nested(directory.checkpoint)
+    if not (isinstance(state.get("run"), dict) and isinstance(state.get("trainer"), dict)):
+        raise ArtifactError(f"{directory.checkpoint}: expected a run and its state, got other fields")
+    _require_same(state["run"], now, directory.checkpoint)
+    trainer.restore(state["trainer"])
 
 
 def _require_same(earlier: dict[str, Any], now: dict[str, Any], where: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.data import Split, crop_and_flip
+from secateur.distributed import averaged, gathered, num_ranks, rank, sum_in_place
 from secateur.errors import ArtifactError, DataError
 from secateur.inference import PosteriorOptimizer
 from secateur.likelihoods import Likelihood
@@ -78,6 +79,11 @@ class Trainer:
                 f"batch_size: expected at most the {len(self.train)} training examples, got "
                 f"{self.recipe.batch_size}; lower --batch-size"
             )
+        if self.recipe.batch_size < num_ranks():
+            raise DataError(
+                f"batch_size: expected at least one datum for each of {num_ranks()} processes, got "
+                f"{self.recipe.batch_size}; raise --batch-size or start fewer"
+            )
         self.pruner = self._pruner()
 
     def _pruner(self) -> GradualPruner | None:
@@ -136,6 +142,7 @@ class Trainer:
             self.history.append({**row, "seconds": self.seconds})
             progress.epoch(self.history[-1])
             after_epoch(self)
+            gathered(self.epoch)  # no rank trains on if another could not save
 
     def _train_epoch(self, progress: Progress) -> float:
         images, labels = self.train.images, self.train.labels
@@ -155,7 +162,8 @@ class Trainer:
         augmenter = torch.Generator(device).manual_seed(epoch_seed) if self.options.augment else None
         total, unread = torch.zeros((), device=device), []
         self.model.train()
-        with seeded(epoch_seed, device):
+        own = slice(rank(), None, num_ranks())
+        with seeded(epoch_seed + rank(), device):  # other units drop out on other ranks
             for index, batch in enumerate(batches):
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.recipe.learning_rate_at(self.epoch + index / self.steps_per_epoch)
@@ -167,8 +175,10 @@ class Trainer:
                     unread.append(loss.detach())
                     step = self.epoch * self.steps_per_epoch + index + 1
                     shown = index % STEPS_BETWEEN_LOOKS == 0 or index + 1 == len(batches)
-                    if shown or device.type == "cpu":  # under the weights that gave the loss
+                    # under the weights that gave the loss
+                    if shown or (device.type == "cpu" and num_ranks() == 1):
                         rate = self.optimizer.param_groups[0]["lr"]
+                        unread = self._over_ranks(unread)
                         value = check_losses(
                             unread, last_step=step, model=self.model, batch=x, learning_rate=rate
                         )
@@ -177,11 +187,20 @@ class Trainer:
                     loss.backward()
                 self.optimizer.step()
                 if self.optimizer.curvature is not None:
-                    self.optimizer.curvature.step((x, y))
+                    self.optimizer.curvature.step((x[own], y[own]))
                 total += loss.detach()
                 progress.step(step, value if shown else None)
         check_weights(self.model, step=step, learning_rate=self.optimizer.param_groups[0]["lr"])
-        return float(total) / self.steps_per_epoch
+        return averaged(float(total)) / self.steps_per_epoch
+
+    @staticmethod
+    def _over_ranks(losses: list[Tensor]) -> list[Tensor]:
+        """Return losses averaged over ranks, so that all of them see one that is not finite."""
+        if num_ranks() == 1:
+            return losses
+        mean = torch.stack(losses) / num_ranks()
+        sum_in_place([mean])
+        return list(mean)
 
     def _prune(self, progress: Progress) -> PruneResult | None:
         """Prune if due; report warnings to the user."""

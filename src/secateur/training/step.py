@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from secateur.distributed import num_ranks, rank
 from secateur.likelihoods import Categorical, Likelihood
 
 __all__ = ["StepOptions", "loss_function", "seeded"]
@@ -30,22 +31,27 @@ class StepOptions:
 def loss_function(model: nn.Module, options: StepOptions) -> Callable[..., Tensor]:
     """Return the function from a batch to its mean loss, in nats per datum.
 
-    It takes images (n, c, h, w), labels (n), and a likelihood (`Categorical` when left out).
+    It takes images (n, c, h, w), labels (n), and a likelihood (`Categorical` when left out). Among ranks
+    it takes the batch of all ranks and uses this rank's part, in a loss whose gradients average to those of
+    the whole.
 
     Args:
         model: Network to train, which stays as it is: a compiled one shares its parameters and buffers.
         options: How the step goes; the caller augments the images.
     """
     # every batch has the same shape, so one graph does
-    network = torch.compile(model, dynamic=False) if options.compile_network else model
+    network: nn.Module = torch.compile(model, dynamic=False) if options.compile_network else model  # type: ignore[assignment]
+    if num_ranks() > 1:
+        network = nn.parallel.DistributedDataParallel(network)
     categorical = Categorical()
 
     def loss_of(images: Tensor, labels: Tensor, likelihood: Likelihood = categorical) -> Tensor:
-        if not options.autocast:
-            return likelihood.mean_loss(network(images), labels)
-        with torch.autocast(images.device.type, dtype=torch.bfloat16):
+        size, own = len(labels), slice(rank(), None, num_ranks())
+        images, labels = images[own], labels[own]
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=options.autocast):
             outputs = network(images)
-        return likelihood.mean_loss(outputs.float(), labels)
+        loss = likelihood.mean_loss(outputs.float() if options.autocast else outputs, labels)
+        return loss if num_ranks() == 1 else loss * (len(labels) * num_ranks() / size)
 
     return loss_of
 
