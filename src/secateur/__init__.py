@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from secateur.posterior import Posterior
     from secateur.pruning import GradualPruner, PruneResult, prune_trained
     from secateur.pruning.prune import prune
-    from secateur.regression import regress
+    from secateur.regression.regress import regress
     from secateur.training import recover
     from secateur.training.fit import fit
 
