@@ -52,7 +52,7 @@ def test_a_share_of_the_work_is_left(secateur, trained):
 
 
 def test_what_is_left_can_be_trained_on(secateur, trained, monkeypatch):
-    monkeypatch.setattr("secateur.training.methods.PREDICTIVE_TEMPERATURES", (0.0, 1.0))
+    monkeypatch.setattr("secateur.training.recipes.PREDICTIVE_TEMPERATURES", (0.0, 1.0))
     words = ("--granularity", "neuron", "--sparsity", 0.97, "--rounds", 2, "--recover", 1, "--samples", 2)
     result = secateur("prune", trained, *words)
     assert result.exit_code == 0, result.stderr
