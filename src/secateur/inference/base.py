@@ -14,6 +14,7 @@ Scaling, for the whole library: losses are means over data, so the prior enters 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,6 +33,19 @@ from secateur.modules import masks as model_masks
 from secateur.posterior import Posterior
 
 __all__ = ["PosteriorOptimizer"]
+
+
+@dataclass
+class _Draws:
+    """Counts of draws: one object, which a wrapper that imitates the optimizer's class has too.
+
+    Attributes:
+        depth: Nested `sampled_parameters()` blocks that are open.
+        with_gradient: Blocks with gradients since the last step, or since the gradients were cleared.
+    """
+
+    depth: int = 0
+    with_gradient: int = 0
 
 
 class PosteriorOptimizer(Optimizer):
@@ -58,7 +72,6 @@ class PosteriorOptimizer(Optimizer):
     """
 
     needs_sample = True
-    curvature: RunningCurvature | None = None  # of the network in training, where one is followed
     divides_blocks = False  # whether draws and steps go part by part
     holds_masks = True  # masks held in the model stay zero by the optimizer's own doing
     positive: tuple[str, ...] = ("lr",)  # hyper-parameters of a group that must be
@@ -80,8 +93,7 @@ class PosteriorOptimizer(Optimizer):
         super().__init__(params, defaults)
         self.num_data = num_data
         self.compiled = compile
-        self._samples_with_gradient = 0  # since the last step, or since the gradients were cleared
-        self._depth = 0  # of nested sampled_parameters() blocks
+        self._draws = _Draws()
         self._masks_version: int | None = None  # of the masks held in models, when last looked at
         self._ranks_agree = False  # found when they last drew together
         self.last_layer = layer_of(self._names()[-1])  # of the network, whatever the groups
@@ -169,18 +181,18 @@ class PosteriorOptimizer(Optimizer):
             self._ranks_agree = True
         generator_state = self.generator.get_state() if distributed.is_alone() else None
         before = [block.read() for block in self._blocks]
-        outermost = self._depth == 0
+        outermost = self._draws.depth == 0
         try:
             for block, weights in zip(self._blocks, before, strict=True):
                 if outermost:
                     block.means = weights
                 with torch.no_grad():
                     self._put_draw(block, self.param_groups[block.group_index], training=training)
-            self._depth += 1
+            self._draws.depth += 1
             try:
                 yield
             finally:
-                self._depth -= 1
+                self._draws.depth -= 1
         finally:
             for block, weights in zip(self._blocks, before, strict=True):
                 block.write(weights)
@@ -188,7 +200,7 @@ class PosteriorOptimizer(Optimizer):
                     block.means = None
             if generator_state is not None:
                 self.generator.set_state(generator_state)
-        self._samples_with_gradient += training
+        self._draws.with_gradient += training
 
     def require_alike(self, *, adopt: bool = False) -> None:
         """Refuse ranks with different weights, settings, states or generators; change nothing then.
@@ -211,7 +223,7 @@ class PosteriorOptimizer(Optimizer):
             set_to_none: Whether to drop the gradients rather than fill them with zeros.
         """
         super().zero_grad(set_to_none)
-        self._samples_with_gradient = 0
+        self._draws.with_gradient = 0
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -233,12 +245,12 @@ class PosteriorOptimizer(Optimizer):
         loss = None
         if closure is not None:
             # trainers put more than the loss into a closure, or give an empty one
-            begun = self._depth or self._samples_with_gradient
+            begun = self._draws.depth or self._draws.with_gradient
             with torch.enable_grad(), nullcontext() if begun else self.sampled_parameters():
                 loss = closure()
         self._outside("step")
         self._follow_masks()
-        num_samples, self._samples_with_gradient = self._samples_with_gradient, 0
+        num_samples, self._draws.with_gradient = self._draws.with_gradient, 0
         if self.needs_sample and num_samples != 1:
             raise InvalidArgumentError(
                 "step: expected one sampled_parameters() block with gradients before each step, got "
@@ -284,11 +296,16 @@ class PosteriorOptimizer(Optimizer):
     @torch.no_grad()
     def _follow_masks(self) -> None:
         """Take over the masks held in the model, if any changed since the last look."""
-        if self._depth or model_masks.version() == self._masks_version:
+        if self._draws.depth or model_masks.version() == self._masks_version:
             return
         self._masks_version = model_masks.version()
         for block in [*self._blocks, *self._points]:
             block.follow_model()
+
+    @property
+    def curvature(self) -> RunningCurvature | None:
+        """Running curvature of the network in training that the optimizer follows, None where it does not."""
+        return None
 
     @property
     def curvature_has_settled(self) -> bool:
@@ -345,7 +362,7 @@ class PosteriorOptimizer(Optimizer):
                 if isinstance(default, tuple):
                     group[key] = tuple(group[key])  # files without pickle know only lists
         restore_state(own, self._blocks, self._points, self.generator)
-        self._samples_with_gradient = 0
+        self._draws.with_gradient = 0
         self._seeded_here = self._ranks_agree = False
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -376,7 +393,7 @@ class PosteriorOptimizer(Optimizer):
         return [name for group in self.param_groups for name in group["param_names"]]
 
     def _outside(self, action: str) -> None:
-        if self._depth:
+        if self._draws.depth:
             raise InvalidArgumentError(
                 f"{action}: expected a call after the sampled_parameters() block, got one inside it"
             )

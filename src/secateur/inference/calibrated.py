@@ -154,7 +154,7 @@ class Calibrated(HessianOptimizer):
             "betas": betas,
             "eps": eps,
         }
-        self.curvature = curvature
+        self._curvature = curvature
         self._looks_followed = 0
         self._has_inner = inner is not None
         self.divides_blocks = inner is None  # another optimiser sees its parameter whole
@@ -218,6 +218,11 @@ class Calibrated(HessianOptimizer):
         point.grad = gradient + delta * mean
         block.inner.step()
         return point.detach() if keep is None else point.detach() * keep
+
+    @property
+    def curvature(self) -> RunningCurvature | None:
+        """Running curvature that gives the precision, None where gradients at draws do."""
+        return self._curvature
 
     @property
     def curvature_has_settled(self) -> bool:

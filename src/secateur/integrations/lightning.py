@@ -89,9 +89,9 @@ class PruningCallback(Callback):
             self._draw = StepDraw(pruner.model, self._optimizer)
             self._draw.attach()
         self._begun = self._stepped = False
-        if self._saved is not None:
+        if self._saved is not None and trainer.ckpt_path is not None:  # it may be from an evaluation before
             pruner.load_state_dict(self._saved)
-            self._saved = None
+        self._saved = None
         self._hold_averages(trainer, pl_module)
 
     def _find_optimizer(self, optimizers: list[Optimizer]) -> Optimizer:
@@ -107,12 +107,14 @@ class PruningCallback(Callback):
         return {} if self.pruner is None else self.pruner.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the pruner's state until the fit begins.
+        """Hold a checkpoint's masks where the network is known, and keep its state until a fit begins.
 
         Args:
             state_dict: What `state_dict()` returned.
         """
         self._saved = state_dict
+        if self.pruner is not None:
+            hold(self.pruner.model, state_dict["masks"])
 
     # The batches of an optimizer step ---------------------------------------------------------------------
 
