@@ -86,6 +86,6 @@ def tensors_of(program: str, num_ranks: int, directory: Path) -> list[dict[str, 
         num_ranks: As for `run_ranks`.
         directory: As for `run_ranks`.
     """
-    for process in run_ranks(program, num_ranks, directory):
-        assert process.code == 0, process.errors
+    finished = run_ranks(program, num_ranks, directory)
+    assert not any(process.code for process in finished), "".join(each.errors for each in finished)
     return [load_file(directory / f"{rank}-of-{num_ranks}.safetensors") for rank in range(num_ranks)]

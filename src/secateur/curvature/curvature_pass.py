@@ -26,6 +26,7 @@ from secateur.curvature.value import Curvature, LayerCurvature
 from secateur.distributed import alone, num_ranks, sum_in_place
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Likelihood, resolve
+from secateur.modules.holding import is_sharded
 from secateur.modules.matrix import LayerMatrix
 from secateur.modules.modes import evaluation_mode
 from secateur.modules.names import layer_of, matching, unwrapped
@@ -318,6 +319,11 @@ def _chosen(
         raise InvalidArgumentError(
             f"include: expected parameters that take a gradient, got the frozen {frozen[0]}; "
             "call requires_grad_() on it"
+        )
+    if shards := [name for name in names if is_sharded(parameters[name])]:
+        raise InvalidArgumentError(
+            f"{shards[0]}: expected a whole parameter, got one in shards; take the curvature before "
+            "fully_shard, or of a model that every rank has whole"
         )
     found = {
         name: parameters[name]

@@ -73,6 +73,7 @@ class PosteriorOptimizer(Optimizer):
 
     needs_sample = True
     divides_blocks = False  # whether draws and steps go part by part
+    takes_shards = False  # whether parameters may be divided over processes
     holds_masks = True  # masks held in the model stay zero by the optimizer's own doing
     positive: tuple[str, ...] = ("lr",)  # hyper-parameters of a group that must be
 
@@ -116,6 +117,11 @@ class PosteriorOptimizer(Optimizer):
             raise InvalidArgumentError(
                 "include, exclude: expected at least one parameter to get a posterior, got "
                 f"include={include}, exclude={exclude}"
+            )
+        if any(block.shards for block in self._blocks) and not self.takes_shards:
+            raise InvalidArgumentError(
+                f"params: expected whole parameters for {type(self).__name__}, got some in shards; take "
+                "DistributedDataParallel, or Calibrated or IVON"
             )
         device = self._blocks[0].device
         self._seeded_here = generator is None
@@ -286,11 +292,11 @@ class PosteriorOptimizer(Optimizer):
             mean, precision, prior = self._moments(block, self.param_groups[block.group_index], **options)
             if not isinstance(precision, Tensor):
                 precision = torch.full_like(mean, precision)
-            fields["mean"] |= block.named(mean.clone() if mean is block.means else mean)
-            fields["precision"] |= block.named(precision)
+            fields["mean"] |= block.whole(mean.clone() if mean is block.means else mean)
+            fields["precision"] |= block.whole(precision)
             fields["prior_precision"] |= prior
             if block.keep is not None:
-                fields["keep"] |= block.named(block.keep > 0)
+                fields["keep"] |= block.whole(block.keep > 0)
         return Posterior(**fields)
 
     @torch.no_grad()
@@ -337,6 +343,7 @@ class PosteriorOptimizer(Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything the next step depends on besides the parameters, noise generator included."""
+        self._follow_masks()
         own = gather_state(self._blocks, self._points, self.generator)
         return {**super().state_dict(), "posterior": own}
 

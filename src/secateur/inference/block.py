@@ -3,11 +3,12 @@
 The parameters stay the model's own; nothing is aliased, so moving, wrapping or compiling the model does not
 disturb them. A large block is worked on in parts, so that temporaries stay small.
 
+Of parameters in shards a block has this rank's rows alone, in values and in state.
+
 Shapes: `n` is the number of weights of all the parameters together, or of a part of them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,28 +17,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from secateur.errors import ArtifactError, InvalidArgumentError
+from secateur.inference.parts import PART_SIZE, UNDIVIDED, Part, parts_of, stretch
+from secateur.inference.shards import Shards
+from secateur.modules.holding import placed_like, whole
 from secateur.modules.masks import mask_of
 
 __all__ = ["Moments", "ParameterBlock", "Part", "adam_direction"]
-
-UNDIVIDED = 1 << 21
-"""Weights up to which a block is one part."""
-
-PART_SIZE = 1 << 18
-"""Weights of a part of a larger block; a multiple of 64, the signs in a word of noise."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A stretch of a block's vector.
-
-    Attributes:
-        span: Where it lies in the vector.
-        pieces: Index of each parameter it covers, with the first of its entries and the one after the last.
-    """
-
-    span: slice
-    pieces: tuple[tuple[int, int, int], ...]
 
 
 class ParameterBlock:
@@ -62,7 +47,8 @@ class ParameterBlock:
         divided: bool = False,
     ) -> None:
         self.names = tuple(names)
-        self.parameters: list[Tensor] = list(parameters)
+        self._given: list[Tensor] = list(parameters)
+        self.shards = Shards.of(names, parameters)
         self.group_index = group_index
         self.sizes = [parameter.numel() for parameter in self.parameters]
         self.num_weights = sum(self.sizes)
@@ -80,8 +66,10 @@ class ParameterBlock:
                 f"parameters: expected float32 or float64, got {self.dtype}; keep the parameters in "
                 "float32 and use torch.autocast"
             )
-        whole = self.num_weights <= UNDIVIDED or not divided
-        self.parts = _parts(self.sizes, max(self.num_weights, 1) if whole else PART_SIZE)
+        in_one = self.num_weights <= UNDIVIDED or not divided or self.shards is not None
+        self.parts = parts_of(self.sizes, max(self.num_weights, 1) if in_one else PART_SIZE)
+        if not self.parts and self.shards is not None:  # other ranks have all rows
+            self.parts = (Part(slice(0, 0), ()),)
         self.state: dict[str, Tensor] = {}  # tensors that affect the next step; all of them are saved
         self.layout: Any = None  # what a method knows about the layers in this vector
         self.drawn: dict[str, Tensor] = {}  # between a training draw and its step
@@ -90,6 +78,16 @@ class ParameterBlock:
         # 1 where an entry stays, 0 where it is removed; None while all stay. Booleans where they save memory.
         self.keep: Tensor | None = None
         self._held: Tensor | None = None  # the same, of masks given to `hold` alone
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The parameters, or this rank's rows of them."""
+        return self._given if self.shards is None else [Shards.local(each) for each in self._given]
+
+    @property
+    def num_drawn(self) -> int:
+        """Weights on all ranks together, for which noise is drawn."""
+        return self.num_weights if self.shards is None else self.shards.num_weights
 
     # Values ----------------------------------------------------------------------------------------------
 
@@ -115,8 +113,8 @@ class ParameterBlock:
     def gradients(self) -> list[Tensor]:
         """Return the parameters' gradients, dense; zero where there is none."""
         gradients = [
-            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            for parameter in self.parameters
+            torch.zeros_like(own) if given.grad is None else Shards.local(given.grad)
+            for given, own in zip(self._given, self.parameters, strict=True)
         ]
         return [gradient.to_dense() if gradient.is_sparse else gradient for gradient in gradients]
 
@@ -124,7 +122,7 @@ class ParameterBlock:
         """Return a part of tensors that have the parameters' shapes, as a vector that may share memory."""
         if len(self.parts) == 1:
             return torch.cat([tensor.reshape(-1) for tensor in tensors])
-        pieces = [_stretch(tensors[index], first, last) for index, first, last in part.pieces]
+        pieces = [stretch(tensors[index], first, last) for index, first, last in part.pieces]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     @torch.no_grad()
@@ -156,11 +154,15 @@ class ParameterBlock:
         """Return views of a vector keyed by parameter name."""
         return dict(zip(self.names, self.split(flat), strict=True))
 
+    def whole(self, flat: Tensor) -> dict[str, Tensor]:
+        """Return a vector in the parameters' shapes, of all ranks where they are in shards."""
+        return self.named(flat) if self.shards is None else self.shards.whole(flat)
+
     # Masks -----------------------------------------------------------------------------------------------
 
     def check_masks(self, masks: Mapping[str, Tensor]) -> None:
         """Raise unless every mask has the shape of its parameter and no nan."""
-        for name, parameter in zip(self.names, self.parameters, strict=True):
+        for name, parameter in zip(self.names, self._given, strict=True):
             if name in masks and masks[name].shape != parameter.shape:
                 got = tuple(masks[name].shape)
                 raise InvalidArgumentError(
@@ -178,7 +180,7 @@ class ParameterBlock:
 
     def follow_model(self) -> None:
         """Keep what `hold` and the masks held in the model both keep, and zero the other entries."""
-        found = {name: mask_of(each) for name, each in zip(self.names, self.parameters, strict=True)}
+        found = {name: mask_of(each) for name, each in zip(self.names, self._given, strict=True)}
         held = {name: mask for name, mask in found.items() if mask is not None}
         self.keep = self._intersection(self._held, held)
         if self.keep is not None:
@@ -196,17 +198,28 @@ class ParameterBlock:
         if not any(name in masks for name in self.names):
             return held
         keep = self._all() if held is None else held.clone()
-        for name, view in self.named(keep).items():
+        for (name, view), given in zip(self.named(keep).items(), self._given, strict=True):
             if name in masks:
-                view.mul_((masks[name] != 0).to(view))
+                stays = masks[name] != 0
+                stays = stays if self.shards is None else Shards.local(placed_like(given, stays))
+                view.mul_(stays.to(view))
         return keep
 
     # Complete state --------------------------------------------------------------------------------------
 
-    def saved(self) -> dict[str, Tensor]:
-        """Return copies of every tensor the next step depends on, besides the parameters."""
+    def saved(self) -> dict[str, Any]:
+        """Return copies of every tensor the next step depends on, besides the parameters.
+
+        Vectors of parameters in shards are tensors in the same shards, by name.
+        """
         held = {} if self.keep is None else {"keep": self.keep}
-        return {key: tensor.clone() for key, tensor in (self.state | held).items()}
+        found: dict[str, Any] = {key: tensor.clone() for key, tensor in (self.state | held).items()}
+        if self.shards is None:
+            return found
+        return {
+            key: self.shards.divided(tensor) if self._is_vector(tensor) else tensor
+            for key, tensor in found.items()
+        }
 
     def check(self, saved: Mapping[str, Any]) -> None:
         """Raise unless `saved` is what a block of these parameters and this method returned."""
@@ -216,21 +229,39 @@ class ParameterBlock:
                 f"optimizer state: expected {sorted(self.state)}, got {sorted(found)}; it belongs to another "
                 "method"
             )
-        for key, tensor in saved.items():
-            expected = torch.Size([self.num_weights]) if key == "keep" else self.state[key].shape
-            if tensor.shape != expected:
+        shapes = {name: tuple(given.shape) for name, given in zip(self.names, self._given, strict=True)}
+        for key, value in saved.items():
+            vector = key == "keep" or self._is_vector(self.state[key])
+            expected: Any = (self.num_drawn,) if vector else tuple(self.state[key].shape)
+            got: Any = None
+            if not isinstance(value, Mapping):
+                got = tuple(value.shape)
+            elif vector:
+                expected, got = shapes, {name: tuple(each.shape) for name, each in value.items()}
+            if got != expected:
                 raise ArtifactError(
-                    f"optimizer state {key!r}: expected shape {tuple(expected)}, got "
-                    f"{tuple(tensor.shape)}; it belongs to another network"
+                    f"optimizer state {key!r}: expected shape {expected}, got {got}; it belongs to another "
+                    "network"
                 )
 
-    def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Take over tensors that `saved` returned."""
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Take over tensors that `saved` returned, on this number of ranks or another."""
         for key, tensor in self.state.items():
-            tensor.copy_(saved[key])
-        self._held = (saved["keep"] != 0).to(self._all()) if "keep" in saved else None
+            tensor.copy_(self._flat(saved[key]) if self._is_vector(tensor) else saved[key])
+        self._held = (self._flat(saved["keep"]) != 0).to(self._all()) if "keep" in saved else None
         self.keep = self._held
         self.drawn = {}
+
+    def _is_vector(self, tensor: Tensor) -> bool:
+        return tensor.shape == (self.num_weights,)
+
+    def _flat(self, saved: Any) -> Tensor:
+        if self.shards is not None:
+            return self.shards.flat(saved)
+        if isinstance(saved, Mapping):
+            return torch.cat([whole(saved[name]).reshape(-1) for name in self.names])
+        found: Tensor = saved
+        return found
 
 
 class Moments(dict[str, Tensor]):
@@ -266,28 +297,3 @@ def adam_direction(
     second.lerp_(gradient.square(), 1 - betas[1])
     corrected = first / (1 - betas[0] ** step)
     return corrected / ((second / (1 - betas[1] ** step)).sqrt() + eps)
-
-
-def _parts(sizes: Sequence[int], length: int) -> tuple[Part, ...]:
-    """Cut the vector of parameters of such sizes into parts of one length, the last may be shorter."""
-    parts, pieces, start, filled = [], [], 0, 0
-    for index, size in enumerate(sizes):
-        first = 0
-        while first < size:
-            last = min(size, first + length - filled)
-            pieces.append((index, first, last))
-            filled, first = filled + last - first, last
-            if filled == length:
-                parts.append(Part(slice(start, start + filled), tuple(pieces)))
-                pieces, start, filled = [], start + filled, 0
-    if pieces:
-        parts.append(Part(slice(start, start + filled), tuple(pieces)))
-    return tuple(parts)
-
-
-def _stretch(tensor: Tensor, first: int, last: int) -> Tensor:
-    """Entries of a tensor in row-major order, as a view where its layout allows."""
-    if tensor.is_contiguous() or last - first == tensor.numel():
-        return tensor.reshape(-1)[first:last]
-    row = tensor[0].numel()
-    return tensor[first // row : -(-last // row)].reshape(-1)[first % row : first % row + last - first]

@@ -157,6 +157,7 @@ class Calibrated(HessianOptimizer):
         self._curvature = curvature
         self._looks_followed = 0
         self._has_inner = inner is not None
+        self.takes_shards = inner is None and curvature is None
         self.divides_blocks = inner is None  # another optimiser sees its parameter whole
         super().__init__(
             params,

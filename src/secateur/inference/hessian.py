@@ -117,6 +117,7 @@ class HessianOptimizer(PosteriorOptimizer):
     """
 
     divides_blocks = True
+    takes_shards = True
 
     def __init__(
         self, params: Iterable[Any], defaults: dict[str, Any], *, noise: str, **options: Any
@@ -144,15 +145,17 @@ class HessianOptimizer(PosteriorOptimizer):
         num_data = self._scalar(block, self.num_data / group["temperature"])
         drawn: dict[str, Tensor] = {"num_data": num_data}
         if training and self.noise == "rademacher":
-            drawn["words"] = random_words(block.num_weights, generator=self.generator)
+            drawn["words"] = random_words(block.num_drawn, generator=self.generator)
+            if block.shards is not None:
+                drawn["noise"] = block.shards.signs(drawn.pop("words"), block.dtype)
         elif training:
-            drawn["noise"] = torch.empty_like(block.mean).normal_(generator=self.generator)
+            drawn["noise"] = self._normal(block, block.num_drawn)
         for part in block.parts:
             mean, hessian = block.mean_of(part), block.state["hessian"][part.span]
             if training:
                 noise = self._noise(drawn, mean, part)
             else:
-                noise = torch.empty_like(mean).normal_(generator=self.generator)
+                noise = self._normal(block, len(mean) if block.shards is None else block.num_drawn)
             weights = self._sample_kernel(
                 mean, hessian, noise, block.kept(part), group["weight_decay"], num_data
             )
@@ -161,6 +164,10 @@ class HessianOptimizer(PosteriorOptimizer):
             if len(block.parts) == 1:  # small enough to keep its signs as numbers until the step
                 drawn["noise"] = noise
             block.drawn = drawn
+
+    def _normal(self, block: ParameterBlock, count: int) -> Tensor:
+        drawn = torch.empty(count, dtype=block.dtype, device=block.device).normal_(generator=self.generator)
+        return drawn if block.shards is None else block.shards.own(drawn)
 
     def _noise(self, drawn: dict[str, Tensor], like: Tensor, part: Part) -> Tensor:
         if "noise" in drawn:

@@ -64,7 +64,7 @@ def require_alike(
             value = group[key]
             facts[f"{key} of group {number}"] = value if isinstance(value, str | int | float) else str(value)
     for number, block in enumerate(blocks):
-        for key, tensor in block.state.items():
+        for key, tensor in block.state.items() if block.shards is None else ():
             facts[f"{key} of block {number}"] = float(tensor.double().square().sum())
     distributed.require_same(facts, advice="build model and optimizer alike on every rank")
     generator.set_state(state)

@@ -2,6 +2,7 @@
 
 from secateur.modules.batch_norm import carried, has_batch_norm, moments, reestimate, spread
 from secateur.modules.differences import in_double, largest_relative_difference
+from secateur.modules.holding import is_sharded
 from secateur.modules.inputs import batch_size, call, call_arguments, map_tensors, to_device
 from secateur.modules.masks import (
     held_masks,
@@ -45,6 +46,7 @@ __all__ = [
     "hold",
     "hold_zeros",
     "in_double",
+    "is_sharded",
     "largest_relative_difference",
     "layer_of",
     "map_tensors",

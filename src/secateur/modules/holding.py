@@ -10,7 +10,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary, WeakIdRef
 
-__all__ = ["HELD", "HeldParameters", "Mask", "ModuleMasks", "placed_like"]
+__all__ = ["HELD", "HeldParameters", "Mask", "ModuleMasks", "is_sharded", "placed_like", "whole"]
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an entry
 _PIECE = 2**16
@@ -49,7 +49,7 @@ class Mask:
             tensor: The parameter or its gradient.
         """
         kept = self.on(tensor)
-        if _is_sharded(tensor):
+        if is_sharded(tensor):
             tensor, kept = tensor.to_local(), kept.to_local()  # type: ignore[attr-defined]
         if tensor.element_size() not in _INTEGERS:
             tensor.masked_fill_(~kept, 0)
@@ -64,9 +64,23 @@ class Mask:
             own.mul_(stays)
 
 
-def _is_sharded(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> bool:
+    """Return whether a tensor is divided over processes: a `DTensor`.
+
+    Args:
+        tensor: Any tensor.
+    """
     sharding = sys.modules.get("torch.distributed.tensor")  # no DTensor without it; it takes long to import
     return sharding is not None and isinstance(tensor, sharding.DTensor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor whole, on every rank.
+
+    Args:
+        tensor: A `DTensor`, or any other, which is returned.
+    """
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def placed_like(parameter: Tensor, tensor: Tensor) -> Tensor:
@@ -76,8 +90,8 @@ def placed_like(parameter: Tensor, tensor: Tensor) -> Tensor:
         parameter: Any parameter.
         tensor: Of the parameter's shape, the same in every process.
     """
-    if _is_sharded(parameter):
-        if _is_sharded(tensor):
+    if is_sharded(parameter):
+        if is_sharded(tensor):
             return tensor
         mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
         sharding = sys.modules["torch.distributed.tensor"]

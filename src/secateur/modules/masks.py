@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import InvalidArgumentError
-from secateur.modules.holding import HELD, Mask, ModuleMasks, placed_like
+from secateur.modules.holding import HELD, Mask, ModuleMasks, placed_like, whole
 from secateur.modules.zeros import exact_zeros, require_values
 
 __all__ = ["held_masks", "hold", "hold_zeros", "mask_of", "masked", "masks_of", "release", "version"]
@@ -50,7 +50,7 @@ def hold(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         before = HELD.get(parameter)
         if before is not None:
             kept &= before.on(parameter)
-        if not kept.all():
+        if not whole(kept.all()):
             held.add(id(parameter))
             if before is None or not torch.equal(kept, before.on(parameter)):
                 HELD.attach(parameter, Mask(kept))

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from secateur.errors import InvalidArgumentError
+from secateur.modules.holding import whole
 
 __all__ = ["exact_zeros", "require_values"]
 
@@ -37,7 +38,7 @@ def exact_zeros(model: nn.Module) -> dict[str, Tensor]:
         model: Any module with its weights in memory; tied parameters appear under every name.
 
     Returns:
-        True where an entry is zero; only parameters that have one.
+        True where an entry is zero; only parameters that have one. Whole, also of parameters in shards.
 
     Raises:
         InvalidArgumentError: If the weights are not in memory.
@@ -55,12 +56,12 @@ def exact_zeros(model: nn.Module) -> dict[str, Tensor]:
         own = [p for p in module.parameters(recurse=False) if p.is_floating_point() or p.is_complex()]
         matrices = [parameter for parameter in own if parameter.dim() > 1]
         for parameter in matrices:
-            zero = parameter == 0
+            zero = whole(parameter) == 0
             zero[padding.get(id(parameter), [])] = False
             found[id(parameter)] = zero
         for bias in own:
             if matrices and bias.dim() == 1:
-                zero = bias == 0
+                zero = whole(bias) == 0
                 if not zero.all() or any(found[id(matrix)].any() for matrix in matrices):
                     found[id(bias)] = zero
     named = model.named_parameters(remove_duplicate=False)
