@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test test-slow lint types contract data clean
+.PHONY: help setup run test test-slow lint types contract data docs clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,10 @@ test: lint types contract  ## Lint, types, import contract, tests and doctests
 
 test-slow: setup  ## The tests that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 -m "slow and not gpu"
+
+docs: setup  ## Write the site into site/, without a network; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html is the first page. Search needs a server: $(BIN)/python -m http.server -d site"
 
 clean:  ## Remove .venv and caches (never runs)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
