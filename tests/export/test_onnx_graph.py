@@ -128,3 +128,33 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_bad_arguments_are_named(tmp_path: Path, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidArgumentError, match=message):
         onnx(network(), tmp_path / "n.onnx", torch.zeros(1, 6), **arguments)
+
+
+class Tagger(nn.Module):
+    """Classes of tokens, as a network of the Transformers library gives them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(9, 4), nn.Linear(4, 3)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, use_cache: bool = True) -> dict[str, Tensor]:
+        hidden = self.embedding(input_ids) * attention_mask.unsqueeze(-1)
+        cache = {"past": hidden} if use_cache else {}
+        return {**cache, "logits": self.head(hidden.cumsum(1))}
+
+
+def test_arguments_by_name_are_those_of_the_file(tmp_path: Path) -> None:
+    """Any number of data and of tokens; the output is the logits alone."""
+    model = Tagger()
+    tokens = torch.randint(9, (2, 5), generator=torch.Generator().manual_seed(0))
+    inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    file = onnx(model, tmp_path / "tagger.onnx", inputs)
+    other = {"attention_mask": torch.tensor([[1, 1, 0]] * 4), "input_ids": torch.arange(12).view(4, 3) % 9}
+    (found,) = onnx_session(file.path)(other)
+    torch.testing.assert_close(found, model(**other)["logits"].detach())
+
+
+def test_arguments_by_position_and_name_are_refused(tmp_path: Path) -> None:
+    tokens = torch.zeros(2, 5, dtype=torch.long)
+    with pytest.raises(InvalidArgumentError, match="by position or by name, got both; give all in a dict"):
+        onnx(Tagger(), tmp_path / "tagger.onnx", (tokens, {"attention_mask": tokens}))

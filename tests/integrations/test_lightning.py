@@ -249,7 +249,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, options: dict[
 
 def test_the_best_checkpoint_comes_back_whole(tmp_path: Path) -> None:
     """Masks of later reductions do not cut it, in the same network and in a new one."""
-    module, callback, trainer = saved_runs(tmp_path)
+    module, _, trainer = saved_runs(tmp_path)
     masks = held_masks(module.model)
     for epoch in (FIRST - 2, FIRST - 1):
         path = tmp_path / f"epoch={epoch}.ckpt"

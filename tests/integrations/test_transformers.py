@@ -386,7 +386,7 @@ def test_a_pruner_by_laplace_beside_plain_training(tmp_path: Path) -> None:
 
 
 def test_labels_that_are_ignored_are_not_looked_at(tmp_path: Path) -> None:
-    """A language model's batch reaches the curvature with its labels, and without the Trainer's own argument."""
+    """A batch reaches the curvature with its labels, and without the argument of the Trainer's own."""
     data = [{**row, "labels": torch.where(row["attention_mask"] > 0, row["input_ids"], -100)} for row in DATA]
     run = prepared(tmp_path, make=gpt2, data=data, num_train_epochs=1, gradient_accumulation_steps=2)
     run.trainer.train()

@@ -33,8 +33,8 @@ __all__ = ["PruningCallback"]
 class PruningCallback(Callback):
     """Train under draws from the posterior, and prune when due, in a `lightning.Trainer`.
 
-    With a posterior optimizer, such as `Calibrated`, all batches of an optimizer step are seen under one draw.
-    The means are back for the step, and so for validation and checkpoints. A running curvature that the
+    With a posterior optimizer, such as `Calibrated`, one draw is in for all batches of an optimizer step. The
+    means are back for the step, and so for validation and checkpoints. A running curvature that the
     optimizer follows looks at the last batch of a step. In manual optimisation the training step itself
     encloses its passes in `optimizer.sampled_parameters()`. Averages of the weights that Lightning or the
     module keeps (`WeightAveraging`, `AveragedModel`) hold the same zeros.

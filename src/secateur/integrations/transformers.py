@@ -28,8 +28,8 @@ REMEDY = "give Trainer optimizers=(optimizer, None) and callbacks=[PruningCallba
 class PruningCallback(TrainerCallback):
     """Train under draws from the posterior, and prune when due, in a `transformers.Trainer`.
 
-    With a posterior optimizer, such as `Calibrated`, all batches of an optimizer step are seen under one draw.
-    The means are back for the step, and so for evaluation, saving and logging. A running curvature that the
+    With a posterior optimizer, such as `Calibrated`, one draw is in for all batches of an optimizer step. The
+    means are back for the step, and so for evaluation, saving and logging. A running curvature that the
     optimizer follows looks at the last batch of a step.
 
     Args:
