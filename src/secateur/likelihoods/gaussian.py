@@ -72,10 +72,6 @@ class Gaussian(Likelihood):
             value = getattr(self, name)
             if not (0 < value < math.inf):
                 raise InvalidArgumentError(f"{name}: expected a positive finite number, got {value}")
-        for name in ("location", "scale"):  # a file holds them as a list
-            value = getattr(self, name)
-            if isinstance(value, list | tuple):
-                object.__setattr__(self, name, tuple(value))
         self._units  # noqa: B018 (checks the numbers)
 
     @property

@@ -39,7 +39,11 @@ def resolve(likelihood: str | Likelihood | Mapping[str, Any]) -> Likelihood:
     parameters: dict[str, Any] = {}
     name: Any = likelihood
     if isinstance(likelihood, Mapping):
-        parameters = {key: value for key, value in likelihood.items() if key != "name"}
+        parameters = {
+            key: tuple(value) if isinstance(value, list) else value  # a file holds several numbers as a list
+            for key, value in likelihood.items()
+            if key != "name"
+        }
         name = likelihood.get("name")
     name = ALIASES.get(name, name) if isinstance(name, str) else name
     if not isinstance(name, str) or name not in LIKELIHOODS:
