@@ -1,25 +1,18 @@
 """The examples of docs/extending.md run as shown, and what they add is known under its name."""
 
-import re
-from pathlib import Path
-
 import pytest
 import torch
 
 import secateur
-from secateur.data import registry as data_registry
-from secateur.networks import registry as network_registry
 from secateur.training import METHODS, load_run
+from support.pages import ROOT, blocks, registries_restored
 
-PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
-EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+EXAMPLES = blocks(ROOT / "docs" / "extending.md", "python")
 
 
 @pytest.fixture
 def run_example(tmp_path, monkeypatch):
     """Run an example in an empty directory; what it puts into the tables is taken out again."""
-    tables = (METHODS, network_registry._TABLE, data_registry._TABLE)
-    before = [dict(table) for table in tables]
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SECATEUR_DATA", raising=False)
 
@@ -28,12 +21,8 @@ def run_example(tmp_path, monkeypatch):
         exec(compile(EXAMPLES[number], f"extending.md, example {number + 1}", "exec"), names)
         return names
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with registries_restored():
         yield run
-    for table, content in zip(tables, before, strict=True):
-        table.clear()
-        table.update(content)
 
 
 def test_there_are_five_examples():

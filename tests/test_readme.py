@@ -6,12 +6,26 @@ from pathlib import Path
 import pytest
 import torch
 
-README = Path(__file__).parents[1] / "README.md"
-SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+from support.pages import ROOT, blocks
+
+SNIPPETS = blocks(ROOT / "README.md", "python")
+TRAINED, OWN_LOOP, MATHEMATICS = range(3)
 
 
 def test_there_are_three_ways_in() -> None:
     assert len(SNIPPETS) == 3
+
+
+def test_links_lead_to_files_and_headings() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        path, _, anchor = target.partition("#")
+        page = (ROOT / path).read_text(encoding="utf-8") if path.endswith(".md") else ""
+        assert (ROOT / path).is_file(), target
+        headings = {
+            re.sub(r"[^\w -]", "", line.lower()).strip().replace(" ", "-") for line in page.splitlines()
+        }
+        assert not anchor or anchor in headings, target
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
@@ -22,7 +36,7 @@ def test_a_snippet_runs_in_an_empty_directory(
     torch.manual_seed(0)
     names: dict[str, object] = {"__name__": "__main__"}
     exec(compile(SNIPPETS[number], f"README.md, snippet {number + 1}", "exec"), names)
-    if number == 0:
+    if number == OWN_LOOP:
         result, model, digits = names["result"], names["model"], names["digits"]
         assert 0.3 < result.sparsity < 0.9
         with torch.no_grad():
@@ -32,7 +46,7 @@ def test_a_snippet_runs_in_an_empty_directory(
             )
         assert right.float().mean() > 0.9
         assert (tmp_path / "digits.onnx").stat().st_size > 0
-    if number == 1:
+    if number == TRAINED:
         assert 0.1 < names["result"].sparsity < 0.9
-    if number == 2:
+    if number == MATHEMATICS:
         assert names["evidence"][0] > 0 > names["evidence"][1]
