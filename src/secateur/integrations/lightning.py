@@ -16,7 +16,6 @@ pruner's state is that of the callback in Lightning's checkpoints.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim import Optimizer
@@ -149,7 +148,7 @@ class PruningCallback(Callback):
             result = pruner.step()
             self.results.append(result)
             self._hold_averages(trainer, pl_module)
-            self.log("sparsity", result.sparsity)
+            pl_module.log("sparsity", result.sparsity)
 
     # Where the means must be back -------------------------------------------------------------------------
 
