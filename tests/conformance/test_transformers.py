@@ -112,7 +112,9 @@ CASES = {
         {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32, "loss_type": "ForCausalLM", **TOKENS},
         next_tokens,
     ),
-    "llama": Case("LlamaConfig", "LlamaForCausalLM", {"num_key_value_heads": 2, **SIZES, **TOKENS}, next_tokens),
+    "llama": Case(
+        "LlamaConfig", "LlamaForCausalLM", {"num_key_value_heads": 2, **SIZES, **TOKENS}, next_tokens
+    ),
     "llama-tied": Case(
         "LlamaConfig",
         "LlamaForCausalLM",

@@ -1,4 +1,4 @@
-"""The callback for Lightning's Trainer: automatic and manual optimisation are an own loop, resumed bit for bit."""
+"""The callback for Lightning's Trainer: the same steps as an own loop, resumed bit for bit."""
 
 import copy
 from pathlib import Path

@@ -148,7 +148,7 @@ class PruningCallback(Callback):
             result = pruner.step()
             self.results.append(result)
             self._hold_averages(trainer, pl_module)
-            self.log("sparsity", result.sparsity)
+            pl_module.log("sparsity", result.sparsity)
 
     # Where the means must be back -------------------------------------------------------------------------
 
