@@ -7,6 +7,7 @@ what goes (`secateur.prune`), or take a trained network (`secateur.prune_trained
 
 from secateur import (
     data,
+    distributed,
     export,
     inference,
     likelihoods,
@@ -32,6 +33,7 @@ __all__ = [
     "__version__",
     "compact",
     "data",
+    "distributed",
     "export",
     "fit",
     "hold_zeros",

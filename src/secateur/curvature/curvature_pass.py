@@ -26,10 +26,10 @@ from secateur.curvature.value import Curvature, LayerCurvature
 from secateur.distributed import alone, num_ranks, sum_in_place
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Likelihood, resolve
-from secateur.modules.holding import is_sharded
 from secateur.modules.matrix import LayerMatrix
 from secateur.modules.modes import evaluation_mode
 from secateur.modules.names import layer_of, matching, unwrapped
+from secateur.modules.shards import require_whole
 
 __all__ = ["CurvaturePass"]
 
@@ -320,11 +320,7 @@ def _chosen(
             f"include: expected parameters that take a gradient, got the frozen {frozen[0]}; "
             "call requires_grad_() on it"
         )
-    if shards := [name for name in names if is_sharded(parameters[name])]:
-        raise InvalidArgumentError(
-            f"{shards[0]}: expected a whole parameter, got one in shards; take the curvature before "
-            "fully_shard, or of a model that every rank has whole"
-        )
+    require_whole({name: parameters[name] for name in names})
     found = {
         name: parameters[name]
         for name in names

@@ -20,7 +20,7 @@ from secateur.curvature import RunningCurvature
 from secateur.distributed import facts_of, from_first, require_same, together
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.inference import PosteriorOptimizer
-from secateur.modules import has_batch_norm, held_masks, hold, reestimate, unwrapped
+from secateur.modules import has_batch_norm, held_masks, hold, reestimate, require_whole, unwrapped
 from secateur.posterior import Posterior
 from secateur.pruning.independent import NUM_HALVINGS, IndependentRemoval
 from secateur.pruning.joint_round import JointRound
@@ -106,6 +106,7 @@ class GradualPruner:
                 "give lambda: secateur.inference.laplace(model, loader)"
             )
         model = unwrapped(model)
+        require_whole(dict(model.named_parameters()))
         self.model, self.schedule, self.sparsity = model, schedule, sparsity
         self.criterion, self.hyperprior = criterion, hyperprior
         self.include, self.exclude, self.calibration = include, exclude, calibration

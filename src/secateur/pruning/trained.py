@@ -20,7 +20,7 @@ from secateur.curvature.checks import require_finite_weights
 from secateur.distributed import facts_of, num_ranks, rank, require_same, together
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Likelihood, resolve
-from secateur.modules import evaluation_mode, has_batch_norm, unwrapped
+from secateur.modules import evaluation_mode, has_batch_norm, require_whole, unwrapped
 from secateur.modules.batch_norm import NUM_INPUTS
 from secateur.pruning.calibration import CalibrationData
 from secateur.pruning.joint_layer import SPREADS
@@ -112,6 +112,7 @@ def prune_trained(
     _check(structure, kinds, pattern, sparsity, rounds, max_loss_rise, spread, max_batches, num_data)
     wanted = None if pattern is None else Pattern.parse(pattern)
     model = unwrapped(model)
+    require_whole(dict(model.named_parameters()))
     require_same(
         facts_of(model)
         | {"likelihood": str(likelihood), "structure": structure, "sparsity": sparsity, "spread": spread}
