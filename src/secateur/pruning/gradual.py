@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.curvature import RunningCurvature
-from secateur.distributed import facts_of, from_first, require_same, together
+from secateur.distributed import facts_of, from_first, num_ranks, require_same, together
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.inference import PosteriorOptimizer
 from secateur.modules import has_batch_norm, held_masks, hold, reestimate, require_whole, unwrapped
@@ -302,6 +302,8 @@ class GradualPruner:
 
     def _require_alike(self) -> None:
         """Refuse ranks that would not remove the same; batch norm's moments are from here on rank 0's."""
+        if num_ranks() == 1:
+            return
         if isinstance(self._source, PosteriorOptimizer):
             self._source.require_alike()
         parameters = {name: each.detach() for name, each in self.model.named_parameters()}
