@@ -99,9 +99,7 @@ def main() -> None:
     parser.add_argument("--network", default="lenet")
     parser.add_argument("--batch-size", type=int, default=120, help="of each process")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--steps", type=int, default=100, help="of a round; a multiple of 100 counts each look"
-    )
+    parser.add_argument("--steps", type=int, default=100, help="of a round; hundreds count every look")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--against", type=Path, help="what one process wrote to --out")
     arguments = parser.parse_args()

@@ -1,9 +1,9 @@
-"""Refusals of weights and data that are not finite."""
+"""Refusals of parameters that cannot be studied, and of weights and data that are not finite."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
@@ -11,12 +11,15 @@ from secateur.curvature.batches import Batch
 from secateur.curvature.capture import Capture
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods.finite import all_finite
+from secateur.modules.names import matching
+from secateur.modules.shards import require_whole
 
 __all__ = [
     "require_finite_batch",
     "require_finite_outputs",
     "require_finite_weights",
     "require_visible_activations",
+    "studied_parameters",
 ]
 
 REENTRANT = "CheckpointFunctionBackward"  # torch.utils.checkpoint's node of the graph
@@ -109,3 +112,38 @@ def require_visible_activations(outputs: Tensor) -> None:
             )
         seen.add(node)
         waiting.extend(following for following, _ in node.next_functions)
+
+
+def studied_parameters(
+    model: nn.Module, include: Sequence[str] | None, exclude: Sequence[str] | None
+) -> dict[str, nn.Parameter]:
+    """Return the parameters to study, in the model's order.
+
+    Args:
+        model: The network.
+        include: As for `estimate`.
+        exclude: As for `estimate`.
+
+    Raises:
+        InvalidArgumentError: If none is chosen, or one that is included is frozen, or one is in shards.
+    """
+    parameters = dict(model.named_parameters())
+    names = matching(parameters, include, exclude)
+    frozen = [name for name in names if not parameters[name].requires_grad]
+    if include is not None and frozen:
+        raise InvalidArgumentError(
+            f"include: expected parameters that take a gradient, got the frozen {frozen[0]}; "
+            "call requires_grad_() on it"
+        )
+    require_whole({name: parameters[name] for name in names})
+    found = {
+        name: parameters[name]
+        for name in names
+        if parameters[name].requires_grad and parameters[name].is_floating_point()
+    }
+    if not found:
+        raise InvalidArgumentError(
+            "include, exclude: expected at least one parameter that takes a gradient, "
+            f"got include={include}, exclude={exclude}"
+        )
+    return found

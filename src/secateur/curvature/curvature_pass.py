@@ -17,6 +17,7 @@ from secateur.curvature.checks import (
     require_finite_batch,
     require_finite_outputs,
     require_finite_weights,
+    studied_parameters,
 )
 from secateur.curvature.gather import Gatherer
 from secateur.curvature.plan import Plan, make_plan
@@ -26,10 +27,9 @@ from secateur.curvature.value import Curvature, LayerCurvature
 from secateur.distributed import alone, num_ranks, sum_in_place
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Likelihood, resolve
-from secateur.modules.holding import is_sharded
 from secateur.modules.matrix import LayerMatrix
 from secateur.modules.modes import evaluation_mode
-from secateur.modules.names import layer_of, matching, unwrapped
+from secateur.modules.names import layer_of, unwrapped
 
 __all__ = ["CurvaturePass"]
 
@@ -83,7 +83,7 @@ class CurvaturePass:
                 raise InvalidArgumentError(f"{argument}: expected one of {', '.join(valid)}, got {value!r}")
         self.likelihood = resolve(likelihood)
         model = unwrapped(model)
-        self.parameters = _chosen(model, include, exclude)
+        self.parameters = studied_parameters(model, include, exclude)
         require_finite_weights(dict(model.named_parameters()))
         self._model = model
         self._structure = structure
@@ -306,33 +306,3 @@ class CurvaturePass:
         if targets is None:
             return self.likelihood.sample(counted, self._generator)[places]
         return self.likelihood.sample_like(counted, targets, self._generator)[places]
-
-
-def _chosen(
-    model: nn.Module, include: Sequence[str] | None, exclude: Sequence[str] | None
-) -> dict[str, nn.Parameter]:
-    """Return the parameters to study, in the model's order."""
-    parameters = dict(model.named_parameters())
-    names = matching(parameters, include, exclude)
-    frozen = [name for name in names if not parameters[name].requires_grad]
-    if include is not None and frozen:
-        raise InvalidArgumentError(
-            f"include: expected parameters that take a gradient, got the frozen {frozen[0]}; "
-            "call requires_grad_() on it"
-        )
-    if shards := [name for name in names if is_sharded(parameters[name])]:
-        raise InvalidArgumentError(
-            f"{shards[0]}: expected a whole parameter, got one in shards; take the curvature before "
-            "fully_shard, or of a model that every rank has whole"
-        )
-    found = {
-        name: parameters[name]
-        for name in names
-        if parameters[name].requires_grad and parameters[name].is_floating_point()
-    }
-    if not found:
-        raise InvalidArgumentError(
-            "include, exclude: expected at least one parameter that takes a gradient, "
-            f"got include={include}, exclude={exclude}"
-        )
-    return found

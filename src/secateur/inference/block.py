@@ -19,8 +19,8 @@ from torch.optim import Optimizer
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.inference.parts import PART_SIZE, UNDIVIDED, Part, parts_of, stretch
 from secateur.inference.shards import Shards
-from secateur.modules.holding import placed_like, whole
 from secateur.modules.masks import mask_of
+from secateur.modules.shards import placed_like, whole
 
 __all__ = ["Moments", "ParameterBlock", "Part", "adam_direction"]
 

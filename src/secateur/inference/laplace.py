@@ -30,7 +30,7 @@ from secateur.distributed import facts_of, require_same, sum_in_place, together
 from secateur.errors import InvalidArgumentError
 from secateur.inference.arguments import check_positive
 from secateur.likelihoods import ALIASES, Likelihood, resolve
-from secateur.modules import chosen, evaluation_mode, held_masks, unwrapped
+from secateur.modules import chosen, evaluation_mode, held_masks, require_whole, unwrapped
 from secateur.posterior import Posterior
 
 __all__ = ["laplace"]
@@ -93,6 +93,7 @@ def laplace(
         if value not in valid:
             raise InvalidArgumentError(f"{argument}: expected one of {', '.join(valid)}, got {value!r}")
     likelihood, model = resolve(likelihood if loss_fn is None else loss_fn), unwrapped(model)
+    require_whole(dict(model.named_parameters()))
     given = {"prior_precision": prior_precision, "chunk_size": chunk_size, "num_data": num_data}
     check_positive(**{name: value for name, value in given.items() if value is not None})
     batches = iter(loader)

@@ -66,5 +66,8 @@ def require_alike(
     for number, block in enumerate(blocks):
         for key, tensor in block.state.items() if block.shards is None else ():
             facts[f"{key} of block {number}"] = float(tensor.double().square().sum())
-    distributed.require_same(facts, advice="build model and optimizer alike on every rank")
+    distributed.require_same(
+        facts,
+        advice="build model and optimizer alike on every rank, or train in secateur.distributed.alone()",
+    )
     generator.set_state(state)

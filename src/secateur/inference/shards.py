@@ -9,7 +9,7 @@ from torch import Tensor
 
 from secateur.errors import InvalidArgumentError
 from secateur.modules import is_sharded
-from secateur.modules.holding import placed_like, whole
+from secateur.modules.shards import placed_like, whole
 
 __all__ = ["Shards"]
 

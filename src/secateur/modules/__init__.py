@@ -2,7 +2,6 @@
 
 from secateur.modules.batch_norm import carried, has_batch_norm, moments, reestimate, spread
 from secateur.modules.differences import in_double, largest_relative_difference
-from secateur.modules.holding import is_sharded
 from secateur.modules.inputs import batch_size, call, call_arguments, map_tensors, to_device
 from secateur.modules.masks import (
     held_masks,
@@ -27,6 +26,7 @@ from secateur.modules.names import (
     prunable_exclude,
     unwrapped,
 )
+from secateur.modules.shards import is_sharded, require_whole
 from secateur.modules.torch_prune import from_torch_prune, to_torch_prune
 from secateur.modules.weights import with_weights
 
@@ -60,6 +60,7 @@ __all__ = [
     "prunable_exclude",
     "reestimate",
     "release",
+    "require_whole",
     "spread",
     "to_device",
     "to_torch_prune",

@@ -1,7 +1,6 @@
 """Hooks that keep removed entries of parameters zero; `secateur.modules.masks` is how to use them."""
 
 import copy
-import sys
 from typing import Any
 
 import torch
@@ -10,7 +9,14 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary, WeakIdRef
 
-__all__ = ["HELD", "HeldParameters", "Mask", "ModuleMasks", "is_sharded", "placed_like", "whole"]
+from secateur.modules.shards import is_sharded, placed_like
+
+__all__ = [
+    "HELD",
+    "HeldParameters",
+    "Mask",
+    "ModuleMasks",
+]
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an entry
 _PIECE = 2**16
@@ -62,42 +68,6 @@ class Mask:
             pieces = zip([bits], [kept], strict=True)
         for own, stays in pieces:
             own.mul_(stays)
-
-
-def is_sharded(tensor: Tensor) -> bool:
-    """Return whether a tensor is divided over processes: a `DTensor`.
-
-    Args:
-        tensor: Any tensor.
-    """
-    sharding = sys.modules.get("torch.distributed.tensor")  # no DTensor without it; it takes long to import
-    return sharding is not None and isinstance(tensor, sharding.DTensor)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor whole, on every rank.
-
-    Args:
-        tensor: A `DTensor`, or any other, which is returned.
-    """
-    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
-
-
-def placed_like(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """Return a tensor on a parameter's device, in shards over processes where the parameter is a `DTensor`.
-
-    Args:
-        parameter: Any parameter.
-        tensor: Of the parameter's shape, the same in every process.
-    """
-    if is_sharded(parameter):
-        if is_sharded(tensor):
-            return tensor
-        mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
-        sharding = sys.modules["torch.distributed.tensor"]
-        result: Tensor = sharding.distribute_tensor(tensor, mesh, placements, src_data_rank=None)
-        return result
-    return tensor if tensor.device == parameter.device else tensor.to(parameter.device)
 
 
 class HeldParameters:

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import InvalidArgumentError
-from secateur.modules.holding import HELD, Mask, ModuleMasks, placed_like, whole
+from secateur.modules.holding import HELD, Mask, ModuleMasks
+from secateur.modules.shards import placed_like, whole
 from secateur.modules.zeros import exact_zeros, require_values
 
 __all__ = ["held_masks", "hold", "hold_zeros", "mask_of", "masked", "masks_of", "release", "version"]

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from secateur.errors import InvalidArgumentError
-from secateur.modules.holding import whole
+from secateur.modules.shards import whole
 
 __all__ = ["exact_zeros", "require_values"]
 

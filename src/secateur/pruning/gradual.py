@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.curvature import RunningCurvature
-from secateur.distributed import facts_of, from_first, require_same, together
+from secateur.distributed import facts_of, from_first, num_ranks, require_same, together
 from secateur.errors import ArtifactError, InvalidArgumentError
 from secateur.inference import PosteriorOptimizer
-from secateur.modules import has_batch_norm, held_masks, hold, reestimate, unwrapped
+from secateur.modules import has_batch_norm, held_masks, hold, reestimate, require_whole, unwrapped
 from secateur.posterior import Posterior
 from secateur.pruning.independent import NUM_HALVINGS, IndependentRemoval
 from secateur.pruning.joint_round import JointRound
@@ -108,6 +108,7 @@ class GradualPruner:
                 "give lambda: secateur.inference.laplace(model, loader)"
             )
         model = unwrapped(model)
+        require_whole(dict(model.named_parameters()))
         self.model, self.schedule, self.sparsity = model, schedule, sparsity
         self.criterion, self.hyperprior = criterion, hyperprior
         self.include, self.exclude, self.calibration = include, exclude, calibration
@@ -309,6 +310,8 @@ class GradualPruner:
 
     def _require_alike(self) -> None:
         """Refuse ranks that would not remove the same; batch norm's moments are from here on rank 0's."""
+        if num_ranks() == 1:
+            return
         if isinstance(self._source, PosteriorOptimizer):
             self._source.require_alike()
         parameters = {name: each.detach() for name, each in self.model.named_parameters()}

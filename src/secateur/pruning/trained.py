@@ -18,7 +18,7 @@ from secateur.curvature.checks import require_finite_weights
 from secateur.distributed import facts_of, num_ranks, rank, require_same, together
 from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Likelihood, resolve
-from secateur.modules import evaluation_mode, has_batch_norm, unwrapped
+from secateur.modules import evaluation_mode, has_batch_norm, require_whole, unwrapped
 from secateur.modules.batch_norm import NUM_INPUTS
 from secateur.pruning.calibration import CalibrationData
 from secateur.pruning.joint_layer import SPREADS
@@ -117,6 +117,7 @@ def prune_trained(
     target = Target(sparsity, None if pattern is None else Pattern.parse(pattern), multiply_adds)
     target.check(kinds, rounds, max_loss_rise)
     model = unwrapped(model)
+    require_whole(dict(model.named_parameters()))
     require_same(
         facts_of(model)
         | {"likelihood": str(likelihood), "structure": structure, "sparsity": sparsity, "spread": spread}

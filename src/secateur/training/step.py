@@ -40,7 +40,9 @@ def loss_function(model: nn.Module, options: StepOptions) -> Callable[..., Tenso
         options: How the step goes; the caller augments the images.
     """
     # every batch has the same shape, so one graph does
-    network: nn.Module = torch.compile(model, dynamic=False) if options.compile_network else model  # type: ignore[assignment]
+    network: Callable[..., Tensor] = model
+    if options.compile_network:
+        network = torch.compile(model, dynamic=False)
     if num_ranks() > 1:
         network = nn.parallel.DistributedDataParallel(network)
     categorical = Categorical()
@@ -48,9 +50,12 @@ def loss_function(model: nn.Module, options: StepOptions) -> Callable[..., Tenso
     def loss_of(images: Tensor, labels: Tensor, likelihood: Likelihood = categorical) -> Tensor:
         size, own = len(labels), slice(rank(), None, num_ranks())
         images, labels = images[own], labels[own]
-        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=options.autocast):
-            outputs = network(images)
-        loss = likelihood.mean_loss(outputs.float() if options.autocast else outputs, labels)
+        if not options.autocast:
+            loss = likelihood.mean_loss(network(images), labels)
+        else:
+            with torch.autocast(images.device.type, dtype=torch.bfloat16):
+                outputs = network(images)
+            loss = likelihood.mean_loss(outputs.float(), labels)
         return loss if num_ranks() == 1 else loss * (len(labels) * num_ranks() / size)
 
     return loss_of
