@@ -10,6 +10,7 @@ from rich.text import Text
 from secateur import networks
 from secateur.cli.invocation import command_line
 from secateur.cli.options import DataDir, Device
+from secateur.cli.own import Ignore, Target
 from secateur.data import names as data_names
 from secateur.likelihoods import resolve
 from secateur.pruning.result import PruneRound
@@ -43,8 +44,8 @@ def prune_trained(
         typer.Option(
             metavar="DATA",
             help="package.module:function that returns a loader (this runs its code), one of "
-            f"{', '.join(data_names())}, a .safetensors file with the tensors inputs and targets, or a .txt "
-            "file for a Transformers directory.",
+            f"{', '.join(data_names())}, a .safetensors or .npz file with the tensors inputs and targets, a "
+            ".csv, .tsv or .parquet table, or a .txt file for a Transformers directory.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="New or empty directory for all results.")],
@@ -132,6 +133,8 @@ def prune_trained(
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Height and width of a data set's images, if MODEL needs one.")
     ] = None,
+    target: Target = None,
+    ignore: Ignore = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same result.")] = 0,
     device: Device = "auto",
     data_dir: DataDir = None,
@@ -155,7 +158,9 @@ def prune_trained(
     source = TrainedModel(model, weights)
     source.check()
     place = resolve_device(device)
-    reader = DataSource(model, batch_size, window, image_size, data_dir)
+    reader = DataSource(
+        model, batch_size, window, image_size, data_dir, tuple(target or ()), tuple(ignore or ()), likelihood
+    )
 
     def say(row: PruneRound) -> None:
         console.print(Text(_line(row)), soft_wrap=True)

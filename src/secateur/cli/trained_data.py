@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from secateur import data, networks
 from secateur.curvature.batches import answers, read_batch
+from secateur.data import arrays, tables
 from secateur.errors import ArtifactError, DataError, SecateurError, UsageError, in_a_line
 from secateur.export.transformers_network import library, quiet, tokenizer
 from secateur.factories import call_factory, is_factory
@@ -68,6 +70,9 @@ class DataSource:
         window: Tokens of a window of text.
         image_size: Height and width of the images of a data set; None takes what the network needs.
         data_dir: Folder with data sets.
+        target: Columns of a table to predict.
+        ignore: Columns of a table to leave out.
+        likelihood: Name of the likelihood, which says whether whole numbers are classes.
     """
 
     model_name: str
@@ -75,6 +80,9 @@ class DataSource:
     window: int
     image_size: int | None
     data_dir: Path | None
+    target: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    likelihood: str = "categorical"
 
     def load(
         self, text: str, *, option: str = "--data", model: nn.Module | None = None, like: str | None = None
@@ -82,7 +90,8 @@ class DataSource:
         """Return the data that an option names.
 
         Args:
-            text: `package.module:function`, the name of a data set, a `.safetensors` or a `.txt` file.
+            text: `package.module:function`, the name of a data set, a file of arrays, a table, or a `.txt`
+                file.
             option: Its name: `--data` takes the training images of a data set, `--held-out` the test images.
             model: The network, if it is there already; text is read by the tokenizer beside it.
             like: Name of the data set that the network was trained on, whose moments standardise the images.
@@ -95,11 +104,14 @@ class DataSource:
             return self._returned(call_factory(option, text), option, text)
         if suffix == ".safetensors":
             return self._tensors(Path(text), option)
+        if suffix == ".npz" or suffix in tables.SUFFIXES:
+            return self._examples(Path(text), option)
         if suffix == ".txt":
             return self._text(Path(text), option, model)
         if text in data.names():
             return self._images(text, option, like)
-        near = f"{', '.join(data.names())}, a .safetensors file, a .txt file"
+        files = "a .safetensors, .npz, .csv, .tsv or .parquet file, a .txt file"
+        near = f"{', '.join(data.names())}, {files}"
         raise UsageError(f"{option}: expected package.module:function, or one of {near}, got {text!r}")
 
     def _batches(self, rows: "Dataset[Any]", size: int = BATCH) -> "DataLoader[Any]":
@@ -137,6 +149,29 @@ class DataSource:
             image_shape=(shape[0], shape[1], shape[2]) if len(shape) == 3 else None,
             num_classes=int(targets.max()) + 1 if whole else None,
         )
+
+    def _examples(self, path: Path, option: str) -> TrainedData:
+        """Return arrays or rows of a table as they are: a trained network knows its own units."""
+        if not path.is_file():
+            raise DataError(f"{option} {path}: expected a file, got none of that name")
+        if path.suffix.lower() == ".npz":
+            found = arrays.read_arrays(path)
+        else:
+            found = tables.read_tables(path, self.target, ignore=self.ignore)
+        part = found.test if option == "--held-out" and found.test is not None else found.train
+        targets = part.targets
+        if targets.dtype.kind in "UO" and self.likelihood == "categorical":
+            targets = np.unique(targets, return_inverse=True)[1].reshape(-1)  # in the order of the words
+        if targets.dtype.kind in "UO":
+            raise DataError(f"{option} {path}: expected numbers as targets, got words; use categorical")
+        whole = (
+            self.likelihood == "categorical" and targets.ndim == 1 and (targets == np.floor(targets)).all()
+        )
+        labels = torch.from_numpy(targets.astype(np.int64 if whole else np.float32))
+        inputs = torch.from_numpy(part.inputs.astype(np.float32))
+        shape = tuple(inputs.shape[1:])
+        rows = TensorDataset(inputs, labels)
+        return TrainedData(self._batches(rows), shape, int(labels.max()) + 1 if whole else None)
 
     def _images(self, name: str, option: str, like: str | None) -> TrainedData:
         size = self.image_size

@@ -90,6 +90,16 @@ def remarks(record: Record) -> list[str]:
             f"{length} epoch{'s are' if length > 1 else ' is'} few: scores still change from epoch to epoch, "
             "and the evidence has had few occasions to remove anything."
         )
+    dead = [
+        str(row.name).removesuffix(".weight")
+        for row in record.layers.itertuples()
+        if row.prunable and len(row.shape) > 1 and not row.num_kept
+    ]
+    if dead:
+        found.append(
+            f"All weights of {', '.join(dead)} are removed, so what comes before is not heard, unless "
+            "another path leads past. If the scores suffered, prune less (--sparsity), or train for longer."
+        )
     if record.evaluated_on == "train":
         found.append("The scores are those of training data, for want of a test set: they are too good.")
     if dense is not None and dense["epoch"] < 0.8 * length:

@@ -183,6 +183,13 @@ def show_compact(exported: Exported, run: Path, console: Console) -> None:
     _table(console, ("layer", "units", "inputs", "weights"), rows)
     left = sum(parameter.numel() for parameter in exported.network.parameters())
     _say(console, f"{exported.num_weights:,} parameters of {run.name} became {left:,}.")
+    if left >= exported.num_weights:
+        _say(
+            console,
+            "Nothing became smaller: no unit lost all its weights, and scattered zeros cannot be cut out. "
+            f"Remove whole units first: secateur prune {run} --granularity unit",
+            "yellow",
+        )
     show_exported(exported, console)
 
 

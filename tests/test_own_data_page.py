@@ -1,0 +1,47 @@
+"""The Python of docs/own-data.md runs as shown, and its commands exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+PAGE = (Path(__file__).parents[1] / "docs" / "own-data.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+COMMANDS = [
+    line.partition("#")[0].partition(">")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL)
+    for line in block.splitlines()
+    if line.strip()
+]
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+def test_a_snippet_runs_in_an_empty_directory(number, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__main__"}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        exec(compile(SNIPPETS[number], f"own-data.md, snippet {number + 1}", "exec"), names)
+    said = capsys.readouterr().out
+    if number == 0:
+        metrics = names["run"].metrics
+        assert metrics["root_mean_squared_error"] < 1.6  # the noise has 1
+        assert metrics["sparsity"] > 0.2
+    if number == 1:
+        assert names["run"].metrics["deviance"] < 8
+    if number == 2:
+        assert names["found"].best.names == ("dose", "weight")
+        assert "dose" in said
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_has_all_its_options(command):
+    from secateur.cli import app
+
+    program, name, *words = shlex.split(command)
+    assert program == "secateur"
+    usage = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "300", "TERM": "dumb"}).stdout
+    assert all(word in usage for word in words if word.startswith("--"))
