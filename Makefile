@@ -3,24 +3,36 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LIBRARY := $(VENV)/.library
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .PHONY: help setup run test test-slow lint types contract data docs clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(STAMP): pyproject.toml constraints.txt
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"expected Python 3.11 or newer, got {v[0]}.{v[1]}: make PYTHON=python3.12 ...")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all]"
-	@touch $(STAMP)
+	@echo "Making the environment $(VENV)."
+	@$(PYTHON) -m venv $(VENV)
+
+# What `make run` needs is installed by itself: no tools for tests, no JAX, no site.
+$(LIBRARY): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing Secateur and what it needs into $(VENV); PyTorch is most of it. Usually two or three minutes."
+	@$(INSTALL) -e .
+	@touch $@
+
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing Secateur with every extra into $(VENV). Usually five to ten minutes."
+	@$(INSTALL) -e ".[all]"
+	@touch $@ $(LIBRARY)
 
 setup: $(STAMP)  ## Make .venv with every extra, at pinned versions
 
 data:  ## Install Debian's or Ubuntu's Fashion-MNIST package where that is possible
 	@sh scripts/install-fashion-mnist.sh
 
-run: setup data  ## Train, reduce and report LeNet on Fashion-MNIST: some three minutes on two cores
+run: $(LIBRARY) data  ## Install the library, then train, prune and report LeNet: five minutes on two cores, after installing
 	@$(BIN)/python scripts/first_run.py
 
 lint: setup

@@ -78,6 +78,42 @@ def test_messages_are_printed_as_they_are(make):
     assert "kept [bold] of it" in console.file.getvalue()
 
 
+def test_the_bar_counts_the_passes_of_each_average():
+    progress = LiveProgress(terminal())
+    with progress:
+        progress.start(total_epochs=1, steps_per_epoch=1)
+        for done in (1, 2, 3):
+            progress.averaging(done, 3)
+        progress.averaging(1, 50)
+        epochs, passes = progress._bar.tasks
+    assert (epochs.fields["what"], passes.fields["what"], passes.fields["epoch"]) == ("epoch", "pass", "1/50")
+    assert (passes.completed, passes.total) == (1, 50)
+
+
+def test_a_log_says_now_and_then_how_far_an_average_is(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("secateur.training.progress.time.monotonic", lambda: now[0])
+    console = Console(file=io.StringIO())
+    progress = PlainProgress(console)
+    for done in range(1, 31):
+        now[0] += 1.0
+        progress.averaging(done, 30)
+    assert console.file.getvalue().splitlines() == ["11 of 30 passes done", "22 of 30 passes done"]
+
+
+def test_a_fit_tells_of_every_pass(fit):
+    class Passes(SilentProgress):
+        def __init__(self):
+            self.seen = []
+
+        def averaging(self, done, total):
+            self.seen.append((done, total))
+
+    progress = Passes()
+    fit(method="flat-ff", epochs=1, num_samples=3, progress=progress)
+    assert progress.seen[-3:] == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_rows_without_a_test_set_are_shown_too():
     console = Console(file=io.StringIO())
     run(PlainProgress(console), [{"epoch": 1, "train_loss": 0.5, "accuracy": None, "sparsity": 0.0}])

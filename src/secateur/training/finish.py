@@ -10,14 +10,19 @@ from secateur.posterior import Posterior
 from secateur.pruning.ranking import candidates
 from secateur.runs.directory import RunDirectory
 from secateur.training.loop import Trainer
-from secateur.training.prediction import scores
+from secateur.training.prediction import OnPass, scores
 from secateur.training.run import Run
 
 __all__ = ["finish"]
 
 
 def finish(
-    trainer: Trainer, config: dict[str, Any], judged: Split, num_samples: int, directory: RunDirectory | None
+    trainer: Trainer,
+    config: dict[str, Any],
+    judged: Split,
+    num_samples: int,
+    directory: RunDirectory | None,
+    on_pass: OnPass | None = None,
 ) -> Run:
     """Evaluate the result, write the files of the run, hold the removed weights at zero.
 
@@ -27,6 +32,7 @@ def finish(
         judged: Data to judge by.
         num_samples: Posterior samples to average over.
         directory: Where to write, if anywhere; `metrics.json` comes last and marks the run as finished.
+        on_pass: Called after each draw with the number of passes done and in all.
 
     Raises:
         ArtifactError: If a file cannot be written.
@@ -44,6 +50,7 @@ def finish(
         seed=trainer.seed,
         likelihood=trainer.learned_likelihood(),
         calibration=calibration,
+        on_pass=on_pass,
     )
     num_weights, num_kept = trainer.counts()
     layers = _rows(trainer, posterior)

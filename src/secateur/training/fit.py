@@ -258,6 +258,7 @@ def fit(
                 seed=seed,
                 likelihood=trainer.learned_likelihood(),
                 calibration=trainer.calibration,
+                on_pass=shown.averaging,
             )
         config["predictive_temperature"] = temperature
         config["predictive_likelihood"] = trainer.learned_likelihood().describe()
@@ -266,7 +267,7 @@ def fit(
                 f"averaging predictions over {num_samples} samples at temperature {temperature:.2g}"
             )
         judged = train_split if test_split is None else test_split
-        return finish(trainer, config, judged, num_samples, directory)
+        return finish(trainer, config, judged, num_samples, directory, shown.averaging)
 
 
 def _num_epochs(method: Method, problem: Problem) -> int:

@@ -1,7 +1,7 @@
 """Predictions averaged over posterior samples, in batches: made, scored, and tempered on held-out data."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 BATCH_SIZE = 500
+OnPass = Callable[[int, int], None]
 CATEGORICAL = Categorical()
 
 
@@ -66,6 +67,7 @@ def average_prediction(
     generator: torch.Generator | None = None,
     calibration: Tensor | None = None,
     labels: Tensor | None = None,
+    on_pass: OnPass | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return the prediction averaged over posterior samples, and each sample's log likelihoods.
 
@@ -78,6 +80,7 @@ def average_prediction(
         generator: Source of the draws, on the posterior's device.
         calibration: Training images to take batch norm's moments from, for each draw anew.
         labels: Targets whose log likelihood under each draw is wanted.
+        on_pass: Called after each draw with the number of passes done and in all.
 
     Returns:
         The prediction on the CPU, and log likelihoods of shape (num_samples, data); None without labels.
@@ -85,7 +88,7 @@ def average_prediction(
     each: list[Tensor] = []
 
     def drawn() -> Iterator[Tensor]:
-        for _ in range(num_samples):
+        for done in range(1, num_samples + 1):
             weights = posterior.sample(generator=generator)
             predicted = predictions(
                 model, images, weights, likelihood=likelihood, calibration=calibration
@@ -93,6 +96,8 @@ def average_prediction(
             if labels is not None:
                 each.append(likelihood.log_likelihood(predicted, labels))
             yield predicted
+            if on_pass is not None:
+                on_pass(done, num_samples)
 
     averaged = likelihood.average(drawn())
     return averaged, torch.stack(each) if each else None
@@ -107,6 +112,7 @@ def score_once(
     num_samples: int = 100,
     generator: torch.Generator | None = None,
     calibration: Tensor | None = None,
+    on_pass: OnPass | None = None,
 ) -> tuple[dict[str, float], Tensor]:
     """Return the scores of a prediction that fit the likelihood, and the prediction.
 
@@ -118,6 +124,7 @@ def score_once(
         num_samples: Draws to average over.
         generator: Source of the draws, on the posterior's device.
         calibration: Training images to take batch norm's moments from, for each draw anew.
+        on_pass: As for `average_prediction`.
     """
     labels = split.labels.cpu()
     with evaluation_mode(model):
@@ -133,6 +140,7 @@ def score_once(
                 generator=generator,
                 calibration=calibration,
                 labels=labels,
+                on_pass=on_pass,
             )
     return likelihood.prediction_scores(predicted, labels, sample_log_likelihoods=each), predicted
 
@@ -147,6 +155,7 @@ def scores(
     seed: int,
     likelihood: Likelihood = CATEGORICAL,
     calibration: Tensor | None = None,
+    on_pass: OnPass | None = None,
 ) -> dict[str, Any]:
     """Score the averaged prediction, and beside it the posterior-mean network's.
 
@@ -159,6 +168,7 @@ def scores(
         seed: Seed of the draws.
         likelihood: Distribution of the labels given the outputs.
         calibration: Training images to take batch norm's moments from, for each draw anew.
+        on_pass: As for `average_prediction`.
     """
     mean_scores, mean_predicted = score_once(model, split, likelihood=likelihood)
     if temperature == 0 or posterior.is_point:
@@ -173,6 +183,7 @@ def scores(
             num_samples=num_samples,
             generator=torch.Generator(device).manual_seed(seed),
             calibration=calibration,
+            on_pass=on_pass,
         )
     bins = likelihood.reliability(predicted, split.labels.cpu())
     intervals = likelihood.intervals(predicted, split.labels.cpu())
@@ -207,6 +218,7 @@ def best_temperature(
     seed: int = 0,
     likelihood: Likelihood = CATEGORICAL,
     calibration: Tensor | None = None,
+    on_pass: OnPass | None = None,
 ) -> float:
     """Choose the temperature of the averaged prediction on held-out data.
 
@@ -224,9 +236,10 @@ def best_temperature(
         seed: Seed of the draws.
         likelihood: Distribution of the labels given the outputs.
         calibration: Training images to take batch norm's moments from, for each draw anew.
+        on_pass: Called after each temperature with the number of them done and in all.
     """
     losses = {}
-    for temperature in temperatures:
+    for done, temperature in enumerate(temperatures, start=1):
         drawn = None if temperature == 0 else posterior.at_temperature(temperature)
         generator = torch.Generator(next(iter(posterior.mean.values())).device).manual_seed(seed)
         _, predicted = score_once(
@@ -239,6 +252,8 @@ def best_temperature(
             calibration=calibration,
         )
         losses[temperature] = -likelihood.log_likelihood(predicted, held_out.labels.cpu()).double()
+        if on_pass is not None:
+            on_pass(done, len(temperatures))
     least = min(losses.values(), key=lambda loss: float(loss.mean()))
 
     def within_one_standard_error(temperature: float) -> bool:

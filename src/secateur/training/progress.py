@@ -50,6 +50,15 @@ class Progress(ABC):
         """
 
     @abstractmethod
+    def averaging(self, done: int, total: int) -> None:
+        """Note that one more of the passes is done that predictions are averaged over.
+
+        Args:
+            done: Passes done.
+            total: Passes in all.
+        """
+
+    @abstractmethod
     def message(self, text: str) -> None:
         """Say something in a line of its own."""
 
@@ -78,6 +87,9 @@ class SilentProgress(Progress):
     def epoch(self, row: Mapping[str, Any]) -> None:
         """Do nothing."""
 
+    def averaging(self, done: int, total: int) -> None:
+        """Do nothing."""
+
     def message(self, text: str) -> None:
         """Do nothing."""
 
@@ -96,7 +108,7 @@ class LiveProgress(Progress):
         from rich.progress import Progress as Bar  # here, so that importing the library does not wait for it
 
         self._bar = Bar(
-            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("{task.fields[what]} {task.fields[epoch]}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[scores]}"),
             TimeRemainingColumn(compact=True),
@@ -117,6 +129,7 @@ class LiveProgress(Progress):
             "fit",
             total=total_epochs * self._steps_per_epoch,
             completed=done,
+            what="epoch",
             epoch=self._position(done),
             scores="",
         )
@@ -136,6 +149,14 @@ class LiveProgress(Progress):
         """Show the epoch's scores."""
         self._scores |= dict(_scores(row))
         self._update(row["epoch"] * self._steps_per_epoch)
+
+    def averaging(self, done: int, total: int) -> None:
+        """Show a second bar for the passes of one average."""
+        if done == 1 or len(self._bar.task_ids) < 2:
+            for task in self._bar.task_ids[1:]:
+                self._bar.remove_task(task)
+            self._bar.add_task("average", total=total, what="pass", epoch="", scores="")
+        self._bar.update(self._bar.task_ids[-1], completed=done, epoch=f"{done}/{total}")
 
     def message(self, text: str) -> None:
         """Print above the bar."""
@@ -158,9 +179,12 @@ class LiveProgress(Progress):
 class PlainProgress(Progress):
     """Print one line for each epoch, for logs."""
 
+    _SECONDS_BETWEEN_LINES = 10.0
+
     def __init__(self, console: Console) -> None:
         self._console = console
         self._total_epochs, self._resumed_epoch, self._started_at = 0, 0, 0.0
+        self._said_at = time.monotonic()
 
     def start(self, *, total_epochs: int, steps_per_epoch: int, resumed_epoch: int = 0) -> None:
         """Say how long the run is."""
@@ -181,8 +205,14 @@ class PlainProgress(Progress):
         position = f"epoch {row['epoch']:>{width}}/{self._total_epochs}"
         self.message("  ".join([position, *scores, f"{left / 60:.1f} min left"]))
 
+    def averaging(self, done: int, total: int) -> None:
+        """Print a line every ten seconds."""
+        if time.monotonic() - self._said_at > self._SECONDS_BETWEEN_LINES:
+            self.message(f"{done} of {total} passes done")
+
     def message(self, text: str) -> None:
         """Print a line."""
+        self._said_at = time.monotonic()
         self._console.print(escape(text), highlight=False, soft_wrap=True)
 
     def close(self) -> None:
