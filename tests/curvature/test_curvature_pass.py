@@ -79,3 +79,19 @@ def test_sums_of_wide_layers_are_whole(generator):
     assert torch.equal(layer.A, layer.A.mT)
     assert torch.equal(layer.G, layer.G.mT)
     assert torch.linalg.matrix_rank(layer.G) == 2  # as three probabilities have
+
+
+def test_under_autocast_a_pass_sees_the_same_network():
+    """In coarser numbers, but each weight is used as the linear map that it is, none datum by datum."""
+    model = llama()
+    expected, found = CurvaturePass(model, diagonal=True), CurvaturePass(model, diagonal=True)
+    added(expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        added(found)
+    one, other = expected.result(), found.result()
+    assert one.layers.keys() == other.layers.keys()
+    differences = []
+    for name, layer in one.layers.items():
+        assert other.layers[name].A.dtype == torch.float32
+        differences.append(float((other.layers[name].A - layer.A).norm() / layer.A.norm()))
+    assert 0 < max(differences) < 0.02

@@ -193,6 +193,35 @@ def test_closure_form_is_the_same_step(build, make_task):
     assert_same(weights(by_closure.model), weights(by_hand.model))
 
 
+@pytest.mark.parametrize("ended", ["before", "inside"])
+def test_a_closure_takes_the_draw_that_was_begun(build, make_task, ended):
+    """As a trainer has it whose accumulated batches are under one draw, or whose closure is empty."""
+    by_hand, by_closure = make_task("mlp"), make_task("mlp")
+    first, second = build(by_hand.model.named_parameters()), build(by_closure.model.named_parameters())
+    for _ in range(3):
+        by_hand.step(first)
+        block = second.sampled_parameters()
+        block.__enter__()
+        second.zero_grad()
+        by_closure.loss().backward()
+        if ended == "before":
+            block.__exit__(None, None, None)
+            assert second.step(lambda: None) is None
+        else:
+            second.step(lambda: block.__exit__(None, None, None))  # noqa: B023
+    assert_same(weights(by_closure.model), weights(by_hand.model))
+
+
+def test_a_closure_that_leaves_the_block_open_raises(make_task):
+    task = make_task("mlp")
+    optimizer = Calibrated(task.model.named_parameters(), num_data=64)
+    with (
+        pytest.raises(InvalidArgumentError, match="step: expected a call after"),
+        optimizer.sampled_parameters(),
+    ):
+        optimizer.step(lambda: task.loss().backward())
+
+
 @pytest.mark.parametrize("action", ["step", "hold", "load_state_dict"])
 def test_what_would_be_undone_by_the_end_of_a_block_raises_inside(make_task, action):
     task = make_task("mlp")

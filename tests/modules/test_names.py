@@ -100,6 +100,21 @@ def test_the_output_layer_joins_the_callers_exclusions() -> None:
     assert prunable_exclude(nn.Sequential(nn.LayerNorm(2), nn.Linear(2, 2)), ["1.weight"], None, None) is None
 
 
+def test_embeddings_stay_with_the_output_layer() -> None:
+    """Under all names of what is tied to them, and whatever else could go."""
+
+    def spared(model: nn.Module) -> set[str]:
+        names = [name for name, _ in model.named_parameters()]
+        return set(prunable_exclude(model, names, None, None) or ())
+
+    tables = {f"bert.embeddings.{kind}_embeddings.weight" for kind in ("word", "position", "token_type")}
+    assert spared(bert()) == tables | {"classifier.weight", "classifier.bias"}
+    assert spared(Tied()) == {"embed.weight"}
+    # where nothing but a table and the output layer is there, the output layer goes
+    assert spared(nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 2))) == {"0.weight"}
+    assert spared(nn.Sequential(nn.EmbeddingBag(5, 4))) == set()
+
+
 def test_names_with_brackets_are_no_patterns() -> None:
     model = nn.Module()
     model.add_module("body", nn.Linear(2, 2))
