@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 import secateur
 from secateur.inference import laplace
+from support.networks import NETWORKS
 
 def network():
     generator = torch.Generator().manual_seed(1)
@@ -53,6 +54,16 @@ for name, loader, options in (
              row.held_out_error] for row in result.trace]
     found[f"{name} trace"] = torch.tensor(rows, dtype=torch.float64)
     found[f"{name} data"] = torch.tensor(result.num_data)
+
+tiny = NETWORKS["gpt2"]
+model, batches = tiny.build().double().eval(), []
+for seed in range(4):
+    tokens = tiny.example(seed)
+    tokens["attention_mask"][0, 4:] = 0  # padding of rank 0 alone
+    whole = {**tokens, "labels": tokens["input_ids"]}
+    batches.append({key: value[rank::world] for key, value in whole.items()})
+secateur.prune_trained(model, batches, sparsity=0.4, rounds=2, progress=False)
+found |= {f"gpt2 {key}": each for key, each in model.state_dict().items()}
 
 for structure in ("diagonal", "row", "kronecker"):
     for outputs in ("exact", "sampled"):
