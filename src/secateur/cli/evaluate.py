@@ -1,7 +1,7 @@
 """`secateur evaluate`: evaluate a finished run again."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -30,7 +30,7 @@ def evaluate(
 ) -> None:
     """Test a run again: the average of posterior samples beside the posterior-mean network."""
     with current_directory_first():
-        own = {"model": own_network(network), "data": own_data(data)}
+        own: dict[str, Any] = {"model": own_network(network), "data": own_data(data)}
         result = training.evaluate(
             run,
             data_dir=data_dir,
