@@ -1,7 +1,7 @@
 """`secateur evaluate`: evaluate a finished run again."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -31,7 +31,7 @@ def evaluate(
     from secateur.reports import terminal  # pandas: only where it is needed
 
     with current_directory_first():
-        own = {"model": own_network(network), "data": own_data(data)}
+        own: dict[str, Any] = {"model": own_network(network), "data": own_data(data)}
         result = training.evaluate(
             run,
             data_dir=data_dir,

@@ -121,6 +121,7 @@ def _fit(
             likelihood=likelihood,
             image_size=given["image_size"],
         )
+        known: dict[str, Any] = {} if likelihood is None else {"likelihood": likelihood}
         training.fit(
             given["network"],
             data,
@@ -141,5 +142,5 @@ def _fit(
             tensorboard=given["tensorboard"],
             command=command_line(fit, given | {"resume": False}),
             progress=progress,
-            **({} if likelihood is None else {"likelihood": likelihood}),
+            **known,
         )

@@ -62,17 +62,17 @@ class RunRecord:
         Raises:
             ArtifactError: If one that the likelihood has is missing.
         """
-        values = (self.metrics.mean_network if of_mean_network else self.metrics_values) or {}
+        values = self.metrics.mean_network if of_mean_network else self.metrics_values
         where = " in mean_network" if of_mean_network else ""
         scores = decode(self.directory.metrics, json.dumps(values).encode(), Scores, where)[0]
-        if missing := [name for name in SCORES_OF[self.likelihood] if name not in values]:
+        if missing := [name for name in SCORES_OF[self.likelihood] if name not in (values or {})]:
             raise damaged(self.directory.metrics, f"expected the field {missing[0]!r}{where}, got none")
         return scores
 
     @property
     def likelihood(self) -> str:
         """Name of the likelihood of the targets; classes where the run does not say."""
-        name = (self.config.likelihood or {}).get("name")
+        name = str((self.config.likelihood or {}).get("name"))
         return name if name in SCORES_OF else "categorical"
 
 

@@ -48,9 +48,8 @@ Number = Annotated[
     AfterValidator(_bounded),
 ]
 Count = Annotated[int, Field(ge=0, le=2**53)]
-Side = Annotated[int, Field(ge=1, le=4096)]  # of an image
-Features = Annotated[int, Field(ge=1, le=2**20)]  # of a row of a table
-InputShape = tuple[Side, Side, Side] | tuple[Features] | tuple[Side, Side]
+Side = Annotated[int, Field(ge=1, le=2**16)]  # of an image; or the features of a row
+InputShape = Annotated[tuple[Side, ...], Field(min_length=1, max_length=3)]
 
 
 @dataclass(frozen=True)
