@@ -286,6 +286,8 @@ def test_rows_of_a_table_are_no_neurons() -> None:
 def test_onnx_by_the_names_of_its_arguments(name: str, tmp_path: Path) -> None:
     """For any number of data and tokens; torch's exporter refuses T5."""
     model, data = CASES[name].build(), CASES[name].data()
+    options = {"granularity": "neuron", "sparsity": 0.2, "rounds": 1, "held_out": data, "progress": False}
+    secateur.prune_trained(model, data, **options)
     inputs = call_arguments(model, data[0])
     written = secateur.export.onnx(secateur.compact(model, inputs), tmp_path / "network.onnx", inputs)
     run = import_module("secateur.export.onnx_graph").onnx_session(written.path)
