@@ -19,7 +19,7 @@ METHODS = (
     "flat-map",
     "flat-ff",
     "tiered-ff",
-    "tiered-ff+",
+    "tiered-ff-tuned",
     "bmr-spike-and-slab",
     "bmr-horseshoe",
     "magnitude",

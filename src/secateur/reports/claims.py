@@ -20,7 +20,7 @@ from secateur.runs import formatting
 __all__ = ["HEAD", "claim_rows", "paired_comparisons", "remarks"]
 
 REDUCTION = ("bmr-spike-and-slab", "bmr-horseshoe", "calibrated", "joint")
-HORSESHOE = ("tiered-ff", "horseshoe-ff", "tiered-ff+", "horseshoe-ff+")
+HORSESHOE = ("tiered-ff", "horseshoe-ff", "tiered-ff-tuned", "horseshoe-ff-tuned")
 CLAIMED = tuple(column for column in SCORE_COLUMNS if column.key in SCORES[:3])
 
 HEAD = (

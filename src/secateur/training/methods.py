@@ -130,13 +130,13 @@ METHODS: dict[str, Method] = {
         recipes.bmr_horseshoe,
         family="published",
     ),
-    "tiered-ff+": Method(
+    "tiered-ff-tuned": Method(
         "tiered-ff with a falling step size and a predictive temperature chosen on held-out data",
         _horseshoe_ff("tiered"),
         recipes.tuned_ff,
         family="baselines",
     ),
-    "horseshoe-ff+": Method(
+    "horseshoe-ff-tuned": Method(
         "horseshoe-ff with a falling step size and a predictive temperature chosen on held-out data",
         _horseshoe_ff("full"),
         recipes.tuned_ff,
