@@ -101,7 +101,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize("num_ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_train_and_prune_as_one(num_ranks: int, alone: dict[str, torch.Tensor], tmp_path: Path) -> None:
     for found in tensors_of(PROGRAM, num_ranks, tmp_path):
         assert found.keys() == alone.keys()

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from support.ranks import tensors_of
@@ -61,8 +62,8 @@ finish(found)
 """
 
 
-def test_two_and_four_ranks_have_the_curvature_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_ranks_have_the_curvature_of_one(num_ranks: int, tmp_path: Path) -> None:
     (alone,) = tensors_of(PROGRAM, 1, tmp_path)
-    for num_ranks in (2, 4):
-        for found in tensors_of(PROGRAM, num_ranks, tmp_path):
-            torch.testing.assert_close(found, alone, rtol=1e-9, atol=1e-12)
+    for found in tensors_of(PROGRAM, num_ranks, tmp_path):
+        torch.testing.assert_close(found, alone, rtol=1e-9, atol=1e-12)
