@@ -1,21 +1,13 @@
-"""The Python of docs/own-data.md runs as shown, and its commands exist."""
+"""The Python of docs/own-data.md runs as shown."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 PAGE = (Path(__file__).parents[1] / "docs" / "own-data.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-COMMANDS = [
-    line.partition("#")[0].partition(">")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL)
-    for line in block.splitlines()
-    if line.strip()
-]
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
@@ -35,13 +27,3 @@ def test_a_snippet_runs_in_an_empty_directory(number, tmp_path, monkeypatch, cap
     if number == 2:
         assert names["found"].best.names == ("dose", "weight")
         assert "dose" in said
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_has_all_its_options(command):
-    from secateur.cli import app
-
-    program, name, *words = shlex.split(command)
-    assert program == "secateur"
-    usage = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "300", "TERM": "dumb"}).stdout
-    assert all(word in usage for word in words if word.startswith("--"))

@@ -13,8 +13,15 @@ import typer
 from secateur.cli import app
 from support.pages import NOT_RUN, ROOT, blocks, pages, registries_restored, run_blocks
 
-RUN_ELSEWHERE = {"README.md": "test_readme.py", "docs/extending.md": "test_extending.py"}
-"""Pages whose blocks another file runs one by one, with a look at what comes out."""
+RUN_ELSEWHERE = {
+    "README.md": "test_readme.py",
+    "docs/extending.md": "test_extending.py",
+    "docs/lightning.md": "test_recipes.py",
+    "docs/own-data.md": "test_own_data_page.py",
+    "docs/scale.md": "test_scale.py",
+    "docs/transformers.md": "test_recipes.py",
+}
+"""Pages whose blocks another file runs, with a look at what comes out."""
 
 EXPECTED_NOT_RUN = 0
 COMMANDS = typer.main.get_command(app).commands
