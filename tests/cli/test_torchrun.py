@@ -35,6 +35,7 @@ def test_two_processes_write_the_run_of_one(tmp_path: Path) -> None:
     torch.testing.assert_close(second, first, rtol=1e-2, atol=1e-3)  # float32, over hundreds of steps
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_two_processes(tmp_path: Path) -> None:
     out = tmp_path / "run"
     first = secateur(1, *ARGUMENTS, "--out", str(out))

@@ -13,7 +13,7 @@ from secateur.errors import ArtifactError
 from secateur.modules import has_batch_norm, moments, reestimate, spread
 from secateur.networks.resnet import ResNet
 from secateur.runs.files import file_checksum
-from secateur.training import load_run, methods
+from secateur.training import load_run, recipes
 from secateur.training.loop import Trainer
 from secateur.training.prediction import predictions, scores
 
@@ -40,7 +40,7 @@ class TwoNorms(nn.Module):
 def few_temperatures():
     """Choose between two temperatures, not twelve: each is tried with 32 draws."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(methods, "PREDICTIVE_TEMPERATURES", (0.0, 0.1))
+        patch.setattr(recipes, "PREDICTIVE_TEMPERATURES", (0.0, 0.1))
         yield
 
 

@@ -47,12 +47,12 @@ class Convolutions(nn.Module):
 def finished(tmp_path_factory, digits):
     """A run of our own network on the named data, from which a directory can be read back."""
     from secateur.pruning import schedule
-    from secateur.training import methods
+    from secateur.training import recipes
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schedule, "STEPS_OF_WARM_UP", 80)
         patch.setattr(schedule, "STEPS_BETWEEN_REDUCTIONS", 80)
-        patch.setattr(methods, "PREDICTIVE_TEMPERATURES", (0.3, 0.5))  # so that predictions do draw
+        patch.setattr(recipes, "PREDICTIVE_TEMPERATURES", (0.3, 0.5))  # so that predictions do draw
         out = tmp_path_factory.mktemp("runs") / "run"
         return secateur.fit(
             "lenet", "digits", epochs=3, seed=3, out=out, device="cpu", num_samples=8, compile=False
@@ -60,9 +60,9 @@ def finished(tmp_path_factory, digits):
 
 
 def test_without_reduction_the_masks_stay_as_they_came(digits, monkeypatch):
-    from secateur.training import methods
+    from secateur.training import recipes
 
-    monkeypatch.setattr(methods, "PREDICTIVE_TEMPERATURES", (0.0,))
+    monkeypatch.setattr(recipes, "PREDICTIVE_TEMPERATURES", (0.0,))
     removed = {}
     for reduce in (True, False):
         model = secateur.networks.build("mlp", image_shape=(1, 8, 8), num_classes=10, seed=0, width=20)

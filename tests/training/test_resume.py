@@ -21,7 +21,7 @@ METHODS = (
     "tiered-ff",
     "tiered-ff-tuned",
     "bmr-spike-and-slab",
-    "bmr-horseshoe",
+    pytest.param("bmr-horseshoe", marks=pytest.mark.slow),  # each shrinkage is an optimisation of its own
     "magnitude",
 )
 
