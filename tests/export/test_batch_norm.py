@@ -85,6 +85,5 @@ def test_a_pruned_run_has_the_moments_of_what_is_left_and_keeps_its_images(granu
     expected = moments(pruned.model, train)  # all 1,437, in fewer than the 2,000 that are taken
     for name, value in expected.items():
         torch.testing.assert_close(stored[name], value, rtol=1e-3, atol=1e-4)
-    assert not torch.allclose(
-        stored["bn1.running_mean"], load_file(tmp_path / "run" / "model.safetensors")["bn1.running_mean"]
-    )
+    last = "layer3.2.bn2.running_mean"  # the first ones follow only where their own layer has lost weights
+    assert not torch.allclose(stored[last], load_file(tmp_path / "run" / "model.safetensors")[last])
