@@ -22,6 +22,7 @@ lightning: Any = pytest.importorskip("lightning")
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint  # noqa: E402
 
 from secateur.integrations.lightning import PruningCallback  # noqa: E402
+from support.nested import assert_same  # noqa: E402
 
 NUM_DATA, BATCH, EPOCHS, FIRST = 48, 8, 6, 4
 STEPS = NUM_DATA // BATCH
@@ -112,21 +113,6 @@ def trainer_of(folder: Path, *callbacks: Any, **options: Any) -> Any:
 
 def callback_for(module: Classifier, **options: Any) -> PruningCallback:
     return PruningCallback(lambda optimizer: pruner_of(module.model, optimizer), **options)
-
-
-def assert_same(found: Any, expected: Any, place: str = "") -> None:
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys(), place
-        for key in expected:
-            assert_same(found[key], expected[key], f"{place}.{key}")
-    elif isinstance(expected, list | tuple):
-        assert len(found) == len(expected), place
-        for number, (one, other) in enumerate(zip(found, expected, strict=True)):
-            assert_same(one, other, f"{place}.{number}")
-    elif isinstance(expected, Tensor):
-        assert torch.equal(found, expected), place
-    else:
-        assert found == expected, place
 
 
 def by_hand(*, accumulate: int = 1, prune: bool = True, epochs: int = EPOCHS) -> nn.Module:

@@ -18,6 +18,7 @@ from secateur.inference import Calibrated
 from secateur.integrations.transformers import PruningCallback
 from secateur.modules import held_masks
 from secateur.pruning import PruneResult, Schedule
+from support.nested import assert_same
 from support.networks import bert, gpt2
 
 transformers: Any = pytest.importorskip("transformers")
@@ -126,21 +127,6 @@ def prepared(folder: Path, *, data: Any = None, make: Any = bert, steps: Any = N
         callbacks=[callback],
     )
     return Run(trainer, callback)
-
-
-def assert_same(found: Any, expected: Any, place: str = "") -> None:
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys(), place
-        for key in expected:
-            assert_same(found[key], expected[key], f"{place}.{key}")
-    elif isinstance(expected, list | tuple):
-        assert len(found) == len(expected), place
-        for number, (one, other) in enumerate(zip(found, expected, strict=True)):
-            assert_same(one, other, f"{place}.{number}")
-    elif isinstance(expected, Tensor):
-        assert torch.equal(found, expected), place
-    else:
-        assert found == expected, place
 
 
 def by_hand(accumulate: int = 1) -> tuple[nn.Module, list[PruneResult]]:

@@ -1,14 +1,14 @@
 """`secateur evaluate`: evaluate a finished run again."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from secateur import training
 from secateur.cli.options import AsJson, DataDir, Device, FinishedRun
-from secateur.cli.own import RunData, RunNetwork, own_data, own_network
+from secateur.cli.own import RunData, RunNetwork, own_parts
 from secateur.factories import current_directory_first
 from secateur.runs import as_json as as_values
 
@@ -31,14 +31,13 @@ def evaluate(
     from secateur.reports import terminal  # pandas: only where it is needed
 
     with current_directory_first():
-        own: dict[str, Any] = {"model": own_network(network), "data": own_data(data)}
         result = training.evaluate(
             run,
             data_dir=data_dir,
             device=device,
             num_samples=samples,
             split=split,
-            **{name: value for name, value in own.items() if value is not None},
+            **own_parts(network, data),
         )
     if as_json:
         typer.echo(json.dumps(as_values(result)))

@@ -1,14 +1,14 @@
 """Commands on a finished run: `secateur prune`, `compact`, `export` and `bench`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from secateur.cli.invocation import command_line
 from secateur.cli.options import DataDir, FinishedRun, Sparsity
-from secateur.cli.own import RunData, RunNetwork, own_data, own_network
+from secateur.cli.own import RunData, RunNetwork, own_parts
 from secateur.factories import current_directory_first
 from secateur.training.progress import for_console
 
@@ -78,7 +78,7 @@ def prune(
             command=command_line(prune, given),
             progress=for_console(console),
             **options,
-            **_own(network, data),
+            **own_parts(network, data),
         )
     run_page.write(pruned.directory)
     terminal.show_run(pruned.directory, console)
@@ -100,7 +100,7 @@ def compact(
     from secateur.reports import terminal
 
     with current_directory_first():
-        exported = compact_run(run, out=out, multiple_of=multiple_of, **_own(network))
+        exported = compact_run(run, out=out, multiple_of=multiple_of, **own_parts(network))
     terminal.show_compact(exported, run, Console())
 
 
@@ -128,7 +128,7 @@ def export(
     from secateur.reports import terminal
 
     with current_directory_first():
-        exported = export_run(run, to=to, out=out, num_samples=samples, batch=batch, **_own(network))
+        exported = export_run(run, to=to, out=out, num_samples=samples, batch=batch, **own_parts(network))
     terminal.show_exported(exported, Console())
 
 
@@ -176,15 +176,9 @@ def bench(
                 multiple_of=multiple_of,
                 data_dir=data_dir,
                 accuracy=accuracy,
-                **_own(network, data),
+                **own_parts(network, data),
             )
     finally:
         torch.set_num_threads(before)
     run_page.write(run)
     terminal.show_measured(run, Console())
-
-
-def _own(network: str | None, data: str | None = None) -> dict[str, Any]:
-    """Return the run's own network and data, where they were typed."""
-    own = {"model": own_network(network), "data": own_data(data)}
-    return {name: value for name, value in own.items() if value is not None}

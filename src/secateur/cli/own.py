@@ -3,12 +3,10 @@
 from typing import Annotated, Any
 
 import typer
-from torch import nn
 
 from secateur import networks
 from secateur.data import Dataset, OwnData, is_own_data
 from secateur.data import names as data_names
-from secateur.data.examples import OwnExamples
 from secateur.data.own import TEST_FRACTION, prepare_own
 from secateur.data.returned import examples_from
 from secateur.errors import InvalidArgumentError, UsageError
@@ -29,8 +27,7 @@ __all__ = [
     "TestShare",
     "check_order",
     "likelihood_of",
-    "own_data",
-    "own_network",
+    "own_parts",
     "training_data",
 ]
 
@@ -127,34 +124,25 @@ def likelihood_of(task: str | None, likelihood: str | None) -> str | None:
     return TASKS[task]
 
 
-def own_network(text: str | None) -> nn.Module | None:
-    """Return the network that `--network` names; None where nobody typed it.
+def own_parts(network: str | None, data: str | None = None) -> dict[str, Any]:
+    """Return the own network and data of a finished run, as far as they were typed: `model`, `data`.
 
     Args:
-        text: As typed.
+        network: `--network`; it is imported and called.
+        data: `--data`; a function is called, a file is read later.
 
     Raises:
-        UsageError: If it is no function that returns a network.
+        SecateurError: If a function fails, or returns no network or no data.
+        UsageError: If the network is no function.
     """
-    if text is None or text in networks.names():
-        return None
-    if not is_factory(text):
-        raise UsageError(f"--network: expected package.module:function, got {text!r}")
-    return build_module("--network", text)
-
-
-def own_data(text: str | None) -> Dataset | OwnExamples | str | None:
-    """Return the data that `--data` of a finished run names.
-
-    Args:
-        text: As typed; a function is called, a file is read later.
-
-    Raises:
-        SecateurError: If a function fails or returns no data.
-    """
-    if text is None or not is_factory(text):
-        return text
-    return examples_from(call_factory("--data", text), text)
+    found: dict[str, Any] = {}
+    if network is not None and network not in networks.names():
+        if not is_factory(network):
+            raise UsageError(f"--network: expected package.module:function, got {network!r}")
+        found["model"] = build_module("--network", network)
+    if data is not None:
+        found["data"] = examples_from(call_factory("--data", data), data) if is_factory(data) else data
+    return found
 
 
 def training_data(

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,6 @@ class OwnData:
     likelihood: str | None = None
     image_size: int | None = None
     sha256: str | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.test_fraction < 1:
-            raise InvalidArgumentError(
-                f"test_fraction: expected a share between 0 and 1, got {self.test_fraction}"
-            )
 
 
 def is_own_data(text: str) -> bool:
@@ -102,18 +96,11 @@ def read_own(own: OwnData) -> Dataset:
             found = OwnExamples(
                 found.train, other.test or other.train, found.feature_names, found.class_names
             )
-    source = {
-        "path": str(path.absolute()),
-        "target": list(own.target),
-        "ignore": list(own.ignore),
-        "test": None if test is None else str(test.absolute()),
-        "test_fraction": own.test_fraction,
-        "likelihood": own.likelihood,
-        "image_size": own.image_size,
-        "sha256": sha256,
-    }
+    known = replace(
+        own, path=str(path.absolute()), test=None if test is None else str(test.absolute()), sha256=sha256
+    )
     return prepare_own(
-        found, own.path, likelihood=own.likelihood, test_fraction=own.test_fraction, source=source
+        found, own.path, likelihood=own.likelihood, test_fraction=own.test_fraction, source=asdict(known)
     )
 
 

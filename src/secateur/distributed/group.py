@@ -51,7 +51,7 @@ def alone() -> Iterator[None]:
 @contextmanager
 def launched() -> Iterator[None]:
     """Join the process group that `torchrun` started this process in, if it did; leave it on exit."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ or is_initialized():
+    if not (dist.is_available() and dist.is_torchelastic_launched()) or is_initialized():
         yield
         return
     if torch.cuda.is_available():

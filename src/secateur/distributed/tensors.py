@@ -1,7 +1,8 @@
 """Tensors over ranks: summed, taken from rank 0, put one after another."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,36 +17,34 @@ __all__ = ["concatenated", "from_first", "sum_in_place"]
 BUCKET = 1 << 26  # numbers that are sent at once, so that a large model is never in memory twice
 
 
-@torch.no_grad()
 def sum_in_place(tensors: Sequence[Tensor]) -> None:
     """Sum tensors over ranks, in place; those of one kind go in one all-reduce.
 
     Args:
         tensors: Of the same shapes on every rank.
     """
-    if num_ranks() == 1:
-        return
-    exchange(b"")
-    for flat, pieces in _buckets(tensors):
-        with peers():
-            dist.all_reduce(flat)
-        _unpack(flat, pieces)
+    _in_buckets(tensors, dist.all_reduce)
 
 
-@torch.no_grad()
 def from_first(tensors: Sequence[Tensor]) -> None:
     """Take over rank 0's values of tensors, in place.
 
     Args:
         tensors: Of the same shapes on every rank.
     """
+    _in_buckets(tensors, lambda flat: dist.broadcast(flat, 0))
+
+
+@torch.no_grad()
+def _in_buckets(tensors: Sequence[Tensor], collective: Callable[[Tensor], Any]) -> None:
     if num_ranks() == 1:
         return
     exchange(b"")
     for flat, pieces in _buckets(tensors):
         with peers():
-            dist.broadcast(flat, 0)
-        _unpack(flat, pieces)
+            collective(flat)
+        for piece, values in zip(pieces, flat.split([piece.numel() for piece in pieces]), strict=True):
+            piece.copy_(values.view(piece.shape))
 
 
 @torch.no_grad()
@@ -89,8 +88,3 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, list[Tensor]]]
             flat = flat.to(group_device()) if flat.is_cpu else flat
             yield (flat.to(torch.uint8) if dtype == torch.bool else flat), pieces
             start = stop
-
-
-def _unpack(flat: Tensor, pieces: Sequence[Tensor]) -> None:
-    for piece, values in zip(pieces, flat.split([piece.numel() for piece in pieces]), strict=True):
-        piece.copy_(values.view(piece.shape))

@@ -210,25 +210,24 @@ class GradualPruner:
 
     def _posterior(self) -> Posterior:
         source = self._source
-        if isinstance(source, PosteriorOptimizer):
-            posterior = source.posterior()
+        if self.optimizer is not None:
+            posterior = self.optimizer.posterior()
         else:
-            posterior = source if isinstance(source, Posterior) else source()
+            posterior = source if isinstance(source, Posterior) else source()  # type: ignore[operator]
         return with_masks(posterior, held_masks(self.model))
 
     @property
     def _curvature(self) -> RunningCurvature | None:
         """The running curvature of the optimizer, where it decides what goes."""
-        tracked = isinstance(self._source, PosteriorOptimizer) and self.criterion == "evidence"
-        return self._source.curvature if tracked else None  # type: ignore[union-attr]
+        if self.optimizer is None or self.criterion != "evidence":
+            return None
+        return self.optimizer.curvature
 
     def _jointly(self, before: Posterior, curvature: RunningCurvature) -> JointStep:
         """Return a removal under the joint posterior of each layer, with the move of what stays."""
         assert self.num_data is not None
-        weights, present = (
-            removable_weights(self.model, self.include, self.exclude),
-            curvature.value(self.num_data),
-        )
+        weights = removable_weights(self.model, self.include, self.exclude)
+        present = curvature.value(self.num_data)
         if self.include is None:  # not what the network uses otherwise, such as a table of positions
             weights = weights.among({
                 name for name, layer in present.parameters().items() if layer is not None
@@ -276,8 +275,8 @@ class GradualPruner:
         else:
             with applied(self.model, values):
                 hold(self.model, result.masks)
-        if isinstance(self._source, PosteriorOptimizer):
-            self._source.hold(result.masks)
+        if self.optimizer is not None:
+            self.optimizer.hold(result.masks)
         elif isinstance(self._source, Posterior):
             self._source = before.given(result.masks)
         for name, mask in result.masks.items():
@@ -300,11 +299,7 @@ class GradualPruner:
         # a point has no posterior to diverge from its prior: only its loss can be compared
         divergence = 0.0
         if not before.is_point:
-            after = (
-                self._source.posterior()
-                if isinstance(self._source, PosteriorOptimizer)
-                else before.given(result.masks)
-            )
+            after = self.optimizer.posterior() if self.optimizer is not None else before.given(result.masks)
             divergence = float(before.kl_divergence() - after.kl_divergence())
         return self.num_data * (result.loss_before - result.loss_after) + divergence
 
@@ -312,8 +307,8 @@ class GradualPruner:
         """Refuse ranks that would not remove the same; batch norm's moments are from here on rank 0's."""
         if num_ranks() == 1:
             return
-        if isinstance(self._source, PosteriorOptimizer):
-            self._source.require_alike()
+        if self.optimizer is not None:
+            self.optimizer.require_alike()
         parameters = {name: each.detach() for name, each in self.model.named_parameters()}
         masks = {name: mask.double() for name, mask in held_masks(self.model).items()}
         options = ("schedule", "sparsity", "criterion", "hyperprior", "include", "exclude")
@@ -327,7 +322,7 @@ class GradualPruner:
         from_first([buffer for _, buffer in self.model.named_buffers()])
 
     def _warn_if_early(self) -> None:
-        if isinstance(self._source, PosteriorOptimizer) and not self._source.curvature_has_settled:
+        if self.optimizer is not None and not self.optimizer.curvature_has_settled:
             _warn(
                 "GradualPruner.step: expected a posterior whose curvature has settled, got one after too few "
                 "optimizer steps; start later, for example with Schedule.over(epochs, steps_per_epoch=...)"

@@ -15,18 +15,19 @@ from secateur.curvature import RunningCurvature
 from secateur.data import Split
 from secateur.data.augment import NO_HORIZONTAL_FLIP
 from secateur.distributed import facts_of, gathered, rank, require_same, together
-from secateur.errors import ArtifactError, InvalidArgumentError
+from secateur.errors import InvalidArgumentError
 from secateur.likelihoods import Likelihood, resolve
 from secateur.modules import from_torch_prune, held_masks
-from secateur.runs import RunDirectory, as_json, load_nested, read_json, save_nested, write_json
+from secateur.runs import RunDirectory, as_json, save_nested
 from secateur.training.device import compiles_network, layout, placed, resolve_device
 from secateur.training.finish import finish
 from secateur.training.loop import Trainer
 from secateur.training.methods import Method, method_named
-from secateur.training.prediction import CATEGORICAL, best_temperature
+from secateur.training.prediction import best_temperature
 from secateur.training.problem import Problem, TrainingData, build_network, without_holdout
 from secateur.training.progress import Progress, SilentProgress
 from secateur.training.recipe import Recipe
+from secateur.training.resuming import identity_of, open_run, restore
 from secateur.training.run import Run, versions
 from secateur.training.step import StepOptions
 from secateur.training.tensorboard import TensorBoard, require_tensorboard
@@ -37,21 +38,6 @@ COMPILE_FROM_STEPS = 5000  # compiling takes some ten seconds, a step saves abou
 STEPS_OF_OWN_DATA = 6000  # of a fit whose epochs nobody gave: some seven removals
 MOST_EPOCHS_TO_SAY = 2000
 MAX_SEED = 2**32 - 1
-SAME_RUN = (
-    "network",
-    "data",
-    "method",
-    "likelihood",
-    "seed",
-    "sparsity",
-    "image_shape",
-    "num_classes",
-    "num_data",
-    "num_held_out",
-    "num_weights",
-    "augment",
-    "autocast",
-)
 
 
 @together()
@@ -220,9 +206,9 @@ def fit(
         shown = stack.enter_context(SilentProgress() if progress is None else progress)
         if directory is not None:
             stack.enter_context(directory.claimed(resume=resume))
-            _open(directory, config, trainer)
+            open_run(directory, config, trainer)
         if out is not None and gathered(trainer.epoch)[0] > trainer.epoch:  # rank 0 goes on from a checkpoint
-            _restore(RunDirectory(Path(out)), _identity(as_json(config)), trainer)
+            restore(RunDirectory(Path(out)), identity_of(as_json(config)), trainer)
         require_same({"epoch": trainer.epoch}, advice="let every rank read the directory of the run")
         boards = []
         if tensorboard and directory is not None:
@@ -234,7 +220,7 @@ def fit(
                 board.epoch(trainer.history[-1])
             if directory is not None:
                 directory.write_history(trainer.history)
-                state = {"run": _identity(as_json(config)), "trainer": trainer.state()}
+                state = {"run": identity_of(as_json(config)), "trainer": trainer.state()}
                 save_nested(directory.checkpoint, state)
 
         for remark in problem.dataset.remarks if problem.dataset is not None else ():
@@ -311,50 +297,3 @@ def _curvature(model: nn.Module, recipe: Recipe, likelihood: Likelihood, seed: i
 
 def _can_compile(device: torch.device) -> bool:
     return device.type == "cuda" or any(map(shutil.which, ("g++", "clang++", "c++")))
-
-
-def _open(directory: RunDirectory, config: dict[str, Any], trainer: Trainer) -> None:
-    """Begin a run in its directory, or go on from the checkpoint that is there."""
-    if not directory.config.exists():
-        write_json(directory.config, config)
-        return
-    # A finished run keeps its config, with what only the end of it knows, until its new end.
-    kept = read_json(directory.config)
-    if "pruned" in kept:
-        raise ArtifactError(
-            f"--resume {directory.path}: expected a run of secateur fit, got one that secateur prune wrote; "
-            "choose another --out"
-        )
-    now = _identity(as_json(config))
-    _require_same(_identity(kept), now, directory.path)
-    if directory.checkpoint.exists():
-        _restore(directory, now, trainer)
-        directory.write_history(trainer.history)  # an epoch may have been written after its checkpoint
-
-
-def _restore(directory: RunDirectory, now: dict[str, Any], trainer: Trainer) -> None:
-    """Go on from a checkpoint, if it is of this run."""
-    state = load_nested(directory.checkpoint)
-    if not (isinstance(state.get("run"), dict) and isinstance(state.get("trainer"), dict)):
-        raise ArtifactError(f"{directory.checkpoint}: expected a run and its state, got other fields")
-    _require_same(state["run"], now, directory.checkpoint)
-    trainer.restore(state["trainer"])
-
-
-def _require_same(earlier: dict[str, Any], now: dict[str, Any], where: Path) -> None:
-    for key, value in now.items():
-        if earlier.get(key) != value:
-            raise ArtifactError(
-                f"--resume {where}: expected the run's own {key} ({earlier.get(key)}), got {value}; "
-                "give the options it was started with"
-            )
-
-
-def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    """Return what must be the same in a resumed run."""
-    recipe = config.get("recipe")
-    config = {"likelihood": CATEGORICAL.describe(), **config}  # earlier versions knew no other
-    source = config.get("source")
-    same = {key: config.get(key) for key in SAME_RUN}
-    same["sha256"] = source.get("sha256") if isinstance(source, dict) else None
-    return same | (recipe if isinstance(recipe, dict) else {})

@@ -58,8 +58,13 @@ def calibrated(epochs: int, num_data: int) -> Recipe:
         holdout=HELD_OUT,
     )
     schedule = Schedule.over(epochs, steps_per_epoch=_steps_per_epoch(num_data))
-    if schedule is None:
+    # what is held out makes no steps, so the curvature may need an epoch more
+    settled = Schedule.warm_up(
+        epochs, steps_per_epoch=_steps_per_epoch(num_data - recipe.num_held_out(num_data))
+    )
+    if schedule is None or settled > _share(epochs, 0.6):
         return recipe
+    schedule = replace(schedule, first_epoch=max(schedule.first_epoch, settled))
     return replace(
         recipe,
         settle_epoch=_share(epochs, 0.6),
