@@ -1,12 +1,15 @@
 """Batches of every kind, padding, and labels that a network shifts itself."""
 
 from collections import OrderedDict
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from secateur.curvature import estimate
+from secateur.curvature.batches import Dealt, read_batch
+from secateur.distributed import Share
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-12}
 
@@ -125,3 +128,22 @@ def test_labels_that_a_network_shifts_itself_are_shifted():
     plain = estimate(Encoder(), [batch])
     assert plain.num_seen == 9
     assert plain.loss == pytest.approx(Encoder()(**batch)["loss"].item())
+
+
+class Translator(nn.Module):
+    """What the Transformers library says of an encoder and decoder."""
+
+    config = SimpleNamespace(is_encoder_decoder=True)
+
+    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
+        return labels.roll(1, -1)
+
+
+def test_a_decoder_reads_its_inputs_off_the_labels_in_a_part_of_a_batch_too():
+    batch = {"input_ids": torch.arange(6).view(2, 3), "labels": torch.arange(8).view(2, 4)}
+    device, expected = torch.device("cpu"), batch["labels"].roll(1, -1)
+    whole = read_batch(batch, device, Translator())
+    part = read_batch(Dealt(batch, Share((1,), 3)), device, Translator())
+    assert torch.equal(whole.example[1]["decoder_input_ids"], expected)
+    assert torch.equal(part.example[1]["decoder_input_ids"], expected[:1])
+    assert part.share == Share((1,), 3)

@@ -78,7 +78,7 @@ def read_batch(batch: Any, device: torch.device, model: nn.Module | None = None)
         InvalidArgumentError: If no tensor in it counts data.
     """
     if isinstance(batch, Dealt):
-        read = read_batch(batch.batch, device)
+        read = read_batch(batch.batch, device, model)
         return replace(first_data(read, len(batch.share.places)), share=batch.share)
     targets: Any = None
     if isinstance(batch, list):

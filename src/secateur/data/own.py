@@ -19,6 +19,7 @@ from secateur.runs.files import file_checksum
 
 __all__ = ["OwnData", "from_arrays", "is_own_data", "prepare_own", "read_own"]
 
+SUFFIXES = (*tables.SUFFIXES, *arrays.SUFFIXES)
 TEST_FRACTION = 0.2
 FEWEST = 10  # rows to learn from and to judge by
 
@@ -58,7 +59,7 @@ def is_own_data(text: str) -> bool:
     >>> is_own_data("cars.csv"), is_own_data("fashion-mnist")
     (True, False)
     """
-    return Path(text).suffix.lower() in (*tables.SUFFIXES, *arrays.SUFFIXES) or Path(text).is_dir()
+    return Path(text).suffix.lower() in SUFFIXES or Path(text).is_dir()
 
 
 def read_own(own: OwnData) -> Dataset:

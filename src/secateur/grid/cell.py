@@ -8,6 +8,7 @@ from pydantic import ConfigDict, with_config
 
 from secateur import training
 from secateur.data import names as data_names
+from secateur.data.own import SUFFIXES
 from secateur.errors import InvalidArgumentError
 
 __all__ = ["Cell", "RunOptions", "is_left_out", "reduces", "slug"]
@@ -26,7 +27,7 @@ def slug(name: str) -> str:
     ('fashion-mnist', 'nets.own-Net', 'my-cars')
     """
     path = Path(name)
-    own = "/" in name or path.suffix.lower() in {".csv", ".tsv", ".parquet", ".npz", ".safetensors"}
+    own = "/" in name or path.suffix.lower() in SUFFIXES
     shown = (path.stem if path.suffix else path.name) if own else name
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in shown).strip("-.") or "own"
 
