@@ -5,8 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LIBRARY := $(VENV)/.library
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+# make run TORCH_INDEX=https://download.pytorch.org/whl/cpu takes PyTorch from there: on Linux, PyPI has the CUDA build.
+TORCH_INDEX ?=
+TORCH = $(if $(TORCH_INDEX),@$(INSTALL) torch --index-url $(TORCH_INDEX))
 
-.PHONY: help setup run test test-slow lint types contract data docs clean
+.PHONY: help setup run test test-slow smoke lint types contract data docs clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,11 +22,13 @@ $(BIN)/python:
 # What `make run` needs is installed by itself: no tools for tests, no JAX, no site.
 $(LIBRARY): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing Secateur and what it needs into $(VENV); PyTorch is most of it. Usually two or three minutes."
+	$(TORCH)
 	@$(INSTALL) -e .
 	@touch $@
 
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing Secateur with every extra into $(VENV). Usually five to ten minutes."
+	$(TORCH)
 	@$(INSTALL) -e ".[all]"
 	@touch $@ $(LIBRARY)
 
@@ -51,6 +56,11 @@ test: lint types contract  ## Lint, types, import contract, tests and doctests
 
 test-slow: setup  ## The tests that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 -m "slow and not gpu"
+
+smoke:  ## Install into a fresh environment of any Python (make smoke PYTHON=python3.13), and check that it works
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && $(PYTHON) -m venv "$$folder" \
+	&& "$$folder/bin/pip" install --disable-pip-version-check -q -c constraints.txt . \
+	&& cp scripts/smoke.py "$$folder" && cd "$$folder" && bin/python smoke.py
 
 docs: setup  ## Write the site into site/, without a network; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

