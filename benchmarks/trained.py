@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--spread", choices=["row", "conditioned"])
     parser.add_argument("--max-batches", type=int, help="batches of each round's curvature")
     parser.add_argument("--batches-of-neighbours", type=int, help="batches that other methods see")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of the calibration")
     parser.add_argument("--out", type=Path, help="file to append each result to, a line of JSON each")
     arguments = parser.parse_args()
 
@@ -156,7 +156,7 @@ def main() -> None:
     print("dense", json.dumps(subject.scores(subject.model)), flush=True)
     found: dict[tuple[str, float], list[Row]] = defaultdict(list)
     for name in arguments.methods:
-        for seed in range(arguments.seeds):
+        for seed in arguments.seeds:
             run = (
                 ours(subject, arguments, seed)
                 if name == "ours"

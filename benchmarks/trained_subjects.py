@@ -122,7 +122,9 @@ def trained_here(network: str) -> Callable[[Path, Path], Subject]:
         model.load_state_dict(load_file(kept))
         output = set(secateur.pruning.output_parameters(model))
         weights = tuple(
-            name for name, each in model.named_parameters() if each.dim() > 1 and name not in output
+            name
+            for name, each in model.named_parameters()
+            if each.dim() > 1 and name.endswith(".weight") and name not in output
         )
         some = slice(HELD_OUT, HELD_OUT + 10_000)
         return Subject(

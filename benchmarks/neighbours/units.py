@@ -7,8 +7,7 @@
                  tr W_Q [(H^-1)_QQ]^-1 W_Q^T, goes, all others take over; then the next. Every reading layer
                  loses the same share of its units, as in ZipLM (arXiv:2302.04089)
 
-                 tr W_Q [(H^-1)_QQ]^-1 W_Q^T, goes, all others take over; then the next. Each reading layer
-the others lose more.
+Units are those that `secateur.pruning.trained_units` finds.
 """
 
 from collections.abc import Callable, Sequence
