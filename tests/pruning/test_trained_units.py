@@ -71,6 +71,26 @@ def test_units_go_whole_and_the_share_is_as_near_as_units_allow(generator: torch
     torch.testing.assert_close(small(x), model(x))
 
 
+def test_the_sizes_of_many_units_are_counted_a_few_times(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes seconds in a large network: neither layers nor units may make more of them."""
+    model = nn.Sequential(nn.Linear(6, 300), nn.ReLU(), nn.Linear(300, 200), nn.ReLU(), nn.Linear(200, 3))
+    counts = []
+    sizes = TrainedUnits.sizes
+
+    def counted(units: TrainedUnits, keep: dict[str, Tensor]) -> Tensor:
+        counts.append(keep)
+        return sizes(units, keep)
+
+    monkeypatch.setattr(TrainedUnits, "sizes", counted)
+    # the remainder is smaller than any unit that is left
+    secateur.prune_trained(
+        model, data(generator), sparsity=0.5, granularity="neuron", rounds=1, progress=False
+    )
+    assert len(counts) <= 12
+
+
 def test_a_key_and_value_go_with_all_their_queries() -> None:
     model = llama()
     secateur.prune_trained(

@@ -223,29 +223,25 @@ class TrainedUnits:
             keep: Masks before.
             most_out: The largest amount to be out afterwards.
         """
-        costs = self.costs(layers, keep)
+        costs, sizes = self.costs(layers, keep), self.sizes(keep)
         for reader in set(self.readers.values()):  # a layer keeps its dearest unit
             own = torch.tensor([unit for unit, name in self.readers.items() if name == reader])
             inside = own[costs[own].isfinite()]
             if len(inside):
-                rate = costs[inside] / self.sizes(keep)[inside].clamp_min(1)
-                costs[inside[rate.argmax()]] = torch.inf
+                costs[inside[(costs[inside] / sizes[inside].clamp_min(1)).argmax()]] = torch.inf
         after = {name: mask.clone() for name, mask in keep.items()}
         while True:  # an entry that two units share is counted with both, so there may be room for more
-            sizes, left = self.sizes(after), most_out - self.out(after)
-            rate = costs / sizes.clamp_min(1)
-            order = rate.argsort(stable=True)
-            order = order[rate[order].isfinite() & (sizes[order] > 0)]
+            left = most_out - self.out(after)
+            order = (costs / sizes.clamp_min(1)).argsort(stable=True)
+            order = order[costs[order].isfinite() & (sizes[order] > 0) & (sizes[order] <= left)]
             if not len(order):
                 return after
-            fits = order[sizes[order].cumsum(0) <= left]
-            order = fits if len(fits) else order[:1]
+            order = order[sizes[order].cumsum(0) <= left]
             costs[order] = torch.inf
-            if not len(fits):  # the next one is too large; others may be smaller
-                continue
             gone = torch.zeros(self.count, dtype=torch.bool)
             gone[order] = True
             after = self.without(after, gone)
+            sizes = self.sizes(after)
 
 
 def _add_costs(costs: Tensor, unit: Tensor, layer: JointLayer) -> None:
