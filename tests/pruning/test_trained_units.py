@@ -1,4 +1,4 @@
-"""Whole units of trained networks: what they cost against dense algebra, and which weights go with them."""
+"""Whole units of trained networks: which go, and which weights go with them."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import secateur
 from secateur.errors import InvalidArgumentError
-from secateur.pruning.joint_layer import DAMPING, JointLayer
+from secateur.pruning.joint_layer import JointLayer
 from secateur.pruning.trained_units import TrainedUnits
 from support.llama import llama, sentences
 
@@ -24,31 +24,6 @@ def data(generator: torch.Generator) -> list[tuple[Tensor, Tensor]]:
 
 def matrices(model: nn.Module) -> set[str]:
     return {name for name, each in model.named_parameters() if each.dim() > 1}
-
-
-def test_a_column_costs_what_its_removal_raises_the_quadratic_loss_by(generator: torch.Generator) -> None:
-    """By a dense solve: the other weights of the reading layer are free to move."""
-    model = mlp().double()
-    units = TrainedUnits.of(model, torch.zeros(2, 6, dtype=FLOAT64), ("neuron",), matrices(model))
-    rows, columns = (torch.randn(n, n + 3, generator=generator, dtype=FLOAT64) for n in (8, 13))
-    weights = torch.cat([model[2].weight, model[2].bias.unsqueeze(1)], 1).detach()
-    layer = JointLayer("2", weights, torch.ones(8, 13).bool(), rows @ rows.mT, columns @ columns.mT, None)
-    other = torch.randn(3, 9, generator=generator, dtype=FLOAT64)
-    last = JointLayer("4", other, torch.ones(3, 9).bool(), torch.eye(3).double(), torch.eye(9).double(), None)
-    keep = {name: torch.ones_like(each, dtype=torch.bool) for name, each in model.named_parameters()}
-    costs = units.costs({"2.weight": layer, "4.weight": last}, keep)
-    damped = columns @ columns.mT
-    damped += DAMPING * damped.diagonal().mean() * torch.eye(13, dtype=FLOAT64)
-    precision = torch.kron(rows @ rows.mT, damped)
-    (axis,) = (each for each in units.axes if each.parameter == "2.weight" and not each.produces)
-    for column in (0, 5, 11):
-        gone = torch.zeros(8, 13, dtype=torch.bool)
-        gone[:, column] = True
-        out = gone.flatten()
-        covariance = torch.linalg.inv(precision)[out][:, out]
-        removed = weights.flatten()[out]
-        expected = 0.5 * removed @ torch.linalg.solve(covariance, removed)
-        assert costs[axis.unit[column]].item() == pytest.approx(expected.item(), rel=1e-9)
 
 
 def test_units_go_whole_and_the_share_is_as_near_as_units_allow(generator: torch.Generator) -> None:

@@ -1,15 +1,12 @@
-"""Whole neurons, channels and attention heads of a trained network: what each costs, which weights it has.
+"""Whole neurons, channels and heads of a trained network: which weights each has, and which go first.
 
 A unit is made by rows of some layers and read by columns of one. Without it the rows are of no use. So it
-costs what its columns cost the layer that reads them, all of them together and with the others moved:
-
-    misfit of columns Q    1/2 tr( N G W_Q [ (A_F^-1)_QQ ]^-1 W_Q^T ),      F the columns that are in
-
-under the curvature N G (x) A of the reading layer. Units go in the order of nats per weight, or per
-multiply-add, that is saved. Those that several layers read (residual streams) stay: what they cost in each is
-not independent.
+costs what its columns cost the layer that reads them, after those that went before it
+(`secateur.pruning.unit_path`). Units go in the order of nats per weight, or per multiply-add, that is saved.
+Those that several layers read (residual streams) stay: what they cost in each is not independent.
 """
 
+import heapq
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,8 +18,9 @@ from torch import Tensor, nn
 from secateur.compaction import find_units
 from secateur.compaction.units import KINDS, UnitAxis
 from secateur.errors import InvalidArgumentError
-from secateur.pruning.joint_layer import DAMPING, JointLayer
+from secateur.pruning.joint_layer import JointLayer
 from secateur.pruning.operations import dense_part
+from secateur.pruning.unit_path import UnitPath
 
 __all__ = ["TrainedUnits"]
 
@@ -175,8 +173,8 @@ class TrainedUnits:
             counts[layer] += int(read[unit])
         return counts
 
-    def costs(self, layers: Mapping[str, JointLayer], keep: Mapping[str, Tensor]) -> Tensor:
-        """Return what each unit's removal costs, in nats; infinite where a unit may not go or is out.
+    def paths(self, layers: Mapping[str, JointLayer], keep: Mapping[str, Tensor]) -> list[UnitPath]:
+        """Return what tells the costs of units, one for each layer that reads some.
 
         Args:
             layers: The layer of each weight that reads units, by the weight's name.
@@ -185,7 +183,7 @@ class TrainedUnits:
         Raises:
             InvalidArgumentError: If the curvature has no factor of a layer that reads units.
         """
-        costs = torch.full((self.count,), torch.inf, dtype=torch.float64)
+        found = []
         for axis in self.axes:
             if axis.produces or axis.parameter not in keep:
                 continue
@@ -194,8 +192,8 @@ class TrainedUnits:
                     f"{axis.parameter}: expected joint curvature of the layer that reads units, got none; "
                     'use structure="kronecker" or "row", or exclude it'
                 )
-            _add_costs(costs, axis.unit, layers[axis.parameter])
-        return costs
+            found.append(UnitPath(axis.unit, layers[axis.parameter]))
+        return found
 
     def without(self, keep: Mapping[str, Tensor], gone: Tensor) -> dict[str, Tensor]:
         """Return masks in which every weight that makes or reads one of these units is out.
@@ -219,50 +217,33 @@ class TrainedUnits:
         """Return masks without the units that cost least for what they save, the last of no layer.
 
         Args:
-            layers: As for `costs`.
+            layers: As for `paths`.
             keep: Masks before.
             most_out: The largest amount to be out afterwards.
         """
-        costs, sizes = self.costs(layers, keep), self.sizes(keep)
-        for reader in set(self.readers.values()):  # a layer keeps its dearest unit
-            own = torch.tensor([unit for unit, name in self.readers.items() if name == reader])
-            inside = own[costs[own].isfinite()]
-            if len(inside):
-                costs[inside[(costs[inside] / sizes[inside].clamp_min(1)).argmax()]] = torch.inf
-        after = {name: mask.clone() for name, mask in keep.items()}
+        paths, after = self.paths(layers, keep), {name: mask.clone() for name, mask in keep.items()}
         while True:  # an entry that two units share is counted with both, so there may be room for more
-            left = most_out - self.out(after)
-            order = (costs / sizes.clamp_min(1)).argsort(stable=True)
-            order = order[costs[order].isfinite() & (sizes[order] > 0) & (sizes[order] <= left)]
-            if not len(order):
+            gone = self._cheapest(paths, self.sizes(after), most_out - self.out(after))
+            if not gone.any():
                 return after
-            order = order[sizes[order].cumsum(0) <= left]
-            costs[order] = torch.inf
-            gone = torch.zeros(self.count, dtype=torch.bool)
-            gone[order] = True
             after = self.without(after, gone)
-            sizes = self.sizes(after)
 
+    def _cheapest(self, paths: list[UnitPath], sizes: Tensor, left: float) -> Tensor:
+        """Take units out of their layers while they fit, the cheapest of all layers first; return which."""
+        gone = torch.zeros(self.count, dtype=torch.bool)
+        heads: list[tuple[float, int, int]] = []
 
-def _add_costs(costs: Tensor, unit: Tensor, layer: JointLayer) -> None:
-    """Put the costs of the units that a layer's columns read into place."""
-    assert layer.column_curvature is not None
-    curvature, weights = layer.column_curvature.double(), layer.weights.double()
-    taps = (weights.shape[1] - weights.shape[1] % len(unit)) // len(unit)  # a bias is one column more
-    of_column = torch.full((weights.shape[1],), -1)
-    of_column[: taps * len(unit)] = unit.repeat_interleave(taps)
-    inside = layer.present.any(0)
-    damped = curvature + DAMPING * curvature.diagonal().mean() * torch.eye(len(curvature)).to(curvature)
-    inverse = torch.zeros_like(damped)
-    kept = inside.nonzero().flatten()
-    inverse[kept.unsqueeze(1), kept] = torch.linalg.inv(damped[kept][:, kept])
-    products = weights.mT @ layer.row_curvature.double() @ weights
-    of_column = torch.where(inside.cpu(), of_column, -1)
-    found, sizes = of_column[of_column >= 0].unique(return_counts=True)
-    for size in sizes.unique().tolist():
-        units = found[sizes == size]
-        columns = torch.stack([(of_column == each).nonzero().flatten() for each in units.tolist()])
-        columns = columns.to(inverse.device)
-        block = inverse[columns.unsqueeze(2), columns.unsqueeze(1)]
-        misfit = 0.5 * (torch.linalg.inv(block) * products[columns.unsqueeze(2), columns.unsqueeze(1)])
-        costs[units] = misfit.sum((1, 2)).cpu()
+        def look_at(number: int) -> None:
+            if (found := paths[number].cheapest(sizes, left)) is not None:
+                heapq.heappush(heads, (found[0], number, found[1]))
+
+        for number in range(len(paths)):
+            look_at(number)
+        while heads:
+            _, number, unit = heapq.heappop(heads)
+            if float(sizes[unit]) <= left:  # there may be less room than when it was looked at
+                paths[number].remove(unit)
+                gone[unit] = True
+                left -= float(sizes[unit])
+            look_at(number)
+        return gone
