@@ -27,9 +27,8 @@ def r_table(folder: Path, name: str) -> Any:
     import rdata
 
     def read(file: bytes) -> Any:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # of a file's name, and of classes that it reads as data frames
+        # of a file's name, and of classes that it reads as data frames
+        with warnings.catch_warnings(action="ignore"):
             return rdata.conversion.convert(rdata.parser.parse_data(file, extension="rda"))
 
     offset, length = read(gzip.decompress((folder / "Rdata.rdx").read_bytes()))["variables"][name]
@@ -87,6 +86,5 @@ def table(name: str, folder: Path) -> tuple["numpy.ndarray[Any, Any]", "numpy.nd
 
     features, target = TABLES[name](folder)
     numbers = pandas.get_dummies(features, dtype=float).to_numpy(dtype=float)
-    return numbers, target.astype(str).to_numpy() if target.dtype.kind not in "if" else target.to_numpy(
-        dtype=float
-    )
+    numeric = target.dtype.kind in "if"
+    return numbers, target.to_numpy(dtype=float) if numeric else target.astype(str).to_numpy()

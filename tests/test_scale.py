@@ -1,13 +1,12 @@
 """The programs of docs/scale.md run in two processes as shown."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import secateur
+from support.ranks import torchrun
 
 PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
 PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -20,14 +19,7 @@ def test_there_are_three_programs() -> None:
 @pytest.mark.parametrize("number", range(len(PROGRAMS)))
 def test_a_program_runs_in_two_processes(number: int, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAMS[number], encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "program.py"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    done = torchrun(2, "program.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     if number == 0:
         masks = secateur.masks_of(secateur.load(tmp_path / "small"))

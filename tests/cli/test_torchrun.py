@@ -1,32 +1,22 @@
 """`torchrun -m secateur fit`: one run of several processes, with the files of one."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from support.ranks import torchrun
+
 ARGUMENTS = ["fit", "lenet", "digits", "--epochs", "1", "--samples", "2", "--no-compile"]
-
-
-def secateur(num_ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
-    before = launcher if num_ranks > 1 else []
-    return subprocess.run(
-        [sys.executable, *before, "-m", "secateur", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
 
 
 def test_two_processes_write_the_run_of_one(tmp_path: Path) -> None:
     for name, num_ranks in (("one", 1), ("two", 2)):
-        done = secateur(num_ranks, *ARGUMENTS, "--method", "joint", "--out", str(tmp_path / name))
+        done = torchrun(
+            num_ranks, "-m", "secateur", *ARGUMENTS, "--method", "joint", "--out", str(tmp_path / name)
+        )
         assert done.returncode == 0, done.stderr
     assert done.stdout.count("accuracy") <= 2  # of one process, not of each
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
@@ -38,11 +28,11 @@ def test_two_processes_write_the_run_of_one(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_run_goes_on_in_two_processes(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    first = secateur(1, *ARGUMENTS, "--out", str(out))
+    first = torchrun(1, "-m", "secateur", *ARGUMENTS, "--out", str(out))
     assert first.returncode == 0, first.stderr
-    again = secateur(2, *ARGUMENTS, "--out", str(out), "--resume")
+    again = torchrun(2, "-m", "secateur", *ARGUMENTS, "--out", str(out), "--resume")
     assert again.returncode == 0, again.stderr
-    refused = secateur(2, *ARGUMENTS, "--out", str(out))
+    refused = torchrun(2, "-m", "secateur", *ARGUMENTS, "--out", str(out))
     assert refused.returncode != 0
     assert f"Error: --out {out}: expected a new or empty directory" in refused.stderr
     assert f"Error: rank 0: --out {out}: expected a new or empty directory" in refused.stderr

@@ -1,13 +1,11 @@
 """Lightning's Trainer in two processes: one network on both, and that of one process."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
+
+from support.ranks import tensors_left_by
 
 pytest.importorskip("lightning")
 
@@ -23,7 +21,7 @@ import secateur
 from secateur.integrations.lightning import PruningCallback
 
 torch.set_num_threads(1)
-precision, out = sys.argv[1], Path(sys.argv[2])
+precision, out = sys.argv[1], Path.cwd()
 rank, world = (int(os.environ.get(name, some)) for name, some in (("RANK", 0), ("WORLD_SIZE", 1)))
 inputs = torch.randn(48, 6, generator=torch.Generator().manual_seed(0))
 labels = (inputs[:, 0] + inputs[:, 1] > 0).long() + (inputs[:, 0] > 1).long()
@@ -70,19 +68,12 @@ save_file(found, out / f"{rank}-of-{world}.safetensors")
 """
 
 
-def trained(folder: Path, num_ranks: int, precision: str) -> list[dict[str, Tensor]]:
-    """Return what the Trainer leaves on each rank."""
-    (folder / "program.py").write_text(PROGRAM, encoding="utf-8")
-    together = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
-    command = [sys.executable, *(together if num_ranks > 1 else []), "program.py", precision, str(folder)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
-    return [load_file(folder / f"{rank}-of-{num_ranks}.safetensors") for rank in range(num_ranks)]
-
-
 @pytest.mark.parametrize("precision", ["plain", pytest.param("curved", marks=pytest.mark.slow)])
 def test_two_processes_have_the_network_of_one(precision: str, tmp_path: Path) -> None:
-    (one,), (first, second) = trained(tmp_path, 1, precision), trained(tmp_path, 2, precision)
+    (one,), (first, second) = (
+        tensors_left_by(PROGRAM, 1, tmp_path, precision),
+        tensors_left_by(PROGRAM, 2, tmp_path, precision),
+    )
     assert one.keys() == first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     for name, each in one.items():

@@ -1,13 +1,12 @@
 """The Transformers library's Trainer in two processes: one network on both, and that of one process."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
+
+from support.ranks import tensors_left_by
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -21,7 +20,7 @@ import secateur
 from secateur.integrations.transformers import PruningCallback
 
 torch.set_num_threads(1)
-curved, out = sys.argv[1] == "curved", Path(sys.argv[2])
+curved, out = sys.argv[1] == "curved", Path.cwd()
 rank, world = (int(os.environ.get(name, some)) for name, some in (("RANK", 0), ("WORLD_SIZE", 1)))
 generator = torch.Generator().manual_seed(0)
 rows = [
@@ -63,22 +62,12 @@ if torch.distributed.is_initialized():
 """
 
 
-def trained(folder: Path, num_ranks: int, precision: str) -> list[dict[str, Tensor]]:
-    """Return what the Trainer leaves on each rank."""
-    (folder / "program.py").write_text(PROGRAM, encoding="utf-8")
-    together = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
-    command = [sys.executable, *(together if num_ranks > 1 else []), "program.py", precision, str(folder)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
-    return [load_file(folder / f"{rank}-of-{num_ranks}.safetensors") for rank in range(num_ranks)]
-
-
 def removed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: each for name, each in tensors.items() if name.startswith("mask ")}
 
 
 def test_two_processes_prune_one_network_under_its_curvature(tmp_path: Path) -> None:
-    first, second = trained(tmp_path, 2, "curved")
+    first, second = tensors_left_by(PROGRAM, 2, tmp_path, "curved")
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert sum(int((1 - mask).sum()) for mask in removed(first).values()) > 100
@@ -87,7 +76,10 @@ def test_two_processes_prune_one_network_under_its_curvature(tmp_path: Path) -> 
 
 @pytest.mark.slow  # three processes
 def test_two_processes_have_the_network_of_one(tmp_path: Path) -> None:
-    (one,), (first, _) = trained(tmp_path, 1, "plain"), trained(tmp_path, 2, "plain")
+    (one,), (first, _) = (
+        tensors_left_by(PROGRAM, 1, tmp_path, "plain"),
+        tensors_left_by(PROGRAM, 2, tmp_path, "plain"),
+    )
     assert removed(one).keys() == removed(first).keys()
     assert all(torch.equal(mask, removed(first)[name]) for name, mask in removed(one).items())
     # weights that the loss does not depend on, as biases of keys, go where rounding sends them

@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-__all__ = ["Finished", "run_ranks", "tensors_of"]
+__all__ = ["Finished", "run_ranks", "tensors_left_by", "tensors_of", "torchrun"]
 
 PRELUDE = """
 import sys, warnings
@@ -89,3 +89,37 @@ def tensors_of(program: str, num_ranks: int, directory: Path) -> list[dict[str, 
     finished = run_ranks(program, num_ranks, directory)
     assert not any(process.code for process in finished), "".join(each.errors for each in finished)
     return [load_file(directory / f"{rank}-of-{num_ranks}.safetensors") for rank in range(num_ranks)]
+
+
+def torchrun(num_ranks: int, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Start a program as users do, in so many processes of one machine, and wait for them.
+
+    Args:
+        num_ranks: Processes; one alone is started without `torchrun`.
+        arguments: What follows `python`.
+        cwd: Where to start it.
+    """
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+    return subprocess.run(
+        [sys.executable, *(launcher if num_ranks > 1 else []), *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def tensors_left_by(program: str, num_ranks: int, folder: Path, *arguments: str) -> list[dict[str, Tensor]]:
+    """Return what each rank of a program under `torchrun` wrote to `RANK-of-WORLD.safetensors`.
+
+    Args:
+        program: Python source, started in the folder.
+        num_ranks: As for `torchrun`.
+        folder: For the program and its files.
+        arguments: Of the program.
+    """
+    (folder / "program.py").write_text(program, encoding="utf-8")
+    done = torchrun(num_ranks, "program.py", *arguments, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return [load_file(folder / f"{rank}-of-{num_ranks}.safetensors") for rank in range(num_ranks)]

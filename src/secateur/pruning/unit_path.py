@@ -26,7 +26,7 @@ class UnitPath:
         layer: With a factor of its inputs.
 
     Attributes:
-        units: Numbers of the units that are in, in the order of `costs`.
+        units: Numbers of the units that were in at first, in the order of `costs`.
     """
 
     def __init__(self, unit: Tensor, layer: JointLayer) -> None:
@@ -50,6 +50,8 @@ class UnitPath:
             torch.stack([(of_column == each).nonzero().flatten() for each in some.tolist()]).to(kept.device)
             for some in by_size
         ]
+        every = [columns for some in self._columns for columns in some]
+        self._of = dict(zip(self.units.tolist(), enumerate(every), strict=True))  # place and columns
         self._in = torch.ones(len(self.units), dtype=torch.bool)
         self._costs: Tensor | None = None
 
@@ -94,14 +96,9 @@ class UnitPath:
         Args:
             unit: Its number.
         """
-        place = int((self.units == unit).nonzero())
+        place, going = self._of[unit]
         self._in[place] = False
         self._costs = None
-        for columns in self._columns:
-            if place < len(columns):
-                going = columns[place]
-                break
-            place -= len(columns)
         step = torch.linalg.solve(self._inverse[going][:, going], self._inverse[going])
         self._seen.addmm_(self._seen[:, going], step, alpha=-1)
         self._inverse.addmm_(self._inverse[:, going], step, alpha=-1)
